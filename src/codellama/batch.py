@@ -1,0 +1,58 @@
+"""What travels between the scheduler and the native context: one step's work, and a token's probability.
+
+It stands below both, so that the scheduler needs no llama.cpp and the context no scheduler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Trim:
+    """Keep the first `n_keep` tokens of sequence `target` in the KV cache and drop the rest."""
+
+    target: int
+    n_keep: int
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Make sequence `target` hold the first `n_keep` tokens of `source`; cells are shared, not copied."""
+
+    source: int
+    target: int
+    n_keep: int
+
+
+Edit = Trim | Fork
+
+
+@dataclass
+class Batch:
+    """One step: KV edits first, then rows of (token, position, sequence id).
+
+    `output_rows` are the indices of the rows whose logits are wanted, ascending.
+    """
+
+    edits: list[Edit] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    seq_ids: list[int] = field(default_factory=list)
+    output_rows: list[int] = field(default_factory=list)
+
+    def add(self, tokens: list[int], position: int, seq_id: int) -> None:
+        """Append rows for consecutive `tokens` of one sequence, the first at `position`."""
+        n = len(tokens)
+        self.tokens += tokens
+        self.positions += range(position, position + n)
+        self.seq_ids += [seq_id] * n
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A sampled token's natural-log probability before sampling, and the likeliest alternatives."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()

@@ -1,0 +1,266 @@
+"""Messages → token ids, exactly as Meta's reference code (llama/generation.py) makes them.
+
+`TurnFormat` is the format of 70B Instruct, `InstFormat` that of 7B, 13B and 34B Instruct. Both tokenize
+turn by turn and put control tokens in by id: what a user typed never becomes one. Role order, unknown
+roles and empty dialogs are errors that name the message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from codellama.errors import ChatFormatError, UnsupportedError
+from codellama.params import Message, Prompt
+from codellama.variants import STEP
+
+SPECIAL_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", STEP)
+"""What Meta's code refuses in message contents, in both formats."""
+
+FIM_TAGS = ("<PRE>", "<SUF>", "<MID>", "<EOT>")
+"""Ordinary merges in the 7B/13B vocabularies: typed text reaches their ids without any parsing."""
+
+ROLES = ("system", "user", "assistant")
+
+Policy = Literal["literal", "reject"]
+
+
+class Vocabulary(Protocol):
+    """What the formats need of a tokenizer.
+
+    `add_space_prefix` tells whether `encode` puts a space before a text; with `raw` it does not.
+    Control tokens are never parsed out of the text.
+    """
+
+    @property
+    def bos(self) -> int:
+        """Begin of sequence."""
+
+    @property
+    def eos(self) -> int:
+        """End of sequence."""
+
+    @property
+    def add_space_prefix(self) -> bool:
+        """Whether a text gets a space put before it."""
+
+    def encode(self, text: str, *, raw: bool = False) -> list[int]:
+        """Token ids of plain text."""
+
+    def token_id(self, text: str) -> int | None:
+        """The id of a vocabulary entry."""
+
+
+class ChatFormat(Protocol):
+    """Messages to a prompt; `name` is "turn" or "inst"."""
+
+    name: str
+
+    def encode(self, messages: Iterable[Message]) -> Prompt:
+        """The prompt that invites the assistant's answer. Raises ChatFormatError."""
+
+    def render(self, messages: Iterable[Message]) -> str:
+        """The same prompt for people to read; tokenizing it need not give the same ids."""
+
+
+class TurnFormat:
+    """70B Instruct: each turn is `Source: role`, a blank line, a space and the text, then `<step>`.
+
+    The system turn is inserted empty when it is missing. The card's 49 ids are the reference.
+    """
+
+    name = "turn"
+
+    def __init__(self, vocabulary: Vocabulary, special_tags: Policy = "literal") -> None:
+        """Raises UnsupportedError if the vocabulary has no `<step>`."""
+        step = vocabulary.token_id(STEP)
+        if step is None:
+            raise UnsupportedError(f"the model has no {STEP} token: it has no turn format")
+        self.step = step
+        self._vocabulary = vocabulary
+        self._policy = special_tags
+        self._tags = live_tags(vocabulary)
+
+    def encode(self, messages: Iterable[Message]) -> Prompt:
+        """BOS, every turn with the id of `<step>` behind it, and the head of the assistant's turn."""
+        turns = self._turns(messages)
+        tokens = [self._vocabulary.bos]
+        for turn in turns:
+            tokens += self.encode_turn(turn)
+        tokens += self._encode([self._head("assistant", "user") + "\n\n "])
+        return Prompt(tuple(tokens), frozenset({self.step}), drop_leading_space=True)
+
+    def encode_turn(self, message: Message) -> list[int]:
+        """The ids of one finished turn, `<step>` included. Empty content has no body at all."""
+        parts = [self._head(message["role"], message.get("destination"))]
+        if message["content"]:
+            body = split_tags(message["content"].strip(), self._tags)
+            parts = [f"{parts[0]}\n\n {body[0]}", *body[1:]]
+        return [*self._encode(parts), self.step]
+
+    def _encode(self, parts: list[str]) -> list[int]:
+        # Meta encodes " Source: ..." with a vocabulary that implies no space.
+        if not self._vocabulary.add_space_prefix:
+            parts = [" " + parts[0], *parts[1:]]
+        return encode_parts(self._vocabulary, parts)
+
+    @staticmethod
+    def _head(role: str, destination: str | None) -> str:
+        return f"Source: {role}" + (f"\nDestination: {destination.strip()}" if destination else "")
+
+    def _turns(self, messages: Iterable[Message]) -> list[Message]:
+        turns = check_messages(messages, self._policy)
+        if turns[0]["role"] != "system":
+            turns.insert(0, Message(role="system", content=""))
+        return turns
+
+    def render(self, messages: Iterable[Message]) -> str:
+        """The prompt's text with `<s>` and `<step>` spelled out."""
+        text = "<s>"
+        for turn in self._turns(messages):
+            text += self._head(turn["role"], turn.get("destination"))
+            text += f"\n\n {turn['content'].strip()}" if turn["content"] else ""
+            text += STEP
+        return text + self._head("assistant", "user") + "\n\n "
+
+
+class InstFormat:
+    """7B, 13B and 34B Instruct: `[INST] user [/INST] assistant`, the system text inside the first user
+    turn. Every pair stands between BOS and EOS."""
+
+    name = "inst"
+
+    def __init__(self, vocabulary: Vocabulary, special_tags: Policy = "literal") -> None:
+        self._vocabulary = vocabulary
+        self._policy = special_tags
+        # Here the tags are ordinary text, so a user's own must be kept apart from ours.
+        self._tags = tuple(dict.fromkeys((*SPECIAL_TAGS[:4], *live_tags(vocabulary))))
+
+    def encode(self, messages: Iterable[Message]) -> Prompt:
+        """The ids of all pairs and of the last user turn."""
+        tokens: list[int] = []
+        for user, answer in self._pairs(messages):
+            tokens.append(self._vocabulary.bos)
+            parts = ["[INST] " + user[0], *user[1:]]
+            parts[-1] += " [/INST]"
+            if answer is not None:
+                reply = split_tags(answer.strip(), self._tags)
+                parts = [*parts[:-1], f"{parts[-1]} {reply[0]}", *reply[1:]]
+                parts[-1] += " "
+            tokens += encode_parts(self._vocabulary, parts)
+            if answer is not None:
+                tokens.append(self._vocabulary.eos)
+        return Prompt(tuple(tokens), frozenset({self._vocabulary.eos}), drop_leading_space=True)
+
+    def _pairs(self, messages: Iterable[Message]) -> list[tuple[list[str], str | None]]:
+        """(user text in parts, answer) per pair; the last answer is None."""
+        turns = check_messages(messages, self._policy)
+        system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
+        pairs: list[tuple[list[str], str | None]] = []
+        for i in range(0, len(turns), 2):
+            user = split_tags(turns[i]["content"], self._tags)
+            if i == 0 and system is not None:
+                inner = split_tags(system, self._tags)
+                head = [f"<<SYS>>\n{inner[0]}", *inner[1:]]
+                user = [*head[:-1], f"{head[-1]}\n<</SYS>>\n\n{user[0]}", *user[1:]]
+            user[0], user[-1] = user[0].lstrip(), user[-1].rstrip()
+            pairs.append((user, turns[i + 1]["content"] if i + 1 < len(turns) else None))
+        return pairs
+
+    def render(self, messages: Iterable[Message]) -> str:
+        """The prompt's text with `<s>` and `</s>` spelled out."""
+        text = ""
+        for user, answer in self._pairs(messages):
+            text += f"<s>[INST] {''.join(user)} [/INST]"
+            text += f" {answer.strip()} </s>" if answer is not None else ""
+        return text
+
+
+def check_messages(messages: Iterable[Message], policy: Policy) -> list[Message]:
+    """A checked copy: an optional system turn, then user and assistant in turn, a user last.
+
+    Raises ChatFormatError, naming the message by its index.
+    """
+    if isinstance(messages, (str, bytes, Mapping)):
+        raise ChatFormatError("messages must be a list of messages with role and content")
+    turns = [_checked(i, message, policy) for i, message in enumerate(messages)]
+    if not turns:
+        raise ChatFormatError("messages is empty: give at least one user message")
+    first = 1 if turns[0]["role"] == "system" else 0
+    for i, turn in enumerate(turns[first:], start=first):
+        expected = ROLES[1 + (i - first) % 2]
+        if turn["role"] != expected:
+            raise ChatFormatError(
+                f"messages[{i}]: expected the role {expected}, got {turn['role']}; after an optional "
+                "system message, user and assistant take turns"
+            )
+    if turns[-1]["role"] != "user":
+        raise ChatFormatError(
+            f"messages[{len(turns) - 1}]: the last message must be the user's, "
+            f"not the {turns[-1]['role']}'s"
+        )
+    return turns
+
+
+def _checked(i: int, message: Any, policy: Policy) -> Message:
+    if not isinstance(message, Mapping):
+        raise ChatFormatError(f"messages[{i}] must have role and content, got {message!r:.80}")
+    unknown = set(message) - {"role", "content", "destination"}
+    if unknown:
+        raise ChatFormatError(f"messages[{i}]: unknown field {min(unknown)!r}")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or role.strip() not in ROLES:
+        raise ChatFormatError(f"messages[{i}]: role must be one of {', '.join(ROLES)}; got {role!r}")
+    if not isinstance(content, str):
+        raise ChatFormatError(
+            f"messages[{i}]: content must be text, got {type(content).__name__}; "
+            "the model reads text only"
+        )
+    if policy == "reject":
+        reject_tags(content, SPECIAL_TAGS, f"messages[{i}]")
+    checked = Message(role=role.strip(), content=content)
+    destination = message.get("destination")
+    if destination is not None:
+        if not isinstance(destination, str) or "\n" in destination.strip():
+            raise ChatFormatError(f"messages[{i}]: destination must be one line of text")
+        checked["destination"] = destination
+    return checked
+
+
+def reject_tags(text: str, tags: Sequence[str], where: str) -> None:
+    """Raise ChatFormatError if `text` has one of the tags, as Meta's code does."""
+    for tag in tags:
+        if tag in text:
+            raise ChatFormatError(f"{where}: the special tag {tag} is not allowed in the text")
+
+
+def live_tags(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The tags that this vocabulary turns into ids of their own when they merely occur in a text."""
+    live = []
+    for tag in (STEP, *FIM_TAGS, "<s>", "</s>", "<unk>"):
+        ids = {vocabulary.token_id(tag), vocabulary.token_id("▁" + tag)} - {None}
+        typed = {*vocabulary.encode(tag, raw=True), *vocabulary.encode(" " + tag, raw=True)}
+        if ids & typed:
+            live.append(tag)
+    return tuple(live)
+
+
+def split_tags(text: str, tags: Sequence[str]) -> list[str]:
+    """`text` cut in the middle of every tag, so that tokenizing the parts cannot yield the tag."""
+    if not any(tag in text for tag in tags):
+        return [text]
+    parts, start = [], 0
+    for match in re.finditer("|".join(map(re.escape, tags)), text):
+        middle = match.start() + len(match[0]) // 2
+        parts.append(text[start:middle])
+        start = middle
+    return [*parts, text[start:]]
+
+
+def encode_parts(vocabulary: Vocabulary, parts: Sequence[str]) -> list[int]:
+    """The ids of parts that follow each other without a space between them."""
+    tokens = vocabulary.encode(parts[0])
+    for part in parts[1:]:
+        tokens += vocabulary.encode(part, raw=True)
+    return tokens

@@ -1,0 +1,79 @@
+"""Token bytes in, text that is safe to show out.
+
+Half a UTF-8 character is held back until its rest arrives, and so is any end of the text that may begin
+a stop string. When a stop string is complete, the text before it is the last there is.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+
+
+class Detokenizer:
+    """Turns one answer's tokens into text.
+
+    `piece` gives a token's bytes. `stop` are the stop strings; the first one found is in `stopped`
+    from then on. `drop_leading_space` removes one space at the very beginning.
+    """
+
+    def __init__(
+        self,
+        piece: Callable[[int], bytes],
+        stop: tuple[str, ...] = (),
+        drop_leading_space: bool = False,
+    ) -> None:
+        self.stopped: str | None = None
+        self._piece = piece
+        self._stop = stop
+        self._drop_space = drop_leading_space
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """Take the next token; return the text that is now certain."""
+        return self._take(self._decode(self._piece(token)))
+
+    def flush(self) -> str:
+        """The answer is over: return what was held back (nothing after a stop string)."""
+        if self.stopped is not None:
+            return ""
+        text = self._take(self._decode(b"", True))
+        held, self._held = self._held, ""
+        return "" if self.stopped is not None else text + held
+
+    def _take(self, text: str) -> str:
+        if text and self._drop_space:
+            self._drop_space = False
+            text = text.removeprefix(" ")
+        if self.stopped is not None:
+            return ""
+        text = self._held + text
+        found = find_stop(text, self._stop)
+        if found is not None:
+            position, self.stopped = found
+            self._held = ""
+            return text[:position]
+        safe = len(text) - partial_stop(text, self._stop)
+        self._held = text[safe:]
+        return text[:safe]
+
+
+def find_stop(text: str, stop: tuple[str, ...]) -> tuple[int, str] | None:
+    """Position and string of the earliest stop string in `text`; of two at one place, the longer."""
+    hits = [(text.find(s), -len(s), s) for s in stop if s in text]
+    if not hits:
+        return None
+    position, _, string = min(hits)
+    return position, string
+
+
+def partial_stop(text: str, stop: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` that a stop string begins with, but is not all of it."""
+    longest = 0
+    for s in stop:
+        for n in range(min(len(s) - 1, len(text)), longest, -1):
+            if text.endswith(s[:n]):
+                longest = n
+                break
+    return longest

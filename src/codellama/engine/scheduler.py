@@ -1,0 +1,235 @@
+"""Which requests run, where, and what goes into the next batch. Pure policy: no llama.cpp, no threads.
+
+A request enters when its prompt and its whole answer fit beside what the running ones may still write, so
+no running answer ever meets a full cache. It takes over what a slot's cache shares with its prompt: by
+trimming that slot, or by forking from it when the slot is busy or holds much more. A request whose
+beginning another one is just decoding waits for it instead of computing it again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from codellama.batch import Batch, Edit, Fork, Trim
+from codellama.engine.sequence import Sequence, State
+
+# Waiting for another prompt pays only for more than a few tokens; below, decoding them is quicker.
+WORTH_WAITING = 32
+
+
+@dataclass(eq=False)
+class Slot:
+    """A sequence id of the context and the tokens its KV cache holds; nothing about text."""
+
+    id: int
+    tokens: list[int] = field(default_factory=list)
+    sequence: Sequence | None = None
+    last_used: int = 0
+
+
+@dataclass
+class Step:
+    """A batch and what to do with its results: `(sequence, row)` to sample, rows decoded per slot."""
+
+    batch: Batch
+    samples: list[tuple[Sequence, int]]
+    decoded: list[tuple[Slot, list[int]]]
+
+
+class Scheduler:
+    """Slots, the waiting queue and the KV budget.
+
+    `n_slots` requests run at once over `cells` KV cells. A step decodes at most `n_batch` tokens;
+    while answers are being written, prompts get at most `prefill_chunk` of them.
+    """
+
+    def __init__(self, n_slots: int, cells: int, n_batch: int, prefill_chunk: int) -> None:
+        self.slots = [Slot(i) for i in range(n_slots)]
+        self.cells = cells
+        self.n_batch = n_batch
+        self.prefill_chunk = prefill_chunk
+        self.waiting: deque[Sequence] = deque()
+        self._edits: list[Edit] = []
+        self._clock = 0
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def running(self) -> Iterator[tuple[Slot, Sequence]]:
+        """Busy slots and their sequences, in order of admission."""
+        busy = [(slot, slot.sequence) for slot in self.slots if slot.sequence is not None]
+        return iter(sorted(busy, key=lambda pair: pair[1].admitted_at))
+
+    @property
+    def reserved(self) -> int:
+        """Cells that the running requests hold or may still write (shared cells count for each)."""
+        return sum(sequence.reserve for _, sequence in self.running())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything runs or waits."""
+        return bool(self.waiting) or any(slot.sequence for slot in self.slots)
+
+    # -- coming in ----------------------------------------------------------------------------
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a request; its `reserve` must fit the cache by itself."""
+        assert sequence.reserve <= self.cells, "checked by the caller"
+        self.waiting.append(sequence)
+
+    def admit(self, now: float) -> None:
+        """Move waiting requests to slots, in order of arrival, as far as slots and cells go."""
+        skipped: list[Sequence] = []
+        while self.waiting:
+            sequence = self.waiting.popleft()
+            free = [slot for slot in self.slots if slot.sequence is None]
+            if not free or self.reserved + sequence.reserve > self.cells:
+                skipped.append(sequence)
+                break
+            donor, shared = self._donor(sequence)
+            if self._beginning_is_coming(sequence, shared):
+                skipped.append(sequence)  # those behind it may go ahead: it is waiting by choice
+                continue
+            self._place(sequence, free, donor, shared, now)
+        self.waiting.extendleft(reversed(skipped))
+
+    def _donor(self, sequence: Sequence) -> tuple[Slot, int]:
+        """The slot that shares most with the prompt, and how many tokens; the last is left to decode."""
+        limit = len(sequence.prompt) - 1
+        shares = [
+            (min(common_prefix(slot.tokens, sequence.tokens), limit), slot) for slot in self.slots
+        ]
+        shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].sequence is None))
+        return donor, shared
+
+    def _beginning_is_coming(self, sequence: Sequence, shared: int) -> bool:
+        """Whether a running prompt will soon have decoded clearly more of ours than is there now."""
+        limit = len(sequence.prompt) - 1
+        return any(
+            min(common_prefix(other.tokens, sequence.tokens), limit) - shared >= WORTH_WAITING
+            for _, other in self.running()
+            if other.state is State.PREFILL and not other.cancelled
+        )
+
+    def _place(
+        self, sequence: Sequence, free: list[Slot], donor: Slot, shared: int, now: float
+    ) -> None:
+        """Give `sequence` a slot: the donor's own if most of it is shared, else the stalest one."""
+        continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
+        others = [slot for slot in free if slot is not donor] or free
+        slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
+        if slot is donor:
+            self._keep(slot, shared)
+        else:
+            self._keep(slot, 0)
+            if shared:
+                self._edits.append(Fork(donor.id, slot.id, shared))
+                slot.tokens = donor.tokens[:shared]
+        slot.sequence = sequence
+        sequence.state = State.PREFILL
+        sequence.cursor = sequence.cached_tokens = shared
+        sequence.admitted_at = now
+        self._make_room(now_busy=slot)
+
+    def _make_room(self, now_busy: Slot) -> None:
+        """Drop idle caches, stalest first, until all reservations fit beside the rest."""
+        idle = sorted(
+            (s for s in self.slots if s.sequence is None and s.tokens), key=lambda s: s.last_used
+        )
+        held = sum(len(slot.tokens) for slot in idle)
+        for slot in idle:
+            if self.reserved + held <= self.cells:
+                return
+            held -= len(slot.tokens)
+            self._keep(slot, 0)
+
+    def _keep(self, slot: Slot, n: int) -> None:
+        if len(slot.tokens) > n:
+            self._edits.append(Trim(slot.id, n))
+            del slot.tokens[n:]
+
+    # -- a step -------------------------------------------------------------------------------
+
+    def plan(self) -> Step | None:
+        """The next batch: a row per answer being written, then prompts, oldest first; None if idle."""
+        step = Step(Batch(), [], [])
+        pairs = list(self.running())
+        for slot, sequence in pairs:
+            if sequence.state is State.DECODE:
+                self._add(step, slot, sequence, sequence.tokens[sequence.cursor :])
+        room = self.n_batch - len(step.batch.tokens)
+        if step.batch.tokens:
+            room = min(room, self.prefill_chunk)
+        for slot, sequence in pairs:
+            if sequence.state is State.PREFILL and room > 0:
+                chunk = sequence.tokens[sequence.cursor : sequence.cursor + room]
+                self._add(step, slot, sequence, chunk)
+                room -= len(chunk)
+        if not step.batch.tokens:
+            return None
+        step.batch.edits, self._edits = self._edits, []
+        return step
+
+    def _add(self, step: Step, slot: Slot, sequence: Sequence, tokens: list[int]) -> None:
+        step.batch.add(tokens, sequence.cursor, slot.id)
+        step.decoded.append((slot, tokens))
+        if sequence.cursor + len(tokens) == len(sequence.tokens):
+            row = len(step.batch.tokens) - 1
+            step.batch.output_rows.append(row)
+            step.samples.append((sequence, row))
+
+    def commit(self, step: Step) -> None:
+        """The batch has been decoded: its tokens are in the cache now."""
+        self._clock += 1
+        for slot, tokens in step.decoded:
+            slot.tokens += tokens
+            slot.last_used = self._clock
+            if slot.sequence is not None:
+                slot.sequence.cursor += len(tokens)
+
+    # -- going out ----------------------------------------------------------------------------
+
+    def release(self, sequence: Sequence) -> None:
+        """The request is over: free its slot (the cache stays, for the next one that shares it)."""
+        sequence.state = State.FINISHED
+        for slot in self.slots:
+            if slot.sequence is sequence:
+                slot.sequence = None
+                return
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def live(self) -> list[Sequence]:
+        """All requests that have not ended."""
+        return [sequence for _, sequence in self.running()] + list(self.waiting)
+
+    def reset(self) -> None:
+        """The KV cache has been cleared: forget what the slots held and all that was planned."""
+        self._edits.clear()
+        for slot in self.slots:
+            slot.tokens.clear()
+
+    def check_integrity(self) -> None:
+        """Assert what must hold between steps; for tests."""
+        assert self.reserved <= self.cells
+        held = sum(len(slot.tokens) for slot in self.slots if slot.sequence is None)
+        assert self.reserved + held <= self.cells
+        for slot, sequence in self.running():
+            assert sequence.state in (State.PREFILL, State.DECODE)
+            assert slot.tokens == sequence.tokens[: sequence.cursor]
+            assert 0 <= sequence.cursor < len(sequence.tokens)
+            assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
+        assert all(sequence.state is State.WAITING for sequence in self.waiting)
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Number of leading tokens that `a` and `b` share; slices are compared, which runs in C."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,158 @@
+"""One request in progress, and what it reports.
+
+A `Sequence` travels from the caller's thread through the scheduler to its end; it knows token ids and
+limits, never formats. Everything the outside learns of it is a `Delta`, handed to its sink: any number
+of them with text, then exactly one final one with a `finish_reason`.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from codellama.batch import TokenLogprob
+from codellama.engine.detokenizer import Detokenizer
+
+
+class FinishReason(str, enum.Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class State(enum.Enum):
+    """Where a sequence is; it only ever moves forward."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. `cached_tokens` of the prompt were found in the KV cache and not decoded."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and answer together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds a request spent waiting, on its prompt, and on its answer; tokens of the latter two."""
+
+    queue_s: float = 0.0
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    prompt_n: int = 0
+    decode_n: int = 0
+
+    @property
+    def prompt_per_second(self) -> float:
+        """Prompt tokens decoded per second (cached ones are not counted)."""
+        return self.prompt_n / self.prompt_s if self.prompt_s > 0 else 0.0
+
+    @property
+    def decode_per_second(self) -> float:
+        """Answer tokens per second."""
+        return self.decode_n / self.decode_s if self.decode_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`.
+
+    `stop` is the stop string or stop token id that ended the answer, if one did.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop: str | int | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: BaseException | None = None
+
+
+Sink = Callable[[Delta], None]
+
+
+class Sampler(Protocol):
+    """What the engine needs of a native sampler: to let go of it, and nothing else."""
+
+    def close(self) -> None:
+        """Free the native side; called once, by the engine."""
+
+
+_ids = itertools.count()
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request: its prompt, what has been generated, its limits and where its deltas go.
+
+    `max_tokens` is already cut to what the context has room for. `cursor` is the number of
+    `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampler: Sampler
+    sink: Sink
+    detokenizer: Detokenizer
+    stop_tokens: frozenset[int] = frozenset()
+    logprobs: int | None = None
+
+    id: int = field(default_factory=lambda: next(_ids))
+    state: State = State.WAITING
+    tokens: list[int] = field(default_factory=list)
+    cursor: int = 0
+    cached_tokens: int = 0
+    cancelled: bool = False  # set by any thread, read by the engine at the start of a step
+    submitted_at: float = field(default_factory=time.perf_counter)
+    admitted_at: float = 0.0
+    first_token_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def generated(self) -> int:
+        """Number of answer tokens so far."""
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def reserve(self) -> int:
+        """KV cells this request may need in all: the prompt and its whole answer."""
+        return len(self.prompt) + self.max_tokens
+
+    def usage(self) -> Usage:
+        """Token counts as of now."""
+        return Usage(len(self.prompt), self.generated, self.cached_tokens)
+
+    def timings(self) -> Timings:
+        """Durations as of now, in seconds."""
+        now = time.perf_counter()
+        admitted = self.admitted_at or now
+        first = self.first_token_at or now
+        return Timings(
+            queue_s=admitted - self.submitted_at,
+            prompt_s=first - admitted,
+            decode_s=now - first,
+            prompt_n=len(self.prompt) - self.cached_tokens,
+            decode_n=max(0, self.generated - 1),  # the first token comes out of the prompt's step
+        )

@@ -1,0 +1,98 @@
+"""Every error this package raises on purpose, in one tree.
+
+::
+
+    CodeLlamaError
+    ├── InvalidRequestError (ValueError)   a request that can never work; `.param` names the culprit
+    │   ├── ContextLengthError             prompt (and output) longer than the context
+    │   ├── ChatFormatError                role order, unknown role, special tags, empty dialog
+    │   └── GrammarError                   a grammar or JSON schema that does not parse
+    ├── UnsupportedError                   right request, wrong model or build
+    ├── QueueFullError                     too many requests wait; try again later
+    ├── EngineDeadError                    the engine has stopped; load the model again
+    ├── DecodeError                        llama.cpp failed on a batch
+    ├── ModelLoadError                     a GGUF that cannot be read, or does not fit
+    ├── CheckpointError                    a Hugging Face checkpoint that cannot be trusted or read
+    └── ConversionError                    writing the GGUF failed (type, disk, imatrix)
+
+Catch the root to catch all of them::
+
+    try:
+        print(llm.chat(messages).text())
+    except codellama.ContextLengthError as error:
+        print("too long:", error.n_prompt, "of", error.n_ctx)
+    except codellama.CodeLlamaError as error:
+        print(error)
+"""
+
+from __future__ import annotations
+
+
+class CodeLlamaError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class InvalidRequestError(CodeLlamaError, ValueError):
+    """A request that cannot work as it is written.
+
+    `param` is the name of the offending parameter, or None if no single one is at fault.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt does not fit the context; `n_prompt` and `n_ctx` are in tokens."""
+
+    def __init__(self, n_prompt: int, n_ctx: int, param: str = "prompt") -> None:
+        super().__init__(
+            f"the prompt has {n_prompt} tokens and the context holds {n_ctx}: "
+            "shorten the prompt or load the model with a larger n_ctx",
+            param,
+        )
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+
+
+class ChatFormatError(InvalidRequestError):
+    """Messages that the model's chat format cannot express."""
+
+    def __init__(self, message: str, param: str = "messages") -> None:
+        super().__init__(message, param)
+
+
+class GrammarError(InvalidRequestError):
+    """A GBNF grammar or JSON schema that llama.cpp cannot parse."""
+
+    def __init__(self, message: str, param: str = "grammar") -> None:
+        super().__init__(message, param)
+
+
+class UnsupportedError(CodeLlamaError):
+    """A request that this model, or this build of llama.cpp, cannot serve."""
+
+
+class QueueFullError(CodeLlamaError):
+    """The waiting queue is full."""
+
+
+class EngineDeadError(CodeLlamaError):
+    """The engine has been closed or is beyond repair; no request will be served any more."""
+
+
+class DecodeError(CodeLlamaError):
+    """llama.cpp failed to decode a batch."""
+
+
+class ModelLoadError(CodeLlamaError):
+    """A GGUF file that cannot be read, is not what it says, or does not fit this machine."""
+
+
+class CheckpointError(CodeLlamaError):
+    """A Hugging Face checkpoint that is incomplete, inconsistent or of an unknown kind."""
+
+
+class ConversionError(CodeLlamaError):
+    """A conversion or quantization that cannot be carried out."""

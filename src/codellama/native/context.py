@@ -1,0 +1,166 @@
+"""The native side of the engine: a llama.cpp context that runs batches and samples from them.
+
+`Context` implements the engine's `Runner`. It does as it is told and decides nothing: which tokens go
+in, and which parts of the KV cache are kept or shared, is the scheduler's business. Only the engine's
+thread may call it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from codellama.batch import Batch, Edit, Fork, TokenLogprob
+from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
+from codellama.native.library import library
+from codellama.native.model import Model
+from codellama.native.sampler import Sampler
+from codellama.params import ModelConfig
+
+_FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
+_KV_TYPES = {
+    "f32": 0, "f16": 1, "bf16": 30, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
+    "iq4_nl": 20,
+}  # fmt: skip  # ggml_type of ggml.h
+_DECODE_ERRORS = {
+    1: "no room in the KV cache",
+    2: "aborted",
+    -1: "invalid batch",
+}
+
+
+class Context:
+    """A context of `cells` KV cells shared by all sequences (unified: a prefix can be shared without
+    moving data, and any sequence may use what the others leave)."""
+
+    def __init__(self, model: Model, config: ModelConfig, cells: int) -> None:
+        lib = library()
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = config.n_batch
+        params.n_ubatch = config.n_ubatch
+        params.n_seq_max = config.n_seq_max
+        params.n_threads = config.threads
+        params.n_threads_batch = config.n_threads_batch or config.threads
+        params.type_k = _KV_TYPES[config.type_k]
+        params.type_v = _KV_TYPES[config.type_v]
+        params.flash_attn_type = _FLASH_ATTN[config.flash_attn]
+        params.offload_kqv = config.offload_kqv
+        params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
+        lib.clear_errors()
+        handle = llama_cpp.llama_init_from_model(model.handle, params)
+        if not handle:
+            reason = lib.last_error() or "no reason given"
+            raise ModelLoadError(
+                f"llama.cpp could not make a context of {cells} tokens ({reason}); "
+                "a smaller n_ctx or n_seq_max needs less memory"
+            )
+        self._handle = handle
+        self._memory = llama_cpp.llama_get_memory(handle)
+        self._n_vocab = model.tokenizer.n_vocab
+        self._model = model  # must outlive the context
+        self._rows = _Rows(config.n_batch)
+        self._closed = False
+
+    @property
+    def cells(self) -> int:
+        """KV cells there are (llama.cpp rounds the wish up)."""
+        return llama_cpp.llama_n_ctx(self._handle)
+
+    def run(self, batch: Batch) -> None:
+        """Carry out the batch's KV edits, then decode its rows. Raises DecodeError."""
+        for edit in batch.edits:
+            self._edit(edit)
+        native = self._rows.fill(batch)
+        status = llama_cpp.llama_decode(self._handle, native)
+        if status != 0:
+            reason = _DECODE_ERRORS.get(status, f"error {status}")
+            raise DecodeError(f"llama.cpp could not decode {len(batch.tokens)} tokens: {reason}")
+
+    def _edit(self, edit: Edit) -> None:
+        if isinstance(edit, Fork):
+            llama_cpp.llama_memory_seq_rm(self._memory, edit.target, -1, -1)
+            llama_cpp.llama_memory_seq_cp(self._memory, edit.source, edit.target, 0, edit.n_keep)
+        elif not llama_cpp.llama_memory_seq_rm(self._memory, edit.target, edit.n_keep, -1):
+            raise DecodeError(f"llama.cpp could not trim sequence {edit.target}")
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        """Draw the token that follows batch row `row` and tell the sampler of it."""
+        return sampler.sample(self._handle, row)
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
+        logits = self._logits(row)
+        highest = float(logits.max())
+        log_sum = highest + math.log(float(np.exp(logits - highest).sum()))
+        top: list[tuple[int, float]] = []
+        if n_top:
+            n_top = min(n_top, self._n_vocab)
+            best = np.argpartition(logits, -n_top)[-n_top:]
+            best = best[np.argsort(-logits[best], kind="stable")]
+            top = [(int(i), float(logits[i]) - log_sum) for i in best]
+        return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
+
+    def _logits(self, row: int) -> npt.NDArray[np.float32]:
+        pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
+        if not pointer:
+            raise DecodeError(f"llama.cpp has no logits for batch row {row}")
+        return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free the context; closing twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            llama_cpp.llama_free(self._handle)
+
+
+class _Rows:
+    """The columns of a `llama_batch`, as numpy arrays that are filled in place.
+
+    Every row belongs to one sequence, so the table of sequence lists never changes: it points
+    into one array of ids.
+    """
+
+    def __init__(self, n_batch: int) -> None:
+        self.token = np.zeros(n_batch, dtype=np.int32)
+        self.pos = np.zeros(n_batch, dtype=np.int32)
+        self.seq = np.zeros(n_batch, dtype=np.int32)
+        self.output = np.zeros(n_batch, dtype=np.int8)
+        self._n_seq = np.ones(n_batch, dtype=np.int32)
+        step = self.seq.itemsize
+        self._seq_pointers = (
+            self.seq.ctypes.data + step * np.arange(n_batch, dtype=np.uint64)
+        ).astype(np.uint64)
+        batch = llama_cpp.llama_batch()
+        batch.token = _pointer(self.token, batch, "token")
+        batch.pos = _pointer(self.pos, batch, "pos")
+        batch.n_seq_id = _pointer(self._n_seq, batch, "n_seq_id")
+        batch.seq_id = _pointer(self._seq_pointers, batch, "seq_id")
+        batch.logits = _pointer(self.output, batch, "logits")
+        self._batch = batch
+
+    def fill(self, batch: Batch) -> llama_cpp.llama_batch:
+        n = len(batch.tokens)
+        if not 0 < n <= len(self.token):
+            raise InvalidRequestError(f"a batch of {n} rows; n_batch is {len(self.token)}", "n_batch")
+        self.token[:n] = batch.tokens
+        self.pos[:n] = batch.positions
+        self.seq[:n] = batch.seq_ids
+        self.output[:n] = 0
+        self.output[batch.output_rows] = 1
+        self._batch.n_tokens = n
+        return self._batch
+
+
+def _pointer(array: npt.NDArray[np.generic], batch: ctypes.Structure, name: str) -> ctypes._Pointer:  # type: ignore[type-arg]
+    """`array`'s memory as a pointer of the type that field `name` of the batch has."""
+    kind = dict((field[0], field[1]) for field in batch._fields_)[name]
+    return ctypes.cast(ctypes.c_void_p(array.ctypes.data), kind)  # type: ignore[type-var]

@@ -1,0 +1,240 @@
+"""A loaded model and its vocabulary.
+
+`Model` owns the native model and its memory; `Tokenizer` is a read-only view of its vocabulary and may
+be used from any thread. Neither knows about chat formats or contexts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import llama_cpp
+import numpy as np
+
+from codellama.errors import InvalidRequestError, ModelLoadError
+from codellama.native.library import library
+
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+_UNMERGED = "☺"
+_OVERRIDE_INT, _OVERRIDE_FLOAT, _OVERRIDE_BOOL = 0, 1, 2
+
+
+class Model:
+    """A GGUF in memory. Close it (or use it as a context manager) to give the memory back."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = 0,
+        main_gpu: int = 0,
+        split_mode: str = "layer",
+        tensor_split: Sequence[float] = (),
+        use_mmap: bool = True,
+        use_mlock: bool = False,
+        vocab_only: bool = False,
+        overrides: Mapping[str, int | float | bool] | None = None,
+    ) -> None:
+        """Load `path`. `n_gpu_layers` counts the output layer; `overrides` replace metadata values.
+
+        Raises ModelLoadError with llama.cpp's own reason if it cannot.
+        """
+        lib = library()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        params.main_gpu = main_gpu
+        params.split_mode = _SPLIT_MODES[split_mode]
+        params.load_mode = _LOAD_MODES[use_mmap, use_mlock]
+        params.vocab_only = vocab_only
+        split = _tensor_split(tensor_split)
+        if split is not None:
+            params.tensor_split = split
+        table = _override_table(overrides or {})
+        params.kv_overrides = table
+        lib.clear_errors()
+        handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            reason = lib.last_error() or "no reason given"
+            raise ModelLoadError(f"llama.cpp could not load {path}: {reason}")
+        self._handle: llama_cpp.llama_model_p | None = handle
+        self.tokenizer = Tokenizer(self)
+
+    @property
+    def handle(self) -> llama_cpp.llama_model_p:
+        """The native pointer; an error after `close`."""
+        if self._handle is None:
+            raise ModelLoadError("the model has been closed")
+        return self._handle
+
+    @property
+    def n_ctx_train(self) -> int:
+        """The context the file claims the model was trained for, in tokens."""
+        return llama_cpp.llama_model_n_ctx_train(self.handle)
+
+    @property
+    def n_layer(self) -> int:
+        """Transformer layers, without the output layer."""
+        return llama_cpp.llama_model_n_layer(self.handle)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return llama_cpp.llama_model_size(self.handle)
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights."""
+        return llama_cpp.llama_model_n_params(self.handle)
+
+    @property
+    def description(self) -> str:
+        """llama.cpp's short description, such as "llama 70B Q4_K - Medium"."""
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Free the model; contexts on it must be closed before. Closing twice is harmless."""
+        if self._handle is not None:
+            llama_cpp.llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Tokenizer:
+    """The vocabulary of a model: text to ids and back. Text never becomes a control token unless
+    `parse_special` is set."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model  # keeps the vocabulary alive
+        vocab = llama_cpp.llama_model_get_vocab(model.handle)
+        if not vocab:
+            raise ModelLoadError("the model has no vocabulary")
+        self.handle = vocab
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(vocab)
+        self.bos: int = llama_cpp.llama_vocab_bos(vocab)
+        self.eos: int = llama_cpp.llama_vocab_eos(vocab)
+        self.eot: int = llama_cpp.llama_vocab_eot(vocab)
+        self.add_space_prefix = self.decode(self.encode("a")).startswith(" ")
+
+    def encode(
+        self, text: str, *, add_bos: bool = False, parse_special: bool = False, raw: bool = False
+    ) -> list[int]:
+        """Token ids of `text`. With `parse_special`, the names of control tokens become them.
+
+        `raw` leaves out the space that the vocabulary puts before a text, where it does.
+        """
+        if raw and self.add_space_prefix:
+            # Behind a character that merges with nothing; its own ids are dropped (Meta's
+            # encode_infilling does the same and drops a fixed two).
+            lead = self.encode(_UNMERGED)
+            return self.encode(_UNMERGED + text)[len(lead) :]
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8
+        while True:
+            buffer = (llama_cpp.llama_token * room)()
+            n = llama_cpp.llama_tokenize(
+                self.handle, data, len(data), buffer, room, add_bos, parse_special
+            )
+            if n >= 0:
+                return buffer[:n]
+            if -n <= room:
+                raise InvalidRequestError("the text cannot be tokenized", "prompt")
+            room = -n
+
+    @functools.cached_property
+    def _pieces(self) -> list[bytes]:
+        buffer = ctypes.create_string_buffer(512)
+        pieces = []
+        for token in range(self.n_vocab):
+            n = llama_cpp.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, False)
+            if n < 0:
+                larger = ctypes.create_string_buffer(-n)
+                n = llama_cpp.llama_token_to_piece(self.handle, token, larger, -n, 0, False)
+                pieces.append(larger.raw[:n])
+            else:
+                pieces.append(buffer.raw[:n])
+        return pieces
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; empty for control tokens."""
+        if not 0 <= token < self.n_vocab:
+            raise InvalidRequestError(
+                f"token id {token} is not in the vocabulary (0 to {self.n_vocab - 1})", "tokens"
+            )
+        return self._pieces[token]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own entry for a token, such as "▁def" or "<step>"."""
+        self.piece(token)  # checks the range
+        text = llama_cpp.llama_vocab_get_text(self.handle, token)
+        return text.decode("utf-8", "replace") if text else ""
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {self.token_text(token): token for token in reversed(range(self.n_vocab))}
+
+    def token_id(self, text: str) -> int | None:
+        """The id of a vocabulary entry, or None."""
+        return self._ids.get(text)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether llama.cpp takes this token for the end of a generation."""
+        return llama_cpp.llama_vocab_is_eog(self.handle, token)
+
+    @functools.cached_property
+    def eog_tokens(self) -> frozenset[int]:
+        """All tokens that end a generation."""
+        return frozenset(filter(self.is_eog, range(self.n_vocab)))
+
+    def is_control(self, token: int) -> bool:
+        """Whether this is a control token, which has no text."""
+        return llama_cpp.llama_vocab_is_control(self.handle, token)
+
+
+def _tensor_split(shares: Sequence[float]) -> ctypes.Array[ctypes.c_float] | None:
+    if not shares:
+        return None
+    most = llama_cpp.llama_max_devices()
+    if len(shares) > most:
+        raise InvalidRequestError(
+            f"tensor_split has {len(shares)} shares, llama.cpp takes {most}", "tensor_split"
+        )
+    values = np.zeros(most, dtype=np.float32)
+    values[: len(shares)] = shares
+    return (ctypes.c_float * most)(*values.tolist())
+
+
+def _override_table(
+    overrides: Mapping[str, int | float | bool],
+) -> ctypes.Array[llama_cpp.llama_model_kv_override]:
+    """llama.cpp's array of overrides, ended by an entry with an empty key."""
+    table = (llama_cpp.llama_model_kv_override * (len(overrides) + 1))()
+    for entry, (key, value) in zip(table, overrides.items(), strict=False):
+        entry.key = key.encode()
+        if isinstance(value, bool):
+            entry.tag, entry.value.val_bool = _OVERRIDE_BOOL, value
+        elif isinstance(value, int):
+            entry.tag, entry.value.val_i64 = _OVERRIDE_INT, value
+        else:
+            entry.tag, entry.value.val_f64 = _OVERRIDE_FLOAT, value
+    return table

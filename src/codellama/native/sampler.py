@@ -1,0 +1,231 @@
+"""`SamplingParams` as a native sampler chain.
+
+The steps and their order are llama.cpp's own (common/sampling.cpp): logit bias, penalties, DRY, top-n-sigma,
+top-k, typical, top-p, min-p, XTC, temperature, draw; mirostat replaces what comes after the penalties. A
+grammar stands beside the chain: it is asked about the drawn token first, and the whole vocabulary only goes
+through it when that token does not fit. Build a sampler in the caller's thread, where a bad grammar is the
+caller's error; use it in the engine's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Sequence
+
+import llama_cpp
+import numpy as np
+
+from codellama.errors import GrammarError, InvalidRequestError
+from codellama.native.library import library
+from codellama.native.model import Tokenizer
+from codellama.params import SamplingParams
+
+_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_MIROSTAT_M = 100  # llama.cpp's constant
+
+
+class Sampler:
+    """One request's way of drawing tokens, with its own random state. `close` frees it."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        n_ctx: int,
+        prompt: Sequence[int] = (),
+        banned: Sequence[int] = (),
+    ) -> None:
+        """Build the chain. `prompt` counts for the penalties; `banned` tokens are never drawn.
+
+        Raises GrammarError or InvalidRequestError, naming the parameter.
+        """
+        library()
+        self._n_vocab = tokenizer.n_vocab
+        self._keep: list[object] = [tokenizer]  # what the native side points to
+        self._grammar = _grammar(params, tokenizer)
+        self._chain = llama_cpp.llama_sampler_chain_init(
+            llama_cpp.llama_sampler_chain_default_params()
+        )
+        try:
+            self._build(params, tokenizer, n_ctx, banned)
+        except BaseException:
+            self.close()
+            raise
+        if _remembers(params):
+            for token in prompt:
+                llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def _build(
+        self, params: SamplingParams, tokenizer: Tokenizer, n_ctx: int, banned: Sequence[int]
+    ) -> None:
+        bias = dict(params.logit_bias) | dict.fromkeys(banned, float("-inf"))
+        for token in bias:
+            if token >= self._n_vocab:
+                raise InvalidRequestError(
+                    f"logit_bias: token id {token} is not in the vocabulary "
+                    f"(0 to {self._n_vocab - 1})",
+                    "logit_bias",
+                )
+        if bias:
+            table = (llama_cpp.llama_logit_bias * len(bias))(*bias.items())
+            self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
+        self._add_penalties(params, tokenizer, n_ctx)
+        seed = _RANDOM_SEED if params.seed is None else params.seed
+        if params.mirostat and params.temperature > 0:
+            self._add_mirostat(params, seed)
+        else:
+            self._add_filters(params, seed)
+            self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
+            self._add(llama_cpp.llama_sampler_init_dist(seed))
+
+    def _add(self, step: llama_cpp.llama_sampler_p) -> None:
+        llama_cpp.llama_sampler_chain_add(self._chain, step)
+
+    def _add_penalties(self, params: SamplingParams, tokenizer: Tokenizer, n_ctx: int) -> None:
+        if _penalises(params):
+            last_n = n_ctx if params.repeat_last_n < 0 else params.repeat_last_n
+            self._add(
+                llama_cpp.llama_sampler_init_penalties(
+                    self._n_vocab,
+                    last_n,
+                    params.repeat_penalty,
+                    params.frequency_penalty,
+                    params.presence_penalty,
+                )
+            )
+        if params.dry_multiplier > 0:
+            breakers = [text.encode() for text in params.dry_sequence_breakers]
+            table = (ctypes.c_char_p * len(breakers))(*breakers)
+            last_n = n_ctx if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n
+            self._add(
+                llama_cpp.llama_sampler_init_dry(
+                    tokenizer.handle,
+                    params.dry_multiplier,
+                    params.dry_base,
+                    params.dry_allowed_length,
+                    last_n,
+                    table,
+                    len(breakers),
+                )
+            )
+
+    def _add_filters(self, params: SamplingParams, seed: int) -> None:
+        keep = 1
+        if params.top_n_sigma > 0:
+            self._add(llama_cpp.llama_sampler_init_top_n_sigma(params.top_n_sigma))
+        if params.top_k > 0:
+            self._add(llama_cpp.llama_sampler_init_top_k(params.top_k))
+        if params.typical_p < 1:
+            self._add(llama_cpp.llama_sampler_init_typical(params.typical_p, keep))
+        if params.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(params.top_p, keep))
+        if params.min_p > 0:
+            self._add(llama_cpp.llama_sampler_init_min_p(params.min_p, keep))
+        if params.xtc_probability > 0:
+            self._add(
+                llama_cpp.llama_sampler_init_xtc(
+                    params.xtc_probability, params.xtc_threshold, keep, seed
+                )
+            )
+
+    def _add_mirostat(self, params: SamplingParams, seed: int) -> None:
+        self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
+        tau, eta = params.mirostat_tau, params.mirostat_eta
+        if params.mirostat == 1:
+            step = llama_cpp.llama_sampler_init_mirostat(self._n_vocab, seed, tau, eta, _MIROSTAT_M)
+        else:
+            step = llama_cpp.llama_sampler_init_mirostat_v2(seed, tau, eta)
+        self._add(step)
+
+    def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
+        """Draw the token after batch row `row` of `context`, and remember it."""
+        if self._grammar is None:
+            return llama_cpp.llama_sampler_sample(self._chain, context, row)
+        token = self._draw(context, row, grammar_first=False)
+        if not self._fits(token):
+            token = self._draw(context, row, grammar_first=True)
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _draw(
+        self, context: llama_cpp.llama_context_p, row: int, *, grammar_first: bool
+    ) -> int:
+        logits = llama_cpp.llama_get_logits_ith(context, row)
+        data = np.empty(self._n_vocab, dtype=_TOKEN_DATA)
+        data["id"] = np.arange(self._n_vocab, dtype=np.int32)
+        data["logit"] = np.ctypeslib.as_array(logits, shape=(self._n_vocab,))
+        data["p"] = 0
+        candidates = _candidates(data)
+        if grammar_first and self._grammar is not None:
+            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(candidates))
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        return int(data["id"][candidates.selected])
+
+    def _fits(self, token: int) -> bool:
+        data = np.array([(token, 1.0, 0.0)], dtype=_TOKEN_DATA)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_candidates(data)))
+        return bool(data["logit"][0] != -np.inf)
+
+    def close(self) -> None:
+        """Free the native samplers; closing twice is harmless."""
+        if self._chain is not None:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+        if self._grammar is not None:
+            llama_cpp.llama_sampler_free(self._grammar)
+            self._grammar = None
+
+
+def _penalises(params: SamplingParams) -> bool:
+    neutral = (
+        params.repeat_penalty == 1
+        and params.frequency_penalty == 0
+        and params.presence_penalty == 0
+    )
+    return not neutral and params.repeat_last_n != 0
+
+
+def _remembers(params: SamplingParams) -> bool:
+    """Whether earlier tokens matter, so that the prompt must be told to the chain."""
+    return _penalises(params) or params.dry_multiplier > 0
+
+
+def _candidates(data: np.ndarray[tuple[int, ...], np.dtype[np.void]]) -> llama_cpp.llama_token_data_array:
+    """`data` in llama.cpp's struct; valid as long as `data` lives."""
+    array = llama_cpp.llama_token_data_array()
+    array.data = ctypes.cast(ctypes.c_void_p(data.ctypes.data), llama_cpp.llama_token_data_p)
+    array.size = len(data)
+    array.selected = -1
+    array.sorted = False
+    return array
+
+
+def _grammar(params: SamplingParams, tokenizer: Tokenizer) -> llama_cpp.llama_sampler_p | None:
+    text, param = params.grammar, "grammar"
+    if params.json_schema is not None:
+        text, param = schema_to_gbnf(params.json_schema), "json_schema"
+    if text is None:
+        return None
+    lib = library()
+    lib.clear_errors()
+    grammar = llama_cpp.llama_sampler_init_grammar(tokenizer.handle, text.encode(), b"root")
+    if not grammar:  # a null pointer object, which is not None
+        reason = lib.last_error() or "is there a rule named root?"
+        raise GrammarError(f"llama.cpp cannot parse the {param}: {reason}", param)
+    return grammar
+
+
+def schema_to_gbnf(schema: object) -> str:
+    """A JSON schema (text or object) as a GBNF grammar. Raises GrammarError."""
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        return json_schema_to_gbnf(text)
+    except RecursionError as error:
+        raise GrammarError("the JSON schema is nested too deeply", "json_schema") from error
+    except Exception as error:  # the converter raises whatever it trips over
+        raise GrammarError(f"the JSON schema cannot be used: {error!r}", "json_schema") from error

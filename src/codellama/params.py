@@ -1,0 +1,292 @@
+"""The values that callers set: `SamplingParams` per request, `ModelConfig` per loaded model.
+
+Both are frozen, checked when they are made, and refuse names they do not know. `Prompt` and `Message`
+are what travels between the chat formats and the engine. Nothing here does any work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, TypeVar
+
+from typing_extensions import NotRequired
+
+from codellama.errors import InvalidRequestError
+
+T = TypeVar("T", "SamplingParams", "ModelConfig")
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, which means "random"
+
+
+class Message(TypedDict):
+    """One chat message; `role` is system, user or assistant.
+
+    `destination` is written into the turn's header by the 70B's format; Meta's own replies carry
+    "user" there.
+    """
+
+    role: str
+    content: str
+    destination: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids as the model gets them, and how its answer ends.
+
+    `stop_tokens` end the answer and are not part of it. `drop_leading_space` removes one space at
+    the very beginning of the answer, which SentencePiece puts before a first word.
+    """
+
+    tokens: tuple[int, ...]
+    stop_tokens: frozenset[int] = frozenset()
+    drop_leading_space: bool = False
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one answer is drawn. Order of the steps and defaults are llama.cpp's own, except for
+    `temperature`, which is the 0.2 of Meta's instruction example.
+
+    `temperature` 0 is greedy. `max_tokens` None means up to the end of the context. `logprobs` is
+    the number of alternatives reported per token (0: the chosen one only; None: no logprobs).
+    `top_k` 0, `repeat_last_n` -1 and `dry_penalty_last_n` -1 mean the vocabulary or the whole
+    context. `seed` None is random. `stop` holds strings, `stop_tokens` ids; neither is part of
+    the answer. `logit_bias` maps a token id to what is added to its logit; -inf bans it.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.2
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    grammar: str | None = None
+    json_schema: str | Mapping[str, Any] | None = None
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "stop_tokens", "dry_sequence_breakers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, low, high in _SAMPLING_RANGES:
+            _check_number(self, name, low, high)
+        self._check_lists()
+        if self.grammar is not None and self.json_schema is not None:
+            raise InvalidRequestError(
+                "grammar and json_schema exclude each other: give one of them", "grammar"
+            )
+
+    def _check_lists(self) -> None:
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise InvalidRequestError("stop must hold non-empty strings", "stop")
+        for token in self.stop_tokens:
+            if not isinstance(token, int) or token < 0:
+                raise InvalidRequestError("stop_tokens must hold token ids", "stop_tokens")
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or token < 0:
+                raise InvalidRequestError(
+                    f"logit_bias maps token ids to numbers, got the key {token!r}", "logit_bias"
+                )
+            if not isinstance(bias, (int, float)) or math.isnan(bias) or bias == math.inf:
+                raise InvalidRequestError(
+                    f"logit_bias[{token}] must be a number or -inf, got {bias!r}", "logit_bias"
+                )
+
+    @classmethod
+    def of(cls, **options: Any) -> SamplingParams:
+        """The parameters with these names; a name that does not exist is an error."""
+        return _make(cls, options)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a model is loaded and served.
+
+    `n_ctx` is the context per request in tokens (None: what the model was trained for), `n_seq_max`
+    the number of requests served at once and `kv_cells` the tokens that all of them may hold
+    together (None: as many as `n_seq_max` full contexts need, or as fit an eighth of the memory). `max_queue` requests may wait beyond those.
+    `n_batch` is the token budget of one step, `prefill_chunk` the share of it that prompts may
+    take while others are decoding. `n_gpu_layers` is a number, "all", or "auto" (as many as fit).
+    `type_k`/`type_v` name the KV cache's types. `chat_format` None is recognised from the file.
+    `special_tags` says what happens to tags such as `<step>` in a user's text: they stay plain text
+    ("literal"), or the request is refused as Meta's code does ("reject"). `experimental_infill`
+    allows infilling where it is not clear that the model was trained for it (70B base).
+    """
+
+    n_ctx: int | None = None
+    n_seq_max: int = 4
+    kv_cells: int | None = None
+    max_queue: int = 512
+    n_batch: int = 512
+    n_ubatch: int = 512
+    prefill_chunk: int = 256
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    n_gpu_layers: int | Literal["all", "auto"] = "auto"
+    main_gpu: int = 0
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    tensor_split: tuple[float, ...] = ()
+    offload_kqv: bool = True
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    type_k: str = "f16"
+    type_v: str = "f16"
+    use_mmap: bool = True
+    use_mlock: bool = False
+    chat_format: Literal["turn", "inst", "none"] | None = None
+    special_tags: Literal["literal", "reject"] = "literal"
+    experimental_infill: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
+        for name, low, high in _CONFIG_RANGES:
+            _check_number(self, name, low, high)
+        for name, values in _CONFIG_CHOICES:
+            value = getattr(self, name)
+            if value not in values:
+                choices = ", ".join(str(v) for v in values if v is not None)
+                raise InvalidRequestError(f"{name} must be one of {choices}; got {value!r}", name)
+        layers = self.n_gpu_layers
+        if layers not in ("all", "auto") and (not _is_int(layers) or int(layers) < 0):
+            raise InvalidRequestError(
+                f"n_gpu_layers must be a number of layers, 'all' or 'auto'; got {layers!r}",
+                "n_gpu_layers",
+            )
+        if self.n_ubatch > self.n_batch:
+            raise InvalidRequestError(
+                f"n_ubatch ({self.n_ubatch}) must not be larger than n_batch ({self.n_batch})",
+                "n_ubatch",
+            )
+        if self.n_batch < self.n_seq_max:
+            raise InvalidRequestError(
+                f"n_batch ({self.n_batch}) must be at least n_seq_max ({self.n_seq_max})", "n_batch"
+            )
+        if self.type_v.startswith(("q", "iq")) and self.flash_attn == "off":
+            raise InvalidRequestError(
+                f"type_v={self.type_v} needs flash attention: set flash_attn to auto or on", "type_v"
+            )
+
+    @classmethod
+    def of(cls, **options: Any) -> ModelConfig:
+        """The configuration with these names; a name that does not exist is an error."""
+        return _make(cls, options)
+
+    @property
+    def threads(self) -> int:
+        """Threads for decoding: `n_threads`, or one per physical core (as llama.cpp does)."""
+        return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
+
+
+_SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 0, math.inf),
+    ("temperature", 0, math.inf),
+    ("top_k", 0, math.inf),
+    ("top_p", 0, 1),
+    ("min_p", 0, 1),
+    ("typical_p", 0, 1),
+    ("top_n_sigma", -1, math.inf),
+    ("xtc_probability", 0, 1),
+    ("xtc_threshold", 0, 1),
+    ("dry_multiplier", 0, math.inf),
+    ("dry_base", 0, math.inf),
+    ("dry_allowed_length", 0, math.inf),
+    ("dry_penalty_last_n", -1, math.inf),
+    ("mirostat", 0, 2),
+    ("mirostat_tau", 0, math.inf),
+    ("mirostat_eta", 0, math.inf),
+    ("repeat_penalty", 0.01, 1e6),
+    ("repeat_last_n", -1, math.inf),
+    ("frequency_penalty", -2, 2),
+    ("presence_penalty", -2, 2),
+    ("seed", 0, MAX_SEED),
+    ("logprobs", 0, 100),
+)
+
+_CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("n_ctx", 1, 2**31 - 1),
+    ("n_seq_max", 1, MAX_SEQUENCES),
+    ("kv_cells", 1, 2**31 - 1),
+    ("max_queue", 0, math.inf),
+    ("n_batch", 1, 2**20),
+    ("n_ubatch", 1, 2**20),
+    ("prefill_chunk", 1, 2**20),
+    ("n_threads", 1, 4096),
+    ("n_threads_batch", 1, 4096),
+    ("main_gpu", 0, 64),
+)
+
+_CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("split_mode", ("none", "layer", "row")),
+    ("flash_attn", ("auto", "on", "off")),
+    ("type_k", KV_TYPES),
+    ("type_v", KV_TYPES),
+    ("chat_format", ("turn", "inst", "none", None)),
+    ("special_tags", ("literal", "reject")),
+)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_number(params: object, name: str, low: float, high: float) -> None:
+    """Check that field `name` is a number (or None where the default is None) within [low, high]."""
+    value = getattr(params, name)
+    default = next(f.default for f in dataclasses.fields(params) if f.name == name)  # type: ignore[arg-type]
+    if value is None and default is None:
+        return
+    whole = default is None or _is_int(default)
+    good_type = _is_int(value) or (not whole and isinstance(value, float))
+    if not good_type or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        limits = f"from {low:g} to {high:g}" if high != math.inf else f"of {low:g} or more"
+        raise InvalidRequestError(f"{name} must be {kind} {limits}; got {value!r}", name)
+
+
+def _make(cls: type[T], options: Mapping[str, Any]) -> T:
+    names = [f.name for f in dataclasses.fields(cls)]
+    for name in options:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InvalidRequestError(f"unknown parameter {name!r}{hint}", name)
+    return cls(**options)
+
+
+def _threads_per_core() -> int:
+    """Hardware threads per core as Linux reports them; 1 where it does not."""
+    try:
+        with open("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list") as f:
+            siblings = f.read().strip()
+    except OSError:
+        return 1
+    return max(1, len(siblings.replace("-", ",").split(",")))

@@ -1,0 +1,33 @@
+"""Fixtures for all tiers. No test downloads anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codellama.llm import LLM
+from tests import tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A half-megabyte F32 model with the 70B's `<step>` and the infill tags."""
+    return tiny_model.write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tiny_gguf: Path) -> Iterator[LLM]:
+    """The tiny model, loaded once with eight slots."""
+    with LLM(tiny_gguf, n_seq_max=8, n_threads=2) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="session")
+def real_vocab() -> Path:
+    """The real Llama vocabulary; skips where it is not to be had."""
+    path = tiny_model.real_vocabulary()
+    if path is None:
+        pytest.skip("no Llama vocabulary: set CODELLAMA_REAL_VOCAB to ggml-vocab-llama-spm.gguf")
+    return path

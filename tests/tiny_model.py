@@ -1,0 +1,129 @@
+"""Writes tiny Llama GGUF files for tests: half a megabyte, F32, weights wide enough that the greedy
+token never hangs on rounding. Solo and batched answers of such a model are equal, which they are not
+for a quantized one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, FFN = 64, 2, 4, 2, 128
+N_CTX = 1024
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+
+FIM_PIECES = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
+
+
+def vocabulary(step: bool = True) -> tuple[list[str], list[float], list[int]]:
+    """Pieces, scores and types: bytes, printable ASCII, the infill tags with the merges that lead to
+    them, and `<step>` as the last piece."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁"]
+    types = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, NORMAL]
+    letters = [chr(i) for i in range(0x21, 0x7F)]
+    merges = ["▁<", "▁<P", "▁<PR", "▁<PRE", "▁<S", "▁<SU", "▁<SUF", "▁<M", "▁<MI", "▁<MID"]
+    merges += ["▁<E", "▁<EO", "▁<EOT", *FIM_PIECES]
+    pieces += letters + merges
+    types += [NORMAL] * (len(letters) + len(merges))
+    if step:
+        pieces.append("<step>")
+        types.append(CONTROL)
+    scores = [0.0] * 259 + [-float(i) for i in range(len(pieces) - 259)]
+    return pieces, scores, types
+
+
+def write(path: Path, *, seed: int = 1, step: bool = True, n_ctx: int = N_CTX) -> Path:
+    """Write the model to `path` and return it."""
+    pieces, scores, types = vocabulary(step)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(FFN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(HIDDEN // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(pieces))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+    if step:
+        writer.add_eot_token_id(len(pieces) - 1)
+    add_tensors(writer, np.random.default_rng(seed), len(pieces))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int) -> None:
+    """Random weights of standard deviation 0.2, norms of one."""
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        data = rng.normal(0.0, 0.2, (rows, columns)).astype(np.float32)
+        writer.add_tensor(name, data)
+
+    kv = HIDDEN // HEADS * KV_HEADS
+    matrix("token_embd.weight", n_vocab, HIDDEN)
+    matrix("output.weight", n_vocab, HIDDEN)
+    writer.add_tensor("output_norm.weight", np.ones(HIDDEN, dtype=np.float32))
+    for i in range(LAYERS):
+        block = f"blk.{i}."
+        writer.add_tensor(block + "attn_norm.weight", np.ones(HIDDEN, dtype=np.float32))
+        writer.add_tensor(block + "ffn_norm.weight", np.ones(HIDDEN, dtype=np.float32))
+        matrix(block + "attn_q.weight", HIDDEN, HIDDEN)
+        matrix(block + "attn_k.weight", kv, HIDDEN)
+        matrix(block + "attn_v.weight", kv, HIDDEN)
+        matrix(block + "attn_output.weight", HIDDEN, HIDDEN)
+        matrix(block + "ffn_gate.weight", FFN, HIDDEN)
+        matrix(block + "ffn_up.weight", FFN, HIDDEN)
+        matrix(block + "ffn_down.weight", HIDDEN, FFN)
+
+
+def real_vocabulary() -> Path | None:
+    """The Llama vocabulary as a GGUF, if this machine has it: CODELLAMA_REAL_VOCAB, or beside the
+    checkout."""
+    named = os.environ.get("CODELLAMA_REAL_VOCAB")
+    beside = Path(__file__).parents[2] / "shared" / "data" / "ggml-vocab-llama-spm.gguf"
+    path = Path(named) if named else beside
+    return path if path.is_file() else None
+
+
+def write_vocabulary(
+    path: Path, source: Path, extra: Sequence[str], types: Sequence[int], eot: int | None = None
+) -> Path:
+    """A vocabulary-only GGUF: the pieces of `source` and `extra` ones behind them."""
+    reader = gguf.GGUFReader(source)
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    scores = reader.fields["tokenizer.ggml.scores"].contents()
+    kinds = reader.fields["tokenizer.ggml.token_type"].contents()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*tokens, *extra])
+    writer.add_token_scores([*scores, *(-float(len(scores) - 259 + i) for i in range(len(extra)))])
+    writer.add_token_types([*kinds, *types])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    if eot is not None:
+        writer.add_eot_token_id(eot)
+    for name in ("context_length", "embedding_length", "block_count", "feed_forward_length"):
+        writer.add_uint32(f"llama.{name}", 1)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
