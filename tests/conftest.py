@@ -20,7 +20,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llm(tiny_gguf: Path) -> Iterator[LLM]:
     """The tiny model, loaded once with eight slots."""
-    with LLM(tiny_gguf, n_seq_max=8, n_threads=2) as llm:
+    with LLM(tiny_gguf, n_seq_max=8, n_threads=1) as llm:
         yield llm
 
 

@@ -5,7 +5,6 @@ for a quantized one."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -99,31 +98,3 @@ def real_vocabulary() -> Path | None:
     beside = Path(__file__).parents[2] / "shared" / "data" / "ggml-vocab-llama-spm.gguf"
     path = Path(named) if named else beside
     return path if path.is_file() else None
-
-
-def write_vocabulary(
-    path: Path, source: Path, extra: Sequence[str], types: Sequence[int], eot: int | None = None
-) -> Path:
-    """A vocabulary-only GGUF: the pieces of `source` and `extra` ones behind them."""
-    reader = gguf.GGUFReader(source)
-    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
-    scores = reader.fields["tokenizer.ggml.scores"].contents()
-    kinds = reader.fields["tokenizer.ggml.token_type"].contents()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([*tokens, *extra])
-    writer.add_token_scores([*scores, *(-float(len(scores) - 259 + i) for i in range(len(extra)))])
-    writer.add_token_types([*kinds, *types])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    if eot is not None:
-        writer.add_eot_token_id(eot)
-    for name in ("context_length", "embedding_length", "block_count", "feed_forward_length"):
-        writer.add_uint32(f"llama.{name}", 1)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path

@@ -164,7 +164,8 @@ class InstFormat:
                 inner = split_tags(system, self._tags)
                 head = [f"<<SYS>>\n{inner[0]}", *inner[1:]]
                 user = [*head[:-1], f"{head[-1]}\n<</SYS>>\n\n{user[0]}", *user[1:]]
-            user[0], user[-1] = user[0].lstrip(), user[-1].rstrip()
+            user[0] = user[0].lstrip()
+            user[-1] = user[-1].rstrip()
             pairs.append((user, turns[i + 1]["content"] if i + 1 < len(turns) else None))
         return pairs
 

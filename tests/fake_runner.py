@@ -1,0 +1,108 @@
+"""A `Runner` without llama.cpp: it keeps the KV cache as lists, checks every edit and row against them, and
+"samples" a token that depends on all tokens before it, so that a wrong cache shows in the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from codellama.batch import Batch, Fork, TokenLogprob
+from codellama.engine.detokenizer import Detokenizer
+from codellama.engine.sequence import Delta, Sequence
+
+VOCAB = 1000
+
+
+class FakeSampler:
+    """Counts how often it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def next_token(tokens: Iterable[int]) -> int:
+    """A deterministic function of the whole history."""
+    state = 17
+    for token in tokens:
+        state = (state * 31 + token + 1) % 1_000_003
+    return state % VOCAB
+
+
+class FakeRunner:
+    """Raises AssertionError where llama.cpp would abort or answer nonsense."""
+
+    def __init__(self, n_seq: int, cells: int) -> None:
+        self.kv: list[list[int]] = [[] for _ in range(n_seq)]
+        self.cells = cells
+        self.rows: list[list[int]] = []
+        self.batches: list[Batch] = []
+        self.fail: Callable[[Batch], None] | None = None
+        self.closed = False
+        self.cleared = 0
+
+    def run(self, batch: Batch) -> None:
+        if self.fail is not None:
+            self.fail(batch)
+        assert batch.tokens, "llama_decode refuses an empty batch"
+        self.batches.append(batch)
+        for edit in batch.edits:
+            if isinstance(edit, Fork):
+                assert edit.n_keep <= len(self.kv[edit.source])
+                self.kv[edit.target] = self.kv[edit.source][: edit.n_keep]
+            else:
+                assert edit.n_keep <= len(self.kv[edit.target])
+                del self.kv[edit.target][edit.n_keep :]
+        self.rows = []
+        for token, position, seq in zip(
+            batch.tokens, batch.positions, batch.seq_ids, strict=True
+        ):
+            assert position == len(self.kv[seq]), "a gap in positions"
+            self.kv[seq].append(token)
+            self.rows.append(list(self.kv[seq]))
+        assert sum(map(len, self.kv)) <= self.cells, "the KV cache is full"
+
+    def sample(self, sampler: FakeSampler, row: int) -> int:
+        assert row in self.batches[-1].output_rows
+        assert not sampler.closed
+        return next_token(self.rows[row])
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        return TokenLogprob(token, -1.0, tuple((i, -2.0 - i) for i in range(n_top)))
+
+    def clear(self) -> None:
+        self.cleared += 1
+        self.kv = [[] for _ in self.kv]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def expected(prompt: Iterable[int], n: int) -> list[int]:
+    """What a lone request would answer."""
+    tokens = list(prompt)
+    start = len(tokens)
+    for _ in range(n):
+        tokens.append(next_token(tokens))
+    return tokens[start:]
+
+
+def request(
+    prompt: Iterable[int],
+    max_tokens: int,
+    sink: Callable[[Delta], None] = lambda delta: None,
+    stop_tokens: Iterable[int] = (),
+    stop: tuple[str, ...] = (),
+    logprobs: int | None = None,
+) -> Sequence:
+    """A request whose tokens read as "<17>"."""
+    return Sequence(
+        prompt=tuple(prompt),
+        max_tokens=max_tokens,
+        sampler=FakeSampler(),
+        sink=sink,
+        detokenizer=Detokenizer(lambda token: f"<{token}>".encode(), stop),
+        stop_tokens=frozenset(stop_tokens),
+        logprobs=logprobs,
+    )

@@ -1,0 +1,85 @@
+"""Options are checked when they are given, and an unknown name is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from codellama.errors import InvalidRequestError
+from codellama.params import ModelConfig, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": None}, "temperature"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"min_p": -1}, "min_p"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
+        ({"mirostat": 3}, "mirostat"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32 - 1}, "seed"),
+        ({"logprobs": 101}, "logprobs"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stop_tokens": [-1]}, "stop_tokens"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {1: float("inf")}}, "logit_bias"),
+        ({"grammar": "root ::= x", "json_schema": {}}, "grammar"),
+        ({"temprature": 1}, "temprature"),
+    ],
+)
+def test_bad_sampling(options: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError, match=param) as caught:
+        SamplingParams.of(**options)
+    assert caught.value.param == param
+
+
+def test_a_close_name_is_suggested() -> None:
+    with pytest.raises(InvalidRequestError, match="did you mean temperature"):
+        SamplingParams.of(temprature=1)
+    with pytest.raises(InvalidRequestError, match="did you mean n_gpu_layers"):
+        ModelConfig.of(n_gpu_layer=1)
+
+
+def test_good_sampling() -> None:
+    params = SamplingParams.of(stop="x", logit_bias={3: float("-inf")}, seed=0, max_tokens=None)
+    assert params.stop == ("x",)
+    assert params.seed == 0
+    assert SamplingParams().temperature == 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"n_ctx": 0}, "n_ctx"),
+        ({"n_seq_max": 257}, "n_seq_max"),
+        ({"n_gpu_layers": "some"}, "n_gpu_layers"),
+        ({"n_gpu_layers": -1}, "n_gpu_layers"),
+        ({"n_gpu_layers": 1.0}, "n_gpu_layers"),
+        ({"type_k": 8}, "type_k"),
+        ({"type_v": "q8_0", "flash_attn": "off"}, "type_v"),
+        ({"split_mode": "tensor"}, "split_mode"),
+        ({"n_ubatch": 1024}, "n_ubatch"),
+        ({"n_seq_max": 64, "n_batch": 32, "n_ubatch": 32}, "n_batch"),
+        ({"chat_format": "chatml"}, "chat_format"),
+    ],
+)
+def test_bad_config(options: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError, match=param) as caught:
+        ModelConfig.of(**options)
+    assert caught.value.param == param
+
+
+def test_good_config() -> None:
+    assert ModelConfig.of(n_gpu_layers="all", tensor_split=[1, 2]).tensor_split == (1, 2)
+    assert ModelConfig(n_threads=3).threads == 3
+    assert ModelConfig().threads >= 1

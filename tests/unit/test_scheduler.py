@@ -1,0 +1,244 @@
+"""The scheduler against a fake cache: admission, prefix reuse, order and budget, and its invariants under
+random traffic."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codellama.batch import Fork, Trim
+from codellama.engine.scheduler import WORTH_WAITING, Scheduler, Step, common_prefix
+from codellama.engine.sequence import Sequence, State
+from tests.fake_runner import FakeRunner, expected, next_token, request
+
+
+class Loop:
+    """The engine's step without its thread: plan, run, commit, sample."""
+
+    def __init__(
+        self, n_slots: int = 4, cells: int = 400, n_batch: int = 64, chunk: int = 16
+    ) -> None:
+        self.scheduler = Scheduler(n_slots, cells, n_batch, chunk)
+        self.runner = FakeRunner(n_slots, cells)
+        self.clock = 0.0
+        self.steps: list[Step] = []
+
+    def submit(self, *requests: Sequence) -> None:
+        for item in requests:
+            self.scheduler.submit(item)
+
+    def step(self) -> bool:
+        self.clock += 1
+        self.scheduler.admit(self.clock)
+        step = self.scheduler.plan()
+        if step is None:
+            return False
+        self.runner.run(step.batch)
+        self.scheduler.commit(step)
+        self.steps.append(step)
+        for sequence, row in step.samples:
+            if sequence.state is State.PREFILL:
+                sequence.state = State.DECODE
+            sequence.tokens.append(self.runner.sample(sequence.sampler, row))  # type: ignore[arg-type]
+            if sequence.generated >= sequence.max_tokens:
+                self.scheduler.release(sequence)
+        self.scheduler.check_integrity()
+        return True
+
+    def run(self, limit: int = 10_000) -> None:
+        for _ in range(limit):
+            if not self.step():
+                return
+        raise AssertionError("the scheduler does not come to an end")
+
+
+def answer(sequence: Sequence) -> list[int]:
+    return sequence.tokens[len(sequence.prompt) :]
+
+
+def test_a_lone_request() -> None:
+    loop = Loop()
+    lone = request(range(10), 5)
+    loop.submit(lone)
+    loop.run()
+    assert answer(lone) == expected(range(10), 5)
+    assert lone.state is State.FINISHED
+    assert lone.cached_tokens == 0
+
+
+def test_the_next_request_trims_what_is_shared() -> None:
+    loop = Loop()
+    first, second = request(range(20), 3), request([*range(15), 99, 98], 3)
+    loop.submit(first)
+    loop.run()
+    loop.submit(second)
+    loop.run()
+    assert second.cached_tokens == 15
+    assert answer(second) == expected(second.prompt, 3)
+    assert [e for s in loop.steps for e in s.batch.edits] == [Trim(0, 15)]
+
+
+def test_the_same_prompt_again_leaves_one_token_to_decode() -> None:
+    loop = Loop(n_slots=1)
+    for _ in range(2):
+        loop.submit(request(range(20), 1))
+        loop.run()
+    assert len(loop.steps[-1].batch.tokens) == 1
+
+
+def test_a_busy_slot_is_forked() -> None:
+    loop = Loop()
+    first = request(range(20), 30)
+    loop.submit(first)
+    for _ in range(3):
+        loop.step()
+    second = request([*range(18), 77], 3)
+    loop.submit(second)
+    loop.step()
+    assert Fork(0, 1, 18) in loop.steps[-1].batch.edits
+    loop.run()
+    assert second.cached_tokens == 18
+    assert answer(second) == expected(second.prompt, 3)
+    assert answer(first) == expected(first.prompt, 30)
+
+
+def test_a_small_share_does_not_cost_another_conversation_its_cache() -> None:
+    loop = Loop(n_slots=2)
+    long = request(range(40), 1)
+    loop.submit(long)
+    loop.run()
+    loop.submit(request([0, 500, 501], 1))
+    loop.run()
+    assert loop.scheduler.slots[0].tokens[:40] == list(range(40))
+    again = request([*range(40), 7], 1)
+    loop.submit(again)
+    loop.run()
+    assert again.cached_tokens == 40
+
+
+def test_followers_wait_for_the_beginning_that_is_being_decoded() -> None:
+    loop = Loop(n_slots=4, cells=2000, n_batch=64, chunk=64)
+    beginning = list(range(100, 100 + 6 * WORTH_WAITING))
+    group = [request([*beginning, i], 4) for i in range(4)]
+    loop.submit(*group)
+    loop.run()
+    assert [r.cached_tokens for r in group] == [0, *[len(beginning)] * 3]
+    decoded = sum(len(s.batch.tokens) for s in loop.steps)
+    assert decoded == len(beginning) + 4 + 4 * 3, "the beginning once, then one row per token"
+    for r in group:
+        assert answer(r) == expected(r.prompt, 4)
+
+
+def test_those_behind_a_waiting_follower_go_ahead() -> None:
+    loop = Loop(n_slots=4, cells=2000)
+    beginning = list(range(100, 100 + 4 * WORTH_WAITING))
+    donor, follower, other = (
+        request([*beginning, 1], 2),
+        request([*beginning, 2], 2),
+        request([5, 6], 2),
+    )
+    loop.submit(donor, follower, other)
+    loop.step()
+    assert follower.state is State.WAITING
+    assert other.state is not State.WAITING
+    loop.run()
+    assert follower.cached_tokens == len(beginning)
+
+
+def test_admission_reserves_the_whole_answer() -> None:
+    loop = Loop(n_slots=4, cells=100)
+    a, b, c = request(range(10), 50), request(range(50, 60), 40), request([1], 1)
+    loop.submit(a, b, c)
+    loop.step()
+    assert a.state is not State.WAITING
+    assert b.state is State.WAITING, "60 + 50 cells do not fit 100"
+    assert c.state is State.WAITING, "nobody overtakes a request that waits for room"
+    loop.run()
+    assert answer(b) == expected(b.prompt, 40)
+
+
+def test_idle_caches_make_room_stalest_first() -> None:
+    loop = Loop(n_slots=3, cells=100)
+    for start in (100, 200):
+        loop.submit(request(range(start, start + 29), 1))
+        loop.run()
+    loop.submit(request(range(300, 340), 5))
+    loop.run()
+    held = {slot.tokens[0] for slot in loop.scheduler.slots if slot.tokens}
+    assert held == {200, 300}, "the cache that began with 100 was the stalest"
+
+
+def test_prompts_are_chunked_beside_running_answers() -> None:
+    loop = Loop(n_slots=2, cells=1000, n_batch=64, chunk=16)
+    running = request([1, 2], 50)
+    loop.submit(running)
+    loop.step()
+    loop.submit(request(range(100, 300), 1))
+    sizes = []
+    for _ in range(5):
+        loop.step()
+        sizes.append(len(loop.steps[-1].batch.tokens))
+    assert sizes == [17] * 5, "one row for the answer, a chunk of 16 for the prompt"
+
+
+def test_prompts_alone_take_the_whole_batch_oldest_first() -> None:
+    loop = Loop(n_slots=2, cells=1000, n_batch=64, chunk=16)
+    loop.submit(request(range(100, 190), 1), request(range(300, 390), 1))
+    loop.step()
+    assert loop.steps[-1].batch.seq_ids == [0] * 64
+    loop.step()
+    assert loop.steps[-1].batch.seq_ids == [0] * 26 + [1] * 38
+
+
+def test_release_of_a_waiting_request() -> None:
+    loop = Loop(n_slots=1)
+    a, b = request([1], 5), request([2], 5)
+    loop.submit(a, b)
+    loop.step()
+    loop.scheduler.release(b)
+    assert not loop.scheduler.waiting
+    loop.run()
+    assert loop.scheduler.live() == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 64, 1000])
+def test_common_prefix(n: int) -> None:
+    a = list(range(1000))
+    b = [*range(n), *([-1] if n < 1000 else [])]
+    assert common_prefix(a, b) == common_prefix(b, a) == n
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), n_slots=st.integers(1, 5), cells=st.integers(60, 300))
+def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
+    """Whatever comes and goes, answers are those of lone requests and the invariants hold."""
+    rng = random.Random(seed)
+    loop = Loop(n_slots, cells, n_batch=rng.randint(8, 64), chunk=rng.randint(1, 32))
+    beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, 50))] for _ in range(3)]
+    everyone: list[Sequence] = []
+    for _ in range(60):
+        if rng.random() < 0.5:
+            prompt = rng.choice(beginnings)[: rng.randint(1, 50)]
+            prompt += [rng.randrange(9) for _ in range(rng.randint(0, 5))]
+            new = request(prompt, rng.randint(1, cells - len(prompt)) % 12 + 1)
+            if new.reserve <= cells:
+                everyone.append(new)
+                loop.submit(new)
+        if rng.random() < 0.1 and everyone:
+            victim = rng.choice(everyone)
+            if victim.state is not State.FINISHED:
+                loop.scheduler.release(victim)
+        loop.step()
+    loop.run()
+    assert not loop.scheduler.has_work
+    for done in everyone:
+        assert done.state is State.FINISHED
+        got = answer(done)
+        assert got == expected(done.prompt, len(got))
+
+
+def test_the_fake_depends_on_all_tokens() -> None:
+    assert next_token([1, 2, 3]) != next_token([2, 1, 3])

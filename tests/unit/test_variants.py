@@ -1,0 +1,84 @@
+"""The truth table against the published facts, and recognition by shape and vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from codellama.variants import STEP, VARIANTS, Variant, find, recognise
+
+# Parameters, bf16 bytes and tensors of the four sizes with their usual vocabulary.
+SIZES = {
+    "7b": (6_738_546_688, 13_477_093_376, 291),
+    "13b": (13_016_028_160, 26_032_056_320, 363),
+    "34b": (33_743_970_304, 67_487_940_608, 435),
+    "70b": (68_976_910_336, 137_953_820_672, 723),
+}
+
+
+def metadata(variant: Variant, name: str = "") -> dict[str, Any]:
+    tokens = [f"t{i}" for i in range(variant.vocab_size)]
+    if variant.chat_format == "turn":
+        tokens[-1] = STEP
+    return {
+        "llama.embedding_length": variant.shape.hidden,
+        "llama.feed_forward_length": variant.shape.ffn,
+        "llama.block_count": variant.shape.layers,
+        "llama.rope.freq_base": variant.rope_theta,
+        "tokenizer.ggml.tokens": tokens,
+        "general.name": name,
+    }
+
+
+def test_there_are_twelve() -> None:
+    assert len(VARIANTS) == len({v.name for v in VARIANTS}) == 12
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_exact_sizes(size: str) -> None:
+    variant = find(size)
+    assert variant is not None
+    assert (variant.parameters, variant.bf16_bytes, variant.shape.tensors) == SIZES[size]
+
+
+def test_the_70b_is_not_like_the_others() -> None:
+    instruct, python, base = (find(f"70b{k}") for k in ("-instruct", "-python", ""))
+    assert instruct
+    assert python
+    assert base
+    assert (instruct.n_ctx, instruct.rope_theta, instruct.eos_ids) == (4096, 1e4, (2, 32015))
+    assert (python.n_ctx, python.rope_theta) == (4096, 1e4)
+    assert (base.n_ctx, base.rope_theta, base.infill) == (16384, 1e6, "experimental")
+    assert instruct.shape.kv_bytes_per_token() == 327_680
+    assert not instruct.dummy_prefix
+
+
+def test_infill_only_where_it_was_trained() -> None:
+    can = {v.name for v in VARIANTS if v.infill == "yes"}
+    assert can == {"7b", "7b-instruct", "13b", "13b-instruct"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+def test_every_row_is_found_and_recognised(variant: Variant) -> None:
+    assert find(variant.name.upper()) is variant
+    assert find(variant.repo) is variant
+    assert variant.sources
+    names = {"base": "CodeLlama 7b Hf", "python": "CodeLlama Python", "instruct": "CL Instruct"}
+    assert recognise(metadata(variant, names[variant.kind])) is variant
+
+
+def test_what_is_not_one_of_them_is_not_recognised() -> None:
+    seventy = find("70b-instruct")
+    assert seventy
+    assert find("8b") is None
+    assert recognise({}) is None
+    assert recognise(metadata(seventy) | {"llama.rope.freq_base": 1e6}) is None
+    assert recognise(metadata(seventy) | {"llama.block_count": 79}) is None
+
+
+def test_the_template_tells_an_instruct_model() -> None:
+    small = find("7b-instruct")
+    assert small
+    found = recognise(metadata(small, "x") | {"tokenizer.chat_template": "{{ '[INST] ' }}"})
+    assert found is small
