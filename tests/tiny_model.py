@@ -34,7 +34,7 @@ def vocabulary(step: bool = True) -> tuple[list[str], list[float], list[int]]:
     return pieces, scores, types
 
 
-def write(path: Path, *, seed: int = 1, step: bool = True, n_ctx: int = N_CTX) -> Path:
+def write(path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX) -> Path:
     """Write the model to `path` and return it."""
     pieces, scores, types = vocabulary(step)
     writer = gguf.GGUFWriter(path, "llama")
@@ -68,7 +68,11 @@ def write(path: Path, *, seed: int = 1, step: bool = True, n_ctx: int = N_CTX) -
 
 
 def add_tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int) -> None:
-    """Random weights of standard deviation 0.2, norms of one."""
+    """Random weights of standard deviation 0.2, norms of one.
+
+    The default seed was chosen so that in the tests' greedy answers the best token leads the second
+    by 0.01 nats or more; batches of different width move logits by about 0.001.
+    """
 
     def matrix(name: str, rows: int, columns: int) -> None:
         data = rng.normal(0.0, 0.2, (rows, columns)).astype(np.float32)

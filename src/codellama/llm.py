@@ -167,7 +167,9 @@ class LLM(LlamaCompatible):
                     "prompt",
                 )
         if not tokens:
-            raise InvalidRequestError("prompt is empty: give text or at least one token id", "prompt")
+            raise InvalidRequestError(
+                "prompt is empty: give text or at least one token id", "prompt"
+            )
         return Prompt(tuple(tokens))
 
     def infill_prompt(self, prefix: str, suffix: str) -> Prompt:
@@ -226,8 +228,9 @@ class LLM(LlamaCompatible):
         mailbox = Mailbox()
         requests: list[Request] = []
         try:
-            for i in range(n):
-                requests.append(self._request(prompt, params, limit, i, mailbox))
+            with self._model.using():
+                for i in range(n):
+                    requests.append(self._request(prompt, params, limit, i, mailbox))
             self._engine.submit(requests)
         except BaseException:
             for request in requests:
@@ -254,9 +257,7 @@ class LLM(LlamaCompatible):
             max_tokens=limit,
             sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
             sink=functools.partial(mailbox.put, index),
-            detokenizer=Detokenizer(
-                self.tokenizer.piece, params.stop, prompt.drop_leading_space
-            ),
+            detokenizer=Detokenizer(self.tokenizer.piece, params.stop, prompt.drop_leading_space),
             stop_tokens=stop_tokens | frozenset(params.stop_tokens),
             logprobs=params.logprobs,
         )
@@ -340,5 +341,3 @@ def corrections(metadata: dict[str, Any], variant: Variant | None) -> dict[str, 
     if turns or (variant is not None and not variant.dummy_prefix):
         fixes["tokenizer.ggml.add_space_prefix"] = False
     return fixes
-
-

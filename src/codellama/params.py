@@ -134,13 +134,14 @@ class ModelConfig:
 
     `n_ctx` is the context per request in tokens (None: what the model was trained for), `n_seq_max`
     the number of requests served at once and `kv_cells` the tokens that all of them may hold
-    together (None: as many as `n_seq_max` full contexts need, or as fit an eighth of the memory). `max_queue` requests may wait beyond those.
-    `n_batch` is the token budget of one step, `prefill_chunk` the share of it that prompts may
-    take while others are decoding. `n_gpu_layers` is a number, "all", or "auto" (as many as fit).
-    `type_k`/`type_v` name the KV cache's types. `chat_format` None is recognised from the file.
-    `special_tags` says what happens to tags such as `<step>` in a user's text: they stay plain text
-    ("literal"), or the request is refused as Meta's code does ("reject"). `experimental_infill`
-    allows infilling where it is not clear that the model was trained for it (70B base).
+    together (None: as many as `n_seq_max` full contexts need, or as fit an eighth of the memory).
+    `max_queue` requests may wait beyond those. `n_batch` is the token budget of one step,
+    `prefill_chunk` the share of it that prompts may take while others are decoding.
+    `n_gpu_layers` is a number, "all", or "auto" (as many as fit). `type_k`/`type_v` name the KV
+    cache's types. `chat_format` None is recognised from the file. `special_tags` says what happens
+    to tags such as `<step>` in a user's text: they stay plain text ("literal"), or the request is
+    refused as Meta's code does ("reject"). `experimental_infill` allows infilling where it is not
+    clear that the model was trained for it (70B base).
     """
 
     n_ctx: int | None = None
@@ -192,7 +193,8 @@ class ModelConfig:
             )
         if self.type_v.startswith(("q", "iq")) and self.flash_attn == "off":
             raise InvalidRequestError(
-                f"type_v={self.type_v} needs flash attention: set flash_attn to auto or on", "type_v"
+                f"type_v={self.type_v} needs flash attention: set flash_attn to auto or on",
+                "type_v",
             )
 
     @classmethod

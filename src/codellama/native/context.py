@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any, cast
 
 import llama_cpp
 import numpy as np
@@ -69,7 +70,7 @@ class Context:
     @property
     def cells(self) -> int:
         """KV cells there are (llama.cpp rounds the wish up)."""
-        return llama_cpp.llama_n_ctx(self._handle)
+        return int(llama_cpp.llama_n_ctx(self._handle))
 
     def run(self, batch: Batch) -> None:
         """Carry out the batch's KV edits, then decode its rows. Raises DecodeError."""
@@ -140,17 +141,26 @@ class _Rows:
             self.seq.ctypes.data + step * np.arange(n_batch, dtype=np.uint64)
         ).astype(np.uint64)
         batch = llama_cpp.llama_batch()
-        batch.token = _pointer(self.token, batch, "token")
-        batch.pos = _pointer(self.pos, batch, "pos")
-        batch.n_seq_id = _pointer(self._n_seq, batch, "n_seq_id")
-        batch.seq_id = _pointer(self._seq_pointers, batch, "seq_id")
-        batch.logits = _pointer(self.output, batch, "logits")
+        columns: dict[str, npt.NDArray[Any]] = {
+            "token": self.token,
+            "pos": self.pos,
+            "n_seq_id": self._n_seq,
+            "seq_id": self._seq_pointers,
+            "logits": self.output,
+        }
+        for field in llama_cpp.llama_batch._fields_:
+            name, kind = field[0], cast(Any, field[1])
+            if name in columns:
+                address = ctypes.c_void_p(columns[name].ctypes.data)
+                setattr(batch, name, ctypes.cast(address, kind))
         self._batch = batch
 
     def fill(self, batch: Batch) -> llama_cpp.llama_batch:
         n = len(batch.tokens)
         if not 0 < n <= len(self.token):
-            raise InvalidRequestError(f"a batch of {n} rows; n_batch is {len(self.token)}", "n_batch")
+            raise InvalidRequestError(
+                f"a batch of {n} rows; n_batch is {len(self.token)}", "n_batch"
+            )
         self.token[:n] = batch.tokens
         self.pos[:n] = batch.positions
         self.seq[:n] = batch.seq_ids
@@ -158,9 +168,3 @@ class _Rows:
         self.output[batch.output_rows] = 1
         self._batch.n_tokens = n
         return self._batch
-
-
-def _pointer(array: npt.NDArray[np.generic], batch: ctypes.Structure, name: str) -> ctypes._Pointer:  # type: ignore[type-arg]
-    """`array`'s memory as a pointer of the type that field `name` of the batch has."""
-    kind = dict((field[0], field[1]) for field in batch._fields_)[name]
-    return ctypes.cast(ctypes.c_void_p(array.ctypes.data), kind)  # type: ignore[type-var]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import llama_cpp
-import numpy as np
 
-from codellama.errors import InvalidRequestError, ModelLoadError
+from codellama.errors import EngineDeadError, InvalidRequestError, ModelLoadError
 from codellama.native.library import library
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
@@ -62,34 +63,53 @@ class Model:
             reason = lib.last_error() or "no reason given"
             raise ModelLoadError(f"llama.cpp could not load {path}: {reason}")
         self._handle: llama_cpp.llama_model_p | None = handle
+        self._users = 0
+        self._unused = threading.Condition()
         self.tokenizer = Tokenizer(self)
 
     @property
     def handle(self) -> llama_cpp.llama_model_p:
-        """The native pointer; an error after `close`."""
+        """The native pointer. Raises EngineDeadError after `close`."""
         if self._handle is None:
-            raise ModelLoadError("the model has been closed")
+            raise EngineDeadError("the model has been closed: load it again")
         return self._handle
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keeps the model in memory while a thread is inside native code that reads it.
+
+        Raises EngineDeadError after `close`, which waits for those that are inside.
+        """
+        with self._unused:
+            if self._handle is None:
+                raise EngineDeadError("the model has been closed: load it again")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._unused:
+                self._users -= 1
+                self._unused.notify_all()
 
     @property
     def n_ctx_train(self) -> int:
         """The context the file claims the model was trained for, in tokens."""
-        return llama_cpp.llama_model_n_ctx_train(self.handle)
+        return int(llama_cpp.llama_model_n_ctx_train(self.handle))
 
     @property
     def n_layer(self) -> int:
         """Transformer layers, without the output layer."""
-        return llama_cpp.llama_model_n_layer(self.handle)
+        return int(llama_cpp.llama_model_n_layer(self.handle))
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return llama_cpp.llama_model_size(self.handle)
+        return int(llama_cpp.llama_model_size(self.handle))
 
     @property
     def n_params(self) -> int:
         """Number of weights."""
-        return llama_cpp.llama_model_n_params(self.handle)
+        return int(llama_cpp.llama_model_n_params(self.handle))
 
     @property
     def description(self) -> str:
@@ -100,9 +120,11 @@ class Model:
 
     def close(self) -> None:
         """Free the model; contexts on it must be closed before. Closing twice is harmless."""
-        if self._handle is not None:
-            llama_cpp.llama_model_free(self._handle)
-            self._handle = None
+        with self._unused:
+            handle, self._handle = self._handle, None
+            self._unused.wait_for(lambda: self._users == 0)
+        if handle is not None:
+            llama_cpp.llama_model_free(handle)
 
     def __enter__(self) -> Model:
         return self
@@ -144,13 +166,14 @@ class Tokenizer:
             # encode_infilling does the same and drops a fixed two).
             lead = self.encode(_UNMERGED)
             return self.encode(_UNMERGED + text)[len(lead) :]
-        data = text.encode("utf-8", "surrogatepass")
+        data = text.encode("utf-8", "replace")  # lone surrogates are no UTF-8
         room = len(data) + 8
         while True:
             buffer = (llama_cpp.llama_token * room)()
-            n = llama_cpp.llama_tokenize(
-                self.handle, data, len(data), buffer, room, add_bos, parse_special
-            )
+            with self._model.using():
+                n = llama_cpp.llama_tokenize(
+                    self.handle, data, len(data), buffer, room, add_bos, parse_special
+                )
             if n >= 0:
                 return buffer[:n]
             if -n <= room:
@@ -159,17 +182,17 @@ class Tokenizer:
 
     @functools.cached_property
     def _pieces(self) -> list[bytes]:
-        buffer = ctypes.create_string_buffer(512)
-        pieces = []
-        for token in range(self.n_vocab):
-            n = llama_cpp.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, False)
-            if n < 0:
-                larger = ctypes.create_string_buffer(-n)
-                n = llama_cpp.llama_token_to_piece(self.handle, token, larger, -n, 0, False)
-                pieces.append(larger.raw[:n])
-            else:
-                pieces.append(buffer.raw[:n])
-        return pieces
+        with self._model.using():
+            return [self._piece(token) for token in range(self.n_vocab)]
+
+    def _piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = llama_cpp.llama_token_to_piece(self.handle, token, buffer, room, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; empty for control tokens."""
@@ -186,7 +209,8 @@ class Tokenizer:
     def token_text(self, token: int) -> str:
         """The vocabulary's own entry for a token, such as "▁def" or "<step>"."""
         self.piece(token)  # checks the range
-        text = llama_cpp.llama_vocab_get_text(self.handle, token)
+        with self._model.using():
+            text = llama_cpp.llama_vocab_get_text(self.handle, token)
         return text.decode("utf-8", "replace") if text else ""
 
     @functools.cached_property
@@ -199,29 +223,31 @@ class Tokenizer:
 
     def is_eog(self, token: int) -> bool:
         """Whether llama.cpp takes this token for the end of a generation."""
-        return llama_cpp.llama_vocab_is_eog(self.handle, token)
+        return token in self.eog_tokens
 
     @functools.cached_property
     def eog_tokens(self) -> frozenset[int]:
         """All tokens that end a generation."""
-        return frozenset(filter(self.is_eog, range(self.n_vocab)))
+        with self._model.using():
+            return frozenset(
+                t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self.handle, t)
+            )
 
     def is_control(self, token: int) -> bool:
         """Whether this is a control token, which has no text."""
-        return llama_cpp.llama_vocab_is_control(self.handle, token)
+        with self._model.using():
+            return bool(llama_cpp.llama_vocab_is_control(self.handle, token))
 
 
 def _tensor_split(shares: Sequence[float]) -> ctypes.Array[ctypes.c_float] | None:
     if not shares:
         return None
-    most = llama_cpp.llama_max_devices()
+    most = int(llama_cpp.llama_max_devices())
     if len(shares) > most:
         raise InvalidRequestError(
             f"tensor_split has {len(shares)} shares, llama.cpp takes {most}", "tensor_split"
         )
-    values = np.zeros(most, dtype=np.float32)
-    values[: len(shares)] = shares
-    return (ctypes.c_float * most)(*values.tolist())
+    return (ctypes.c_float * most)(*shares)
 
 
 def _override_table(

@@ -69,7 +69,9 @@ class Sampler:
                     "logit_bias",
                 )
         if bias:
-            table = (llama_cpp.llama_logit_bias * len(bias))(*bias.items())
+            table = (llama_cpp.llama_logit_bias * len(bias))(
+                *(llama_cpp.llama_logit_bias(token, value) for token, value in bias.items())
+            )
             self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
         self._add_penalties(params, tokenizer, n_ctx)
         seed = _RANDOM_SEED if params.seed is None else params.seed
@@ -142,7 +144,7 @@ class Sampler:
     def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """Draw the token after batch row `row` of `context`, and remember it."""
         if self._grammar is None:
-            return llama_cpp.llama_sampler_sample(self._chain, context, row)
+            return int(llama_cpp.llama_sampler_sample(self._chain, context, row))
         token = self._draw(context, row, grammar_first=False)
         if not self._fits(token):
             token = self._draw(context, row, grammar_first=True)
@@ -150,9 +152,7 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
-    def _draw(
-        self, context: llama_cpp.llama_context_p, row: int, *, grammar_first: bool
-    ) -> int:
+    def _draw(self, context: llama_cpp.llama_context_p, row: int, *, grammar_first: bool) -> int:
         logits = llama_cpp.llama_get_logits_ith(context, row)
         data = np.empty(self._n_vocab, dtype=_TOKEN_DATA)
         data["id"] = np.arange(self._n_vocab, dtype=np.int32)
@@ -193,10 +193,13 @@ def _remembers(params: SamplingParams) -> bool:
     return _penalises(params) or params.dry_multiplier > 0
 
 
-def _candidates(data: np.ndarray[tuple[int, ...], np.dtype[np.void]]) -> llama_cpp.llama_token_data_array:
+def _candidates(
+    data: np.ndarray[tuple[int, ...], np.dtype[np.void]],
+) -> llama_cpp.llama_token_data_array:
     """`data` in llama.cpp's struct; valid as long as `data` lives."""
     array = llama_cpp.llama_token_data_array()
-    array.data = ctypes.cast(ctypes.c_void_p(data.ctypes.data), llama_cpp.llama_token_data_p)
+    address = ctypes.c_void_p(data.ctypes.data)
+    array.data = ctypes.cast(address, llama_cpp.llama_token_data_p)  # type: ignore[assignment]
     array.size = len(data)
     array.selected = -1
     array.sorted = False
@@ -211,7 +214,9 @@ def _grammar(params: SamplingParams, tokenizer: Tokenizer) -> llama_cpp.llama_sa
         return None
     lib = library()
     lib.clear_errors()
-    grammar = llama_cpp.llama_sampler_init_grammar(tokenizer.handle, text.encode(), b"root")
+    grammar: llama_cpp.llama_sampler_p | None = llama_cpp.llama_sampler_init_grammar(
+        tokenizer.handle, text.encode(), b"root"
+    )
     if not grammar:  # a null pointer object, which is not None
         reason = lib.last_error() or "is there a rule named root?"
         raise GrammarError(f"llama.cpp cannot parse the {param}: {reason}", param)
@@ -224,7 +229,7 @@ def schema_to_gbnf(schema: object) -> str:
 
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema)
-        return json_schema_to_gbnf(text)
+        return str(json_schema_to_gbnf(text))
     except RecursionError as error:
         raise GrammarError("the JSON schema is nested too deeply", "json_schema") from error
     except Exception as error:  # the converter raises whatever it trips over
