@@ -29,7 +29,7 @@ def test_layer_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("gib", "layers"),
-    [(0, 0), (1.4, 0), (2.5, 1), (3.6, 2), (11.5, 9), (11.6, 10), (12.6, 11), (100, 11)],
+    [(0, 0), (1.4, 0), (2.5, 1), (3.6, 2), (11.4, 9), (11.6, 10), (12.6, 11), (100, 11)],
 )
 def test_layers_are_placed_from_the_output_down(gib: float, layers: int) -> None:
     # Ten layers of 1 GiB and an output layer of 1 GiB; a gigabyte and a half is left free.
