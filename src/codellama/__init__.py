@@ -4,24 +4,30 @@
 `codellama`, the server `codellama serve`. ARCHITECTURE.md beside this file tells what lives where.
 """
 
-from codellama.completion import Choice, Completion, Result
-from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
-from codellama.errors import (
-    ChatFormatError,
-    CheckpointError,
-    CodeLlamaError,
-    ContextLengthError,
-    ConversionError,
-    DecodeError,
-    EngineDeadError,
-    GrammarError,
-    InvalidRequestError,
-    ModelLoadError,
-    QueueFullError,
-    UnsupportedError,
-)
-from codellama.llm import LLM
-from codellama.params import Message, ModelConfig, Prompt, SamplingParams
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codellama.completion import Choice, Completion, Result
+    from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+    from codellama.errors import (
+        ChatFormatError,
+        CheckpointError,
+        CodeLlamaError,
+        ContextLengthError,
+        ConversionError,
+        DecodeError,
+        EngineDeadError,
+        GrammarError,
+        InvalidRequestError,
+        ModelLoadError,
+        QueueFullError,
+        UnsupportedError,
+    )
+    from codellama.llm import LLM
+    from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 
 __version__ = "0.1.0"
 
@@ -52,3 +58,18 @@ __all__ = [
     "Usage",
     "__version__",
 ]
+
+_HOMES = {
+    "codellama.completion": ("Choice", "Completion", "Result"),
+    "codellama.engine.sequence": ("Delta", "FinishReason", "Timings", "Usage"),
+    "codellama.llm": ("LLM",),
+    "codellama.params": ("Message", "ModelConfig", "Prompt", "SamplingParams"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `codellama --help` need not load llama.cpp."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = next((m for m, names in _HOMES.items() if name in names), "codellama.errors")
+    return getattr(importlib.import_module(home), name)

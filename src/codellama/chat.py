@@ -212,7 +212,9 @@ def _checked(i: int, message: Any, policy: Policy) -> Message:
         raise ChatFormatError(f"messages[{i}]: unknown field {min(unknown)!r}")
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role.strip() not in ROLES:
-        raise ChatFormatError(f"messages[{i}]: role must be one of {', '.join(ROLES)}; got {role!r}")
+        raise ChatFormatError(
+            f"messages[{i}]: role must be one of {', '.join(ROLES)}; got {role!r}"
+        )
     if not isinstance(content, str):
         raise ChatFormatError(
             f"messages[{i}]: content must be text, got {type(content).__name__}; "

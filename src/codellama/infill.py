@@ -27,7 +27,9 @@ class InfillFormat:
         ids = [vocabulary.token_id("▁" + tag) for tag in FIM_TAGS]
         if None in ids:
             missing = FIM_TAGS[ids.index(None)]
-            raise UnsupportedError(f"the model cannot infill: its vocabulary has no {missing} token")
+            raise UnsupportedError(
+                f"the model cannot infill: its vocabulary has no {missing} token"
+            )
         self._pre, self._suf, self._mid, self._eot = (i for i in ids if i is not None)
         self._vocabulary = vocabulary
         self._policy = special_tags

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from codellama.chat import ChatFormat, InstFormat, TurnFormat, encode_parts, live_tags, split_tags
+from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
 from codellama.devices import fit
@@ -28,13 +28,13 @@ from codellama.errors import (
     ModelLoadError,
     UnsupportedError,
 )
-from codellama.infill import InfillFormat
 from codellama.native.context import Context
 from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
-from codellama.variants import STEP, Variant, recognise
+from codellama.prompts import Prompts, corrections
+from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
 
 MOST_CHOICES = 128  # OpenAI's limit for n
@@ -83,7 +83,9 @@ class LLM(LlamaCompatible):
         )
         try:
             self.tokenizer: Tokenizer = self._model.tokenizer
-            self.chat_format: ChatFormat | None = self._chat_format()
+            self.prompts = Prompts(
+                self.name, self.tokenizer, self.metadata, self.variant, self.config
+            )
             context = Context(self._model, self.config, cells)
         except BaseException:
             self._model.close()
@@ -129,67 +131,24 @@ class LLM(LlamaCompatible):
             return fit.place_layers(layers, kv, [gpu.free_bytes for gpu in gpus]).n_gpu_layers
         return _n_layer(header) + 1 if wanted == "all" else int(wanted)
 
-    def _chat_format(self) -> ChatFormat | None:
-        name = self.config.chat_format
-        if name is None:
-            name = "turn" if self.tokenizer.token_id(STEP) is not None else None
-        if name is None:
-            inst = self.variant and self.variant.chat_format == "inst"
-            template = str(self.metadata.get("tokenizer.chat_template") or "")
-            name = "inst" if inst or "[INST]" in template else "none"
-        if name == "turn":
-            return TurnFormat(self.tokenizer, self.config.special_tags)
-        return InstFormat(self.tokenizer, self.config.special_tags) if name == "inst" else None
-
     # -- prompts ------------------------------------------------------------------------------
+
+    @property
+    def chat_format(self) -> ChatFormat | None:
+        """How dialogs are written; None for base and Python models."""
+        return self.prompts.chat_format
 
     def chat_prompt(self, messages: str | Iterable[Message]) -> Prompt:
         """The ids of a dialog; a text is one user turn. Raises ChatFormatError, UnsupportedError."""
-        if self.chat_format is None:
-            raise UnsupportedError(
-                f"{self.name} has no chat format: it is a base or Python model; use complete"
-            )
-        if isinstance(messages, str):
-            messages = [Message(role="user", content=messages)]
-        return self.chat_format.encode(messages)
+        return self.prompts.chat(messages)
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""
-        if isinstance(prompt, str):
-            parts = split_tags(prompt, self._live_tags)
-            tokens = encode_parts(self.tokenizer, parts) if prompt else []
-            return Prompt((self.tokenizer.bos, *tokens))
-        tokens = list(prompt)
-        for token in tokens:
-            if not isinstance(token, int) or not 0 <= token < self.tokenizer.n_vocab:
-                raise InvalidRequestError(
-                    f"prompt: {token!r} is not a token id from 0 to {self.tokenizer.n_vocab - 1}",
-                    "prompt",
-                )
-        if not tokens:
-            raise InvalidRequestError(
-                "prompt is empty: give text or at least one token id", "prompt"
-            )
-        return Prompt(tuple(tokens))
+        return self.prompts.complete(prompt)
 
     def infill_prompt(self, prefix: str, suffix: str) -> Prompt:
         """The ids that ask for what stands between `prefix` and `suffix`. Raises UnsupportedError."""
-        if self.variant is not None and self.variant.infill != "yes":
-            if self.variant.infill == "no":
-                raise UnsupportedError(
-                    f"CodeLlama {self.variant.name} was not trained for infilling: "
-                    "use 7B or 13B, base or Instruct"
-                )
-            if not self.config.experimental_infill:
-                raise UnsupportedError(
-                    f"Meta's pages disagree on whether CodeLlama {self.variant.name} was trained for "
-                    "infilling: set experimental_infill to try it"
-                )
-        return InfillFormat(self.tokenizer, self.config.special_tags).encode(prefix, suffix)
-
-    @functools.cached_property
-    def _live_tags(self) -> tuple[str, ...]:
-        return live_tags(self.tokenizer)
+        return self.prompts.infill(prefix, suffix)
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -325,19 +284,3 @@ def _trained_ctx(header: GGUFHeader, variant: Variant | None) -> int:
     """Early checkpoints of some variants claim too short a context: what the family table knows wins."""
     claimed = int(header.metadata.get("llama.context_length") or 0)
     return variant.n_ctx if variant else claimed or 4096
-
-
-def corrections(metadata: dict[str, Any], variant: Variant | None) -> dict[str, int | float | bool]:
-    """Metadata that other converters get wrong, as overrides for loading.
-
-    A vocabulary that ends in `<step>` has it as its end of turn (they write 32010), and a
-    tokenizer that puts no space before a text (they leave that out).
-    """
-    tokens = metadata.get("tokenizer.ggml.tokens") or []
-    turns = bool(tokens) and tokens[-1] == STEP
-    fixes: dict[str, int | float | bool] = {}
-    if turns:
-        fixes["tokenizer.ggml.eot_token_id"] = len(tokens) - 1
-    if turns or (variant is not None and not variant.dummy_prefix):
-        fixes["tokenizer.ggml.add_space_prefix"] = False
-    return fixes

@@ -270,8 +270,16 @@ def _check_number(params: object, name: str, low: float, high: float) -> None:
     good_type = _is_int(value) or (not whole and isinstance(value, float))
     if not good_type or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        limits = f"from {low:g} to {high:g}" if high != math.inf else f"of {low:g} or more"
+        limits = (
+            f"from {_plain(low)} to {_plain(high)}"
+            if high != math.inf
+            else f"of {_plain(low)} or more"
+        )
         raise InvalidRequestError(f"{name} must be {kind} {limits}; got {value!r}", name)
+
+
+def _plain(limit: float) -> str:
+    return f"{limit:.0f}" if limit == round(limit, 0) else f"{limit:g}"
 
 
 def _make(cls: type[T], options: Mapping[str, Any]) -> T:

@@ -1,22 +1,70 @@
 """A conversation: the messages so far, and the next answer.
 
 A `Session` keeps the turns of one chat with one `LLM`. An answer becomes part of the conversation when
-it has ended, also if it was cancelled half-way: what was said stays said. A question that got no answer
-at all, or whose answer failed, is not kept. A session is used by one thread at a time.
+it ends, also when it is cancelled half-way: what was said stays said. A question that got no answer at
+all, or whose answer failed, is not kept. A session is used by one thread at a time.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.params import Message
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM, Completion
+    from codellama.completion import Completion
+    from codellama.llm import LLM
+
+
+class Answer:
+    """An answer as it comes: iterate it for text, or wait for `.text()`. Read it once.
+
+    Leaving the loop early cancels it and keeps what was read. `finish_reason`, `usage` and `timings`
+    are known at its end.
+    """
+
+    def __init__(self, completion: Completion, keep: Callable[[str], None]) -> None:
+        """`keep` gets the whole text when the answer ends; the empty text if it failed."""
+        self._completion = completion
+        self._keep = keep
+        self.finish_reason: FinishReason | None = None
+        self.usage = Usage()
+        self.timings = Timings()
+
+    def events(self) -> Iterator[Delta]:
+        """Deltas until the final one."""
+        said = ""
+        try:
+            for _, delta in self._completion.events():
+                said += delta.text
+                self.finish_reason = delta.finish_reason
+                self.usage = delta.usage or self.usage
+                self.timings = delta.timings or self.timings
+                yield delta
+        except CodeLlamaError:
+            said = ""
+            raise
+        finally:
+            self._keep(said)
+
+    def __iter__(self) -> Iterator[str]:
+        for delta in self.events():
+            if delta.text:
+                yield delta.text
+
+    def text(self) -> str:
+        """Wait for the end and return all of it."""
+        return "".join(self)
+
+    def cancel(self) -> None:
+        """End it at the engine's next step; the loop that reads it then ends as usual."""
+        self._completion.cancel()
 
 
 class Session:
@@ -27,7 +75,8 @@ class Session:
         self._system = system
         self._turns: list[Message] = []
         self._question: str | None = None
-        self._running: Completion | None = None
+        self._answered = False
+        self._running: Answer | None = None
 
     @property
     def system(self) -> str | None:
@@ -41,46 +90,31 @@ class Session:
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation so far: a new list, with the system turn. Waits for a running answer."""
-        self._settle()
-        head: list[Message] = []
-        if self._system is not None:
-            head = [{"role": "system", "content": self._system}]
-        return head + self._turns
+        """The conversation so far, with the system turn: a new list."""
+        return self._with_system(self._turns)
 
-    def ask(self, text: str, **params: Any) -> Completion:
-        """Ask the next question; iterate the answer, or wait for it with `.text()`.
+    def ask(self, text: str, **params: Any) -> Answer:
+        """Ask the next question; `params` are fields of `SamplingParams`.
 
-        `params` are fields of `SamplingParams`. Raises what `LLM.chat` raises; the conversation is
-        then unchanged. An earlier answer that still runs is waited for.
+        Raises what `LLM.chat` raises; the conversation is then unchanged. An answer that is still
+        running is cancelled and only kept if its loop is still read.
         """
-        question: Message = {"role": "user", "content": text}
-        completion = self.llm.chat([*self.messages, question], **params)
-        self._question, self._running = text, completion
-        return completion
+        return self._ask(self._turns, text, params)
 
-    def regen(self, **params: Any) -> Completion:
-        """Ask the last question again; its new answer takes the place of the old one.
+    def regen(self, **params: Any) -> Answer:
+        """Ask the last question again; the new answer takes the place of the old one.
 
         Raises InvalidRequestError if nothing has been asked yet.
         """
-        self._settle()
         if self._question is None:
             raise InvalidRequestError("there is no question to ask again", "messages")
-        kept = self._turns
-        if kept and kept[-2]["content"] == self._question:
-            self._turns = kept[:-2]
-        try:
-            return self.ask(self._question, **params)
-        except CodeLlamaError:
-            self._turns = kept
-            raise
+        before = self._turns[:-2] if self._answered else self._turns
+        return self._ask(before, self._question, params)
 
     def reset(self) -> None:
         """Drop all turns; the system text stays. A running answer is cancelled."""
-        if self._running is not None:
-            self._running.cancel()
-        self._turns, self._question, self._running = [], None, None
+        self._stop()
+        self._turns, self._question, self._answered = [], None, False
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation as JSON: the model's name and the messages."""
@@ -102,28 +136,38 @@ class Session:
                 {"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"]
             ]
         except (ValueError, TypeError, KeyError) as error:
-            raise InvalidRequestError(f"{path} is not a saved conversation: {error}") from error
+            raise InvalidRequestError(f"{path} is not a saved conversation: {error!r}") from error
         session = cls(llm)
         if turns and turns[0]["role"] == "system":
             session._system = turns.pop(0)["content"]
-        roles = [turn["role"] for turn in turns]
-        if roles != ["user", "assistant"] * (len(turns) // 2):
+        if [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise InvalidRequestError(
-                f"{path}: the roles must be user, assistant, user, ... in turn"
+                f"{path}: after the system turn, user and assistant take turns"
             )
         session._turns = turns
-        session._question = turns[-2]["content"] if turns else None
+        if turns:
+            session._question, session._answered = turns[-2]["content"], True
         return session
 
-    def _settle(self) -> None:
-        """Wait for the running answer and make it part of the conversation."""
-        if self._running is None or self._question is None:
-            return
-        running, self._running = self._running, None
-        try:
-            text = running.result().text
-        except CodeLlamaError:
-            return  # the one who iterates the answer has seen the error
-        if text:
-            self._turns.append({"role": "user", "content": self._question})
-            self._turns.append({"role": "assistant", "content": text})
+    def _with_system(self, turns: list[Message]) -> list[Message]:
+        head = [] if self._system is None else [Message(role="system", content=self._system)]
+        return head + turns
+
+    def _ask(self, before: list[Message], text: str, params: dict[str, Any]) -> Answer:
+        question = Message(role="user", content=text)
+        completion = self.llm.chat([*self._with_system(before), question], **params)
+        self._stop()
+        self._turns, self._question, self._answered = list(before), text, False
+
+        def keep(said: str) -> None:
+            if said and self._running is answer:
+                self._turns += [question, Message(role="assistant", content=said)]
+                self._answered = True
+
+        answer = self._running = Answer(completion, keep)
+        return answer
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None

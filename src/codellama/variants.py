@@ -119,7 +119,11 @@ def _config(repo: str) -> str:
 
 
 def _small(
-    size: str, kind: Kind, sources: tuple[str, ...], n_ctx_config: int | None = None, remark: str = ""
+    size: str,
+    kind: Kind,
+    sources: tuple[str, ...],
+    n_ctx_config: int | None = None,
+    remark: str = "",
 ) -> Variant:
     """A 7B or 13B model: 16k context, infill for base and Instruct (Meta's README)."""
     python = kind == "python"

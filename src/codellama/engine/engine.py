@@ -180,9 +180,7 @@ class Engine:
             log.warning("request %d failed: %s", sequence.id, error)
             self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
 
-    def _accept(
-        self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]
-    ) -> None:
+    def _accept(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         sequence.tokens.append(token)
         if token in sequence.stop_tokens:
             self._end(sequence, FinishReason.STOP, stop=token)
@@ -272,4 +270,6 @@ class Engine:
 
 
 def _as_ours(error: BaseException) -> BaseException:
-    return error if isinstance(error, CodeLlamaError) else DecodeError(f"the step failed: {error!r}")
+    return (
+        error if isinstance(error, CodeLlamaError) else DecodeError(f"the step failed: {error!r}")
+    )

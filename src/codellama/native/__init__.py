@@ -1,1 +1,1 @@
-"""The only rooms, with `integrations`, that import llama_cpp: thin objects over its C functions, no policy."""
+"""The rooms, with `integrations`, that import llama_cpp: thin objects over its C functions, no policy."""

@@ -95,7 +95,7 @@ class Context:
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
-        logits = self._logits(row)
+        logits = self.logits(row)
         highest = float(logits.max())
         log_sum = highest + math.log(float(np.exp(logits - highest).sum()))
         top: list[tuple[int, float]] = []
@@ -106,7 +106,8 @@ class Context:
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
 
-    def _logits(self, row: int) -> npt.NDArray[np.float32]:
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """The logits after batch row `row`, shape (vocabulary,): a view until the next batch."""
         pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
         if not pointer:
             raise DecodeError(f"llama.cpp has no logits for batch row {row}")

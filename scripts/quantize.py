@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""The same as `codellama quantize`, for people in a checkout: .venv/bin/python scripts/quantize.py --help."""
+
+from __future__ import annotations
+
+import sys
+
+from codellama.cli import main
+
+if __name__ == "__main__":
+    main(["quantize", *sys.argv[1:]], prog_name="scripts/quantize.py")

@@ -1,0 +1,105 @@
+"""The `codellama` command: one module per subcommand, imported only when it is needed.
+
+Every command module has a click command named `command`. The group turns a known failure into one
+line `Error: ...` on stderr and exit code 1, Ctrl-C into exit code 130, and leaves bad usage (exit
+code 2) to click. Heavy packages are imported inside the command functions, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+from typing import Any
+
+import click
+
+from codellama.errors import CodeLlamaError
+
+COMMANDS = (
+    "demo",
+    "models",
+    "convert",
+    "quantize",
+    "inspect",
+    "tokenize",
+    "chat",
+    "complete",
+    "infill",
+    "serve",
+)
+"""The subcommands in the order of use; each is the module of that name in this package."""
+
+logger = logging.getLogger("codellama")
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None
+        except CodeLlamaError as error:
+            logger.debug("%s", error, exc_info=True)
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is None:
+                raise  # a closed pipe is click's to end quietly; the rest is a bug
+            logger.debug("%s", error, exc_info=True)
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+
+
+class StderrHandler(logging.Handler):
+    """Log records as lines on what stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+def log_to_stderr(ctx: click.Context, level: int) -> None:
+    """Show this package's log (llama.cpp's is part of it) on stderr until the command ends."""
+    handler = StderrHandler()
+    previous = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+    def undo() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(previous)
+
+    ctx.call_on_close(undo)
+
+
+@click.group(
+    cls=LazyGroup,
+    name="codellama",
+    context_settings={
+        "auto_envvar_prefix": "CODELLAMA",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@click.version_option(package_name="codellama-runtime", prog_name="codellama")
+@click.option(
+    "-v", "--verbose", is_flag=True, show_envvar=True, help="Show llama.cpp's log and tracebacks."
+)
+@click.pass_context
+def main(ctx: click.Context, verbose: bool) -> None:
+    """Run Meta's Code Llama models on this machine, CodeLlama-70b-Instruct first.
+
+    MODEL is a .gguf file, the name of a published model that lies in a models folder (see
+    `codellama models`), or `demo`. Every option can be set by the environment variable shown
+    with it.
+    """
+    log_to_stderr(ctx, logging.DEBUG if verbose else logging.WARNING)

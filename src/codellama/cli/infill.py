@@ -1,0 +1,61 @@
+"""`codellama infill`: write what stands between a prefix and a suffix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codellama.cli.options import (
+    json_option,
+    model_argument,
+    model_options,
+    sampling_options,
+    sampling_params,
+)
+from codellama.cli.resolve import open_model
+from codellama.cli.streams import print_completion
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("infill")
+@model_argument
+@click.option("--prefix", show_envvar=True, help="Text before the gap.")
+@click.option("--suffix", show_envvar=True, help="Text behind the gap.")
+@click.option("--prefix-file", type=_FILE, show_envvar=True, help="File with the prefix.")
+@click.option("--suffix-file", type=_FILE, show_envvar=True, help="File with the suffix.")
+@json_option
+@sampling_options
+@model_options
+def command(
+    model: str,
+    prefix: str | None,
+    suffix: str | None,
+    prefix_file: Path | None,
+    suffix_file: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fill in between a prefix and a suffix.
+
+    7B and 13B models can do this, base and Instruct. Only the middle is printed.
+    """
+    before = _text("prefix", prefix, prefix_file)
+    behind = _text("suffix", suffix, suffix_file)
+    params = sampling_params(options)
+    with open_model(model, options) as llm:
+        print_completion(llm.infill(before, behind, **params), as_json=as_json)
+
+
+def _text(name: str, text: str | None, file: Path | None) -> str:
+    if (text is None) == (file is None):
+        raise click.UsageError(f"give either --{name} or --{name}-file")
+    if text is not None:
+        return text
+    assert file is not None
+    try:
+        return file.read_bytes().decode("utf-8")  # read_text would change the line ends
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{file} is not UTF-8 text: {error}") from error

@@ -1,0 +1,101 @@
+"""`codellama inspect`: what a GGUF file is, from its header alone; no weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codellama.cli.options import json_option
+from codellama.prompts import chat_format_name
+from codellama.variants import recognise
+
+if TYPE_CHECKING:
+    from codellama.weights.gguf_header import GGUFHeader
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def command(file: Path, as_json: bool) -> None:
+    """Show what the GGUF FILE is.
+
+    Model, chat format, stops, context and tensors by type are read from the header alone.
+    """
+    from codellama.weights.gguf_header import read_gguf_header
+
+    facts = describe(read_gguf_header(file))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    types = facts.pop("types")
+    for name, value in facts.items():
+        text = _size(value) if name.endswith("bytes") else _text(value)
+        click.echo(f"{name.replace('_', ' '):<14} {text}")
+    click.echo("tensors by type")
+    for name, row in types.items():
+        click.echo(f"  {name:<8} {row['tensors']:>5} tensors {_size(row['bytes']):>12}")
+
+
+def describe(header: GGUFHeader) -> dict[str, Any]:
+    """The facts of a GGUF as a JSON document: names, token ids, counts, sizes in bytes."""
+    metadata = header.metadata
+    variant = recognise(metadata)
+    arch = metadata.get("general.architecture", "")
+    tokens = metadata.get("tokenizer.ggml.tokens") or []
+    return {
+        "file": str(header.path),
+        "file_bytes": header.path.stat().st_size,
+        "model": variant.name if variant else None,
+        "name": metadata.get("general.name"),
+        "architecture": arch,
+        "chat_format": chat_format_name(metadata, variant),
+        "infill": variant.infill if variant else "unknown",
+        "stops": _stops(metadata, variant.eos_ids if variant else (), tokens),
+        "context": variant.n_ctx if variant else metadata.get(f"{arch}.context_length"),
+        "file_context": metadata.get(f"{arch}.context_length"),
+        "rope_base": metadata.get(f"{arch}.rope.freq_base"),
+        "layers": metadata.get(f"{arch}.block_count"),
+        "vocabulary": len(tokens),
+        "template": "tokenizer.chat_template" in metadata,
+        "tensors": len(header.tensors),
+        "tensor_bytes": sum(tensor.nbytes for tensor in header.tensors),
+        "types": _by_type(header),
+    }
+
+
+def _stops(
+    metadata: dict[str, Any], variant_ids: tuple[int, ...], tokens: list[str]
+) -> list[dict[str, Any]]:
+    """The ids that end an answer: those of the model and those the file names."""
+    keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+    ids = {*variant_ids, *(metadata[key] for key in keys if key in metadata)}
+    return [{"id": i, "token": tokens[i] if i < len(tokens) else None} for i in sorted(ids)]
+
+
+def _by_type(header: GGUFHeader) -> dict[str, dict[str, int]]:
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for tensor in header.tensors:
+        counts[tensor.type_name] += 1
+        sizes[tensor.type_name] += tensor.nbytes
+    return {name: {"tensors": counts[name], "bytes": size} for name, size in sizes.most_common()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(f"{stop['id']} {stop['token']}" for stop in value) or "none"
+    return "unknown" if value is None else str(value)
+
+
+def _size(nbytes: int) -> str:
+    """A size for people, in decimal units."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.2f} {unit}"
+    return f"{nbytes} B"

@@ -1,0 +1,133 @@
+"""`codellama serve`: the OpenAI- and llama-server-compatible HTTP server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codellama.cli.options import model_argument, model_config, model_options, serving_options
+from codellama.errors import InvalidRequestError
+
+
+@click.command("serve")
+@model_argument
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Address to listen on; one that other machines can reach needs --api-key.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    show_envvar=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--api-key",
+    multiple=True,
+    metavar="KEY[,KEY...]",
+    show_envvar=True,
+    help="Key that clients must send; repeatable.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    show_envvar=True,
+    help="File with one key per line.",
+)
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    show_envvar=True,
+    help="Web page that may call the server, such as http://localhost:3000, or *; "
+    "repeatable. [default: none]",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    show_envvar=True,
+    help="Seconds that running answers get when the server stops.",
+)
+@click.option(
+    "--max-body-mib",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    show_envvar=True,
+    help="Largest request body in MiB.",
+)
+@model_options
+@serving_options
+def command(
+    model: str,
+    host: str,
+    port: int,
+    api_key: tuple[str, ...],
+    api_key_file: Path | None,
+    cors_origin: tuple[str, ...],
+    drain_timeout: float,
+    max_body_mib: int,
+    **options: Any,
+) -> None:
+    """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
+
+    The URL is printed on stderr. /health answers 503 while the model is loading. SIGTERM or Ctrl-C
+    lets running answers finish; a second Ctrl-C cuts them short.
+    """
+    from codellama.cli.resolve import resolve_model
+    from codellama.server.config import MIB, ServerConfig
+
+    config = ServerConfig(
+        host=host,
+        port=port,
+        api_keys=collect_keys(api_key, api_key_file),
+        cors_origins=cors_origin,
+        drain_timeout=drain_timeout,
+        max_body_bytes=max_body_mib * MIB,
+    )
+    model_fields = model_config(options)
+    path = resolve_model(model)
+
+    from codellama.llm import LLM
+    from codellama.server.run import serve
+
+    serve(
+        lambda: LLM(path, **model_fields),
+        config,
+        lambda url: click.echo(f"listening on {url}", err=True),
+    )
+
+
+def collect_keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
+    """The keys from the options (commas separate several) and from the file (one per line).
+
+    Raises InvalidRequestError if a source was named but holds no key.
+    """
+    keys = [key.strip() for entry in given for key in entry.split(",")]
+    if not all(keys):
+        raise InvalidRequestError("--api-key must not be empty", "api_key")
+    if file is not None:
+        lines = [line.strip() for line in _read(file).splitlines()]
+        if not any(lines):
+            raise InvalidRequestError(f"--api-key-file: {file} holds no key", "api_key_file")
+        keys += [line for line in lines if line]
+    return tuple(keys)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(
+            f"--api-key-file: cannot read {file}: {error}", "api_key_file"
+        ) from error

@@ -1,0 +1,77 @@
+"""Standard input as text, answers on standard output: text as it comes, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from codellama.completion import Completion
+    from codellama.engine.sequence import Timings, Usage
+
+# ESC and its kin could move the cursor or worse: an answer is text, not commands to a terminal.
+_CONTROLS = {i: None for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, except line ends and tabs."""
+    return text.translate(_CONTROLS)
+
+
+def read_stdin() -> str:
+    """All of standard input. Raises a usage error if it is not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
+
+
+def stream_text(pieces: Iterable[str]) -> None:
+    """Write pieces to stdout as they come, and a line end if the last one had none."""
+    is_terminal = sys.stdout.isatty()
+    last = ""
+    for piece in pieces:
+        text = printable(piece) if is_terminal else piece
+        click.echo(text, nl=False)
+        last = text or last
+    if not last.endswith("\n"):
+        click.echo()
+
+
+def print_completion(completion: Completion, *, as_json: bool) -> None:
+    """Write a completion with one choice to stdout: its text as it comes, or JSON at the end."""
+    if as_json:
+        click.echo(json.dumps(document(completion), indent=2))
+    else:
+        stream_text(completion)
+
+
+def document(completion: Completion) -> dict[str, Any]:
+    """A finished completion as a JSON document; times are in seconds."""
+    result = completion.result()
+    choice = result.choices[0]
+    return {
+        "text": choice.text,
+        "tokens": list(choice.tokens),
+        "finish_reason": choice.finish_reason.value,
+        "prompt_tokens": result.usage.prompt_tokens,
+        "completion_tokens": result.usage.completion_tokens,
+        "prompt_seconds": result.timings.prompt_s,
+        "decode_seconds": result.timings.decode_s,
+        "tokens_per_second": result.timings.decode_per_second,
+    }
+
+
+def speeds(usage: Usage, timings: Timings) -> str:
+    """One line about an answer: its tokens, and how fast prompt and answer went."""
+    prompt = f"{timings.prompt_n} prompt tokens"
+    if usage.cached_tokens:
+        prompt += f" ({usage.cached_tokens} more from the cache)"
+    return (
+        f"{usage.completion_tokens} tokens at {timings.decode_per_second:.1f} tokens/s, "
+        f"{prompt} at {timings.prompt_per_second:.1f} tokens/s"
+    )

@@ -1,0 +1,23 @@
+"""A model's vocabulary and prompt formats, loaded without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from codellama.native.model import Model, Tokenizer
+from codellama.params import ModelConfig
+from codellama.prompts import Prompts, corrections
+from codellama.variants import recognise
+from codellama.weights.gguf_header import read_gguf_header
+
+
+@contextmanager
+def load_vocabulary(path: Path) -> Iterator[tuple[Prompts, Tokenizer]]:
+    """The prompts and the tokenizer of the GGUF at `path`. Raises ModelLoadError if it is none."""
+    metadata = read_gguf_header(path).metadata
+    variant = recognise(metadata)
+    with Model(path, vocab_only=True, overrides=corrections(metadata, variant)) as model:
+        tokenizer = model.tokenizer
+        yield Prompts(path.stem, tokenizer, metadata, variant, ModelConfig()), tokenizer

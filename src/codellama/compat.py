@@ -1,0 +1,381 @@
+"""`llama_cpp.Llama`'s calls on an `LLM`: same signatures, same dictionaries, so that switching is one line.
+
+Defaults are those of llama-cpp-python 0.3.36 (`create_completion`: 16 tokens at temperature 0.8;
+`create_chat_completion`: temperature 0.2, no limit), not those of `SamplingParams`. What cannot be
+honoured is an error that names the parameter, never ignored. Three things differ on purpose: `suffix`
+infills, as it was meant to; special tags in text stay text; any number of calls may run at once.
+
+The helpers at the end (messages, schemas, seeds) also serve the HTTP server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from codellama.errors import ChatFormatError, InvalidRequestError, UnsupportedError
+from codellama.params import Message
+from codellama.replies import Answer, ChatReply, Json, TextReply
+
+if TYPE_CHECKING:
+    from codellama.completion import Completion
+
+RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED of llama.cpp
+
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_UNUSED_MESSAGE_FIELDS = (  # in OpenAI's messages; accepted when they say nothing
+    *("name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio", "annotations"),
+    "reasoning_content",
+)
+
+
+class _Vocabulary(Protocol):
+    """What is needed of a tokenizer."""
+
+    def piece(self, token: int, /) -> bytes: ...
+
+    def decode(self, tokens: Iterable[int], /) -> str: ...
+
+
+class _Host(Protocol):
+    """What the mixin needs of the class it is mixed into."""
+
+    name: str
+
+    @property
+    def tokenizer(self) -> _Vocabulary: ...
+
+    def chat(
+        self, messages: str | Iterable[Message], *, n: int = 1, **params: Any
+    ) -> Completion: ...
+
+    def complete(
+        self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
+    ) -> Completion: ...
+
+    def infill(self, prefix: str, suffix: str, *, n: int = 1, **params: Any) -> Completion: ...
+
+
+class LlamaCompatible:
+    """Mixin for `LLM`: `create_completion` (also by calling the object), `create_chat_completion`."""
+
+    def create_completion(
+        self: _Host,
+        prompt: str | list[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | list[str] | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Any = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
+    ) -> Json | Iterator[Json]:
+        """Continue `prompt`: a `text_completion` dictionary, or an iterator of chunks if `stream`.
+
+        `max_tokens` None or below 1 means up to the end of the context. `prompt` as token ids is
+        used as it is. `suffix` asks for what stands between `prompt` and it. Closing the iterator
+        cancels the request. Raises InvalidRequestError or UnsupportedError before anything runs.
+        """
+        _refuse_processors(logits_processor, stopping_criteria)
+        _refuse_tfs_z(tfs_z)
+        params: dict[str, Any] = {
+            "max_tokens": _max_tokens(max_tokens),
+            "temperature": temperature,
+            "top_p": top_p,
+            "min_p": min_p,
+            "typical_p": typical_p,
+            "logprobs": logprobs,
+            "stop": stop or (),
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
+            "repeat_penalty": repeat_penalty,
+            "top_k": top_k,
+            "seed": seed_or_random(seed),
+            "mirostat": mirostat_mode,
+            "mirostat_tau": mirostat_tau,
+            "mirostat_eta": mirostat_eta,
+            "grammar": _grammar_text(grammar),
+            "logit_bias": _biases(logit_bias),
+        }
+        if suffix is None:
+            completion = self.complete(prompt, echo=echo, **params)
+        else:
+            completion = self.infill(*_infill_arguments(prompt, suffix, echo), **params)
+        offset = 0 if echo else len(_text(prompt, self.tokenizer))
+        reply = TextReply(
+            id=completion.id,
+            created=completion.created,
+            model=model or self.name,
+            piece=self.tokenizer.piece,
+            logprobs=logprobs is not None,
+        )
+        return _answer(completion, reply, Answer(0, offset), stream)
+
+    __call__ = create_completion
+
+    def create_chat_completion(
+        self: _Host,
+        messages: Sequence[Mapping[str, Any]],
+        functions: Any = None,
+        function_call: Any = None,
+        tools: Any = None,
+        tool_choice: Any = None,
+        temperature: float = 0.2,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        stream: bool = False,
+        stop: str | list[str] | None = None,
+        seed: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+    ) -> Json | Iterator[Json]:
+        """Answer `messages`: a `chat.completion` dictionary, or an iterator of chunks if `stream`.
+
+        Closing the iterator cancels the request. Raises InvalidRequestError or UnsupportedError
+        before anything runs; the models know no tools, so `tools` and `functions` are refused.
+        """
+        _refuse_tools(functions, function_call, tools, tool_choice)
+        _refuse_processors(logits_processor, None)
+        _refuse_tfs_z(tfs_z)
+        schema = response_schema(response_format)
+        completion = self.chat(
+            text_messages(messages),
+            max_tokens=_max_tokens(max_tokens),
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            typical_p=typical_p,
+            stop=stop or (),
+            seed=seed_or_random(seed),
+            json_schema=schema,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repeat_penalty=repeat_penalty,
+            mirostat=mirostat_mode,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
+            grammar=_grammar_text(grammar),
+            logit_bias=_biases(logit_bias),
+            logprobs=chat_logprobs_count(logprobs, top_logprobs),
+        )
+        reply = ChatReply(
+            id=completion.id,
+            created=completion.created,
+            model=model or self.name,
+            piece=self.tokenizer.piece,
+            logprobs=bool(logprobs),
+        )
+        return _answer(completion, reply, Answer(0), stream)
+
+
+def text_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
+    """OpenAI's messages as plain ones: text parts joined by newlines, `developer` read as `system`.
+
+    Raises ChatFormatError for what is not text; whether the roles make sense is the chat format's
+    business.
+    """
+    if isinstance(messages, (str, bytes, Mapping)):
+        raise ChatFormatError("messages must be a list of objects with role and content")
+    return [_text_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+
+
+def response_schema(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The JSON schema that a `response_format` asks for; None for plain text."""
+    if response_format is None:
+        return None
+    match response_format.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            schema = response_format.get("schema")
+        case "json_schema":
+            wrapper = response_format.get("json_schema")
+            schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
+            if schema is None:
+                raise InvalidRequestError(
+                    "response_format of type json_schema needs json_schema.schema",
+                    "response_format",
+                )
+        case kind:
+            raise InvalidRequestError(
+                f"response_format.type must be text, json_object or json_schema; got {kind!r}",
+                "response_format",
+            )
+    return object_schema(schema, "response_format")
+
+
+def object_schema(schema: Any, param: str) -> Mapping[str, Any]:
+    """`schema` checked to be an object; absent or empty means any JSON object."""
+    if schema is not None and not isinstance(schema, Mapping):
+        raise InvalidRequestError(f"{param}: the schema must be a JSON object", param)
+    return schema or {"type": "object"}
+
+
+def seed_or_random(seed: int | None) -> int | None:
+    """The seed; None (random) for llama.cpp's two spellings of it, -1 and 2**32 - 1."""
+    return None if seed in (-1, RANDOM_SEED) else seed
+
+
+def chat_logprobs_count(logprobs: bool | None, top_logprobs: int | None) -> int | None:
+    """`SamplingParams.logprobs` for the chat dialect's two parameters."""
+    if logprobs:
+        return top_logprobs or 0
+    if top_logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs set to true", "top_logprobs")
+    return None
+
+
+def _answer(
+    completion: Completion, reply: TextReply | ChatReply, answer: Answer, stream: bool
+) -> Json | Iterator[Json]:
+    if stream:
+        return _stream(completion, reply, answer)
+    for _, delta in completion.events():
+        answer.add(delta)
+    return reply.whole([answer])
+
+
+def _stream(completion: Completion, reply: TextReply | ChatReply, answer: Answer) -> Iterator[Json]:
+    try:
+        yield from reply.head(0)
+        for _, delta in completion.events():
+            answer.add(delta)
+            yield from reply.chunks(answer, delta)
+    finally:
+        completion.cancel()
+
+
+def _text_message(where: str, message: Any) -> Message:
+    if not isinstance(message, Mapping):
+        raise ChatFormatError(f"{where} must be an object with role and content")
+    for name, value in message.items():
+        if name in ("role", "content", "destination"):
+            continue
+        if name not in _UNUSED_MESSAGE_FIELDS:
+            raise ChatFormatError(f"{where} has an unknown field {name!r}")
+        if value not in _EMPTY:
+            raise ChatFormatError(f"{where}.{name} is not supported: the model only reads text")
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise ChatFormatError(f"{where}.role must be system, user or assistant")
+    text = Message(
+        role="system" if role == "developer" else role,
+        content=_text_content(where, message.get("content")),
+    )
+    destination = message.get("destination")
+    if destination is not None:
+        if not isinstance(destination, str):
+            raise ChatFormatError(f"{where}.destination must be a string")
+        text["destination"] = destination
+    return text
+
+
+def _text_content(where: str, content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise ChatFormatError(f"{where}.content must be a string or a list of text parts")
+    texts = []
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ChatFormatError(
+                f"{where}.content[{i}] must be a part of type text: the model only reads text"
+            )
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _refuse_tools(functions: Any, function_call: Any, tools: Any, tool_choice: Any) -> None:
+    neutral: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "functions": (functions, (None, [])),
+        "function_call": (function_call, (None, "none", "auto")),
+        "tools": (tools, (None, [])),
+        "tool_choice": (tool_choice, (None, "none", "auto")),
+    }
+    for name, (value, allowed) in neutral.items():
+        if value not in allowed:
+            raise UnsupportedError(f"{name}: Code Llama models were not trained to call tools")
+
+
+def _refuse_processors(logits_processor: Any, stopping_criteria: Any) -> None:
+    if logits_processor:
+        raise UnsupportedError(
+            "logits_processor: sampling runs inside llama.cpp; use logit_bias, grammar or json_schema"
+        )
+    if stopping_criteria:
+        raise UnsupportedError(
+            "stopping_criteria: sampling runs inside llama.cpp; use stop, stop_tokens or max_tokens"
+        )
+
+
+def _refuse_tfs_z(tfs_z: float) -> None:
+    if tfs_z != 1.0:
+        raise InvalidRequestError("tfs_z: llama.cpp no longer has tail-free sampling", "tfs_z")
+
+
+def _infill_arguments(prompt: str | list[int], suffix: str, echo: bool) -> tuple[str, str]:
+    if not isinstance(prompt, str):
+        raise InvalidRequestError("suffix needs a prompt that is text, not token ids", "prompt")
+    if echo:
+        raise InvalidRequestError("echo cannot be used together with suffix", "echo")
+    return prompt, suffix
+
+
+def _max_tokens(max_tokens: int | None) -> int | None:
+    """llama_cpp takes 0 and below for "no limit"."""
+    return None if max_tokens is None or max_tokens <= 0 else max_tokens
+
+
+def _grammar_text(grammar: Any) -> str | None:
+    """A grammar as GBNF text: a string, or a `llama_cpp.LlamaGrammar`, which wraps one."""
+    text = getattr(grammar, "_grammar", grammar)
+    if text is not None and not isinstance(text, str):
+        raise InvalidRequestError("grammar must be GBNF text or a LlamaGrammar", "grammar")
+    return text
+
+
+def _biases(logit_bias: Mapping[int, float] | None) -> dict[int, float]:
+    try:
+        return {int(token): float(bias) for token, bias in (logit_bias or {}).items()}
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(
+            f"logit_bias must map token ids to numbers: {error}", "logit_bias"
+        ) from error
+
+
+def _text(prompt: str | list[int], tokenizer: _Vocabulary) -> str:
+    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)

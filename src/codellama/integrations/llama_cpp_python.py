@@ -1,0 +1,274 @@
+"""CodeLlama-70b-Instruct's chat format for plain `llama_cpp.Llama`.
+
+::
+
+    from codellama.integrations.llama_cpp_python import CodeLlama70BInstructHandler, register
+
+    llama = Llama("codellama-70b-instruct.Q4_K_M.gguf", chat_handler=CodeLlama70BInstructHandler())
+    # or: register() once, then Llama(..., chat_format="codellama-70b-instruct")
+    llama.create_chat_completion(messages=[{"role": "user", "content": "Hi"}])
+
+It is a chat *handler*, not a formatter: a formatter hands llama_cpp a string, and tokenizing that gives
+57 ids where the model's own format has 49, and lets a user type control tokens. The handler passes ids.
+An answer ends at `<step>`, which llama.cpp may not know as an end and may not even show as text.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
+from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
+
+from codellama.chat import Policy, TurnFormat
+from codellama.compat import chat_logprobs_count, text_messages
+from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+
+NAME = "codellama-70b-instruct"
+"""What `register` makes known as a `chat_format`."""
+
+Json = dict[str, Any]
+Logits = npt.NDArray[np.single]
+
+_UNMERGED = "☺"
+
+
+def register(overwrite: bool = False) -> None:
+    """Make `Llama(..., chat_format="codellama-70b-instruct")` work in this process.
+
+    llama_cpp's registry raises ValueError for a name it has, unless `overwrite` is set.
+    """
+    registry: Any = LlamaChatCompletionHandlerRegistry
+    registry().register_chat_completion_handler(
+        NAME, CodeLlama70BInstructHandler(), overwrite=overwrite
+    )
+
+
+class CodeLlama70BInstructHandler:
+    """A `chat_handler` for `llama_cpp.Llama`; one object serves any number of models.
+
+    `special_tags` says what `<step>` and its kin in a message are: "literal" (text like any other)
+    or "reject" (ChatFormatError, as Meta's code has it).
+    """
+
+    def __init__(self, special_tags: Policy = "literal") -> None:
+        self._special_tags = special_tags
+        self._formats: weakref.WeakKeyDictionary[llama_cpp.Llama, TurnFormat] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __call__(
+        self,
+        *,
+        llama: llama_cpp.Llama,
+        messages: Iterable[Mapping[str, Any]],
+        functions: Any = None,
+        function_call: Any = None,
+        tools: Any = None,
+        tool_choice: Any = None,
+        temperature: float = 0.2,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        response_format: Mapping[str, Any] | None = None,
+        grammar: LlamaGrammar | None = None,
+        logit_bias: Mapping[Any, float] | None = None,
+        logits_processor: Iterable[Any] | None = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Answer `messages` as `Llama.create_chat_completion` does; `options` go to
+        `Llama.create_completion`. Returns its dictionary, or an iterator of chunks if `stream`.
+
+        Raises ChatFormatError, ContextLengthError, InvalidRequestError (all of them ValueErrors) or
+        UnsupportedError before anything is decoded, also when streaming.
+        """
+        if functions or tools:
+            raise UnsupportedError("tools: Code Llama models were not trained to call tools")
+        turns = self._format(llama)
+        prompt = turns.encode(text_messages(messages))
+        if len(prompt.tokens) >= llama.n_ctx():
+            raise ContextLengthError(len(prompt.tokens), llama.n_ctx(), "messages")
+        # llama_cpp forgets all processors when logit_bias is given beside them, so it is one too.
+        processors = llama_cpp.LogitsProcessorList(logits_processor or [])
+        if logit_bias:
+            processors.append(_Bias({int(k): float(v) for k, v in logit_bias.items()}))
+        processors.append(_EndOfTurn(turns.step, llama.token_eos()))
+        reply: Any = llama.create_completion(
+            prompt=list(prompt.tokens),
+            temperature=temperature,
+            max_tokens=max_tokens,
+            stream=stream,
+            grammar=_grammar(response_format) or grammar,
+            logits_processor=processors,
+            logprobs=chat_logprobs_count(logprobs, top_logprobs),
+            **options,
+        )
+        if stream:
+            return _chat_chunks(reply, prompt.drop_leading_space)
+        return _chat_completion(reply, prompt.drop_leading_space)
+
+    def _format(self, llama: llama_cpp.Llama) -> TurnFormat:
+        if llama not in self._formats:
+            self._formats[llama] = TurnFormat(LlamaVocabulary(llama), self._special_tags)
+        return self._formats[llama]
+
+
+class LlamaVocabulary:
+    """The vocabulary of a `llama_cpp.Llama`, as the chat formats want it (`chat.Vocabulary`)."""
+
+    def __init__(self, llama: llama_cpp.Llama) -> None:
+        self._tokenize = weakref.WeakMethod(llama.tokenize)
+        self.bos = llama.token_bos()
+        self.eos = llama.token_eos()
+        # Asked for and not read from the metadata, which kv_overrides do not change.
+        self.add_space_prefix = llama.detokenize(self.encode("a")).startswith(b" ")
+        vocab = llama_cpp.llama_model_get_vocab(llama.model)
+        texts = (llama_cpp.llama_vocab_get_text(vocab, i) for i in range(llama.n_vocab()))
+        self._ids = {(text or b"").decode("utf-8", "replace"): i for i, text in enumerate(texts)}
+
+    def encode(self, text: str, *, raw: bool = False) -> list[int]:
+        """Token ids of plain text; `raw` without the space that the vocabulary puts before it."""
+        if raw and self.add_space_prefix:
+            # Behind a character that merges with nothing, whose own ids are dropped.
+            lead = self.encode(_UNMERGED)
+            return self.encode(_UNMERGED + text)[len(lead) :]
+        data = text.encode("utf-8", "surrogatepass")
+        tokenize = self._tokenize()
+        assert tokenize is not None, "the model is in use, so it is alive"
+        return tokenize(data, add_bos=False, special=False)
+
+    def token_id(self, text: str) -> int | None:
+        """The id of a vocabulary entry."""
+        return self._ids.get(text)
+
+
+class _EndOfTurn:
+    """A logits processor that makes `<step>` the end of generation: its logit becomes EOS's.
+
+    llama.cpp then ends the answer itself, at the right token. A stopping criterion is asked one
+    token late, which costs a decode and leaves `<step>` in the answer; and a grammar, which allows
+    nothing but EOS at its end, would never let a `<step>` through.
+    """
+
+    def __init__(self, step: int, eos: int) -> None:
+        self._step = step
+        self._eos = eos
+
+    def __call__(self, input_ids: object, scores: Logits) -> Logits:
+        if self._step != self._eos:
+            scores[self._eos] = max(scores[self._eos], scores[self._step])
+            scores[self._step] = -np.inf
+        return scores
+
+
+class _Bias:
+    """OpenAI's `logit_bias` as a logits processor."""
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self._tokens = list(bias)
+        self._values = np.array(list(bias.values()), dtype=np.single)
+
+    def __call__(self, input_ids: object, scores: Logits) -> Logits:
+        scores[self._tokens] += self._values
+        return scores
+
+
+def _grammar(response_format: Mapping[str, Any] | None) -> LlamaGrammar | None:
+    """The grammar that `response_format` asks for: OpenAI's types, and llama_cpp's `schema` key."""
+    kind = (response_format or {}).get("type", "text")
+    if response_format is None or kind == "text":
+        return None
+    if kind == "json_object":
+        schema = response_format.get("schema")
+    elif kind == "json_schema":
+        schema = response_format.get("json_schema", {}).get("schema")
+    else:
+        raise InvalidRequestError(
+            f"response_format.type must be text, json_object or json_schema; got {kind!r}",
+            "response_format",
+        )
+    if not schema:
+        return LlamaGrammar.from_string(JSON_GBNF, verbose=False)
+    return LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
+
+
+def _chat_completion(completion: Json, drop_leading_space: bool) -> Json:
+    """A `text_completion` of llama_cpp as its `chat.completion`."""
+    choice = completion["choices"][0]
+    text = choice["text"].removeprefix(" ") if drop_leading_space else choice["text"]
+    return {
+        "id": "chat" + completion["id"],
+        "object": "chat.completion",
+        "created": completion["created"],
+        "model": completion["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "logprobs": _logprobs(choice["logprobs"]),
+                "finish_reason": choice["finish_reason"],
+            }
+        ],
+        "usage": completion["usage"],
+    }
+
+
+def _chat_chunks(chunks: Iterator[Json], drop_leading_space: bool) -> Iterator[Json]:
+    """A stream of `text_completion` as one of `chat.completion.chunk`: role, text, end."""
+    opened = False
+    at_start = drop_leading_space
+    for chunk in chunks:
+        choice = chunk["choices"][0]
+        text = choice["text"].removeprefix(" ") if at_start else choice["text"]
+        at_start = at_start and not choice["text"]
+        if not opened:
+            yield _chunk(chunk, {"role": "assistant"}, None, None)
+            opened = True
+        logprobs = _logprobs(choice["logprobs"])
+        if text or logprobs:
+            yield _chunk(chunk, {"content": text}, logprobs, None)
+        if choice["finish_reason"]:
+            yield _chunk(chunk, {}, None, choice["finish_reason"])
+
+
+def _chunk(chunk: Json, delta: Json, logprobs: Json | None, finish_reason: str | None) -> Json:
+    return {
+        "id": "chat" + chunk["id"],
+        "object": "chat.completion.chunk",
+        "created": chunk["created"],
+        "model": chunk["model"],
+        "choices": [
+            {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        ],
+    }
+
+
+def _logprobs(logprobs: Json | None) -> Json | None:
+    """llama_cpp's completion logprobs in the shape of its chat logprobs."""
+    if logprobs is None:
+        return None
+    rows = zip(
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+    )
+    return {
+        "content": [
+            {
+                "token": token,
+                "bytes": list(token.encode()),
+                "logprob": logprob,
+                "top_logprobs": [
+                    {"token": other, "bytes": list(other.encode()), "logprob": value}
+                    for other, value in top.items()
+                ],
+            }
+            for token, logprob, top in rows
+        ],
+        "refusal": None,
+    }

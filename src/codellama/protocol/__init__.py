@@ -1,0 +1,1 @@
+"""Wire formats: pydantic models of requests and pure functions for answers; no HTTP, no engine."""

@@ -1,0 +1,367 @@
+"""The request fields that all dialects share, and what becomes of the others.
+
+Every field of `SamplingParams` has its llama-server name here; a few more spellings are aliases.
+Fields that both dialects know but this server cannot honour are fine as long as they say nothing
+(their neutral value) and a 400 that names them otherwise. Names nobody knows are a 400 too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import Self
+
+from codellama.compat import object_schema, response_schema, seed_or_random
+from codellama.engine.sequence import Usage
+from codellama.errors import InvalidRequestError
+from codellama.params import SamplingParams
+from codellama.protocol.errors import unknown_parameter, validation_error
+from codellama.replies import Answer
+
+if TYPE_CHECKING:
+    from codellama.llm import LLM
+    from codellama.native.model import Tokenizer
+    from codellama.params import Prompt
+
+MAX_CHOICES = 128  # OpenAI's limit for n
+
+SAMPLER_ORDER = [  # llama.cpp's default, and the only one here
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+]
+
+# Accepted whatever they say: they change nothing about the answer of this server.
+NO_EFFECT = frozenset(
+    {
+        "model",
+        "user",
+        "store",
+        "metadata",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "parallel_tool_calls",
+        "parse_tool_calls",
+        "cache_prompt",
+        "n_keep",
+        "n_discard",
+        "n_cache_reuse",
+        "reasoning_format",
+        "sse_ping_interval",
+    }
+)
+
+# Accepted with these values only (null always is); any other value asks for what we cannot do.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    # OpenAI
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "moderation": (),
+    # llama-server
+    "id_slot": (-1,),
+    "samplers": (SAMPLER_ORDER,),
+    "n_indent": (0,),
+    "t_max_predict_ms": (-1, 0),
+    "t_max_prompt_ms": (-1, 0),
+    "min_keep": (0,),
+    "dynatemp_range": (0,),
+    "dynatemp_exponent": (1,),
+    "adaptive_target": (-1,),
+    "adaptive_decay": (0.9,),
+    "post_sampling_probs": (False,),
+    "backend_sampling": (False,),
+    "timings_per_token": (False,),
+    "return_progress": (False,),
+    "verbose": (False,),
+    "lora": ([],),
+    "grammar_lazy": (False,),
+    "grammar_triggers": ([],),
+    "preserved_tokens": ([],),
+    "reasoning_control": (False,),
+    "reasoning_budget_tokens": (-1,),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "multimodal_data": ([],),
+}
+
+ALIASES = {"n_predict": "max_tokens", "max_completion_tokens": "max_tokens", "n_cmpl": "n"}
+
+
+class Fields(BaseModel):
+    """A request body: strict types, no unknown names, null means "not given"."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    no_effect: ClassVar[frozenset[str]] = frozenset()
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    _spelling: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _only_known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, Mapping):
+            return handler(data)
+        given: dict[str, Any] = {}
+        spelling: dict[str, str] = {}
+        for name, value in data.items():
+            field = cls.aliases.get(name, name)
+            if field in cls.model_fields:
+                if value is not None:
+                    if given.setdefault(field, value) != value:
+                        raise _given_twice(name, spelling[field])
+                    spelling[field] = name
+            elif not cls._says_nothing(name, value):
+                raise _refusal(name, cls)
+        try:
+            model = handler(given)
+        except ValidationError as error:
+            raise _respelled(validation_error(error.errors()), spelling) from None
+        model._spelling = spelling
+        return model
+
+    @classmethod
+    def _says_nothing(cls, name: str, value: Any) -> bool:
+        if name in cls.no_effect:
+            return True
+        return name in cls.neutral and (value is None or _is_one_of(value, cls.neutral[name]))
+
+
+class StreamOptions(Fields):
+    """OpenAI's `stream_options`."""
+
+    neutral = {"include_obfuscation": (False,)}
+
+    include_usage: bool = False
+
+
+class SamplingFields(Fields):
+    """How an answer is drawn and delivered, in both dialects. Defaults are `SamplingParams`'s."""
+
+    aliases = ALIASES
+    no_effect = NO_EFFECT
+    neutral = NEUTRAL
+
+    stream: bool = False
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float | bool] | list[list[int | str | float | bool]] | None = None
+    seed: int | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    stop: str | list[str] | None = None
+    stop_tokens: list[int] | None = None
+    ignore_eos: bool | None = None
+
+    def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
+        """The sampling parameters asked for; raises InvalidRequestError naming the field."""
+        names = SamplingParams.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        given = {name: getattr(self, name) for name in names - {"logprobs"}}
+        options = {name: value for name, value in given.items() if value is not None}
+        options["logprobs"] = logprobs
+        options["max_tokens"] = None if self.max_tokens == -1 else self.max_tokens
+        options["seed"] = seed_or_random(self.seed)
+        options["grammar"] = self.grammar or None
+        options["json_schema"] = self._schema()
+        options["stop"] = self.stop or ()
+        options["logit_bias"] = token_biases(self.logit_bias or {}, tokenizer)
+        try:
+            return SamplingParams.of(**options)
+        except InvalidRequestError as error:
+            raise _respelled(error, self._spelling) from error
+
+    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]:
+        """The empty answers of `n` choices for every prompt."""
+        return [
+            Answer(i * self.n + j, usage=Usage(prompt_tokens=len(prompt.tokens)))
+            for i, prompt in enumerate(prompts)
+            for j in range(self.n)
+        ]
+
+    def _schema(self) -> Mapping[str, Any] | None:
+        if self.json_schema is None:
+            return response_schema(self.response_format)
+        if self.response_format is not None:
+            raise InvalidRequestError(
+                "json_schema and response_format exclude each other: give one", "json_schema"
+            )
+        return object_schema(self.json_schema, "json_schema")
+
+
+def token_biases(
+    raw: Mapping[str, float | bool] | Sequence[Sequence[int | str | float | bool]],
+    tokenizer: Tokenizer,
+) -> dict[int, float]:
+    """llama-server's `logit_bias`, an object or a list of pairs, as token id to bias.
+
+    A key may be an id, its decimal spelling, or a text, whose tokens all get the bias; the bias
+    `false` bans a token.
+    """
+    pairs = raw.items() if isinstance(raw, Mapping) else [_pair(entry) for entry in raw]
+    biases = {}
+    for key, bias in pairs:
+        value = _bias(bias)
+        for token in _tokens(key, tokenizer):
+            biases[token] = value
+    return biases
+
+
+def parse_prompts(raw: Any, llm: LLM) -> list[Prompt]:
+    """The prompts in a `prompt` field: a text, token ids, a mix of both, or a list of these.
+
+    A list that holds a number anywhere is one prompt; texts in a mix are tokenized on their own,
+    the first one with BOS if it comes first. `{"prompt_string": text}` stands for the text.
+    """
+    if isinstance(raw, list) and not any(_is_id(part) for part in raw):
+        if not raw:
+            raise InvalidRequestError("prompt must not be an empty list", "prompt")
+        return [_prompt(part, llm) for part in raw]
+    return [_prompt(raw, llm)]
+
+
+def _prompt(raw: Any, llm: LLM) -> Prompt:
+    if isinstance(raw, dict) and raw.keys() == {"prompt_string"}:
+        raw = raw["prompt_string"]
+    if isinstance(raw, str):
+        return llm.complete_prompt(raw)
+    if not isinstance(raw, list) or not raw:
+        raise _prompt_error()
+    return llm.complete_prompt(mixed_tokens(raw, llm.tokenizer, add_bos=True))
+
+
+def prompt_text(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    """What was tokenized: without the space that the vocabulary put before it."""
+    text = tokenizer.decode(prompt.tokens)
+    return text.removeprefix(" ") if tokenizer.add_space_prefix else text
+
+
+def mixed_tokens(
+    raw: Sequence[Any], tokenizer: Tokenizer, *, add_bos: bool, parse_special: bool = False
+) -> list[int]:
+    """Token ids of a list of ids and texts."""
+    tokens: list[int] = []
+    for i, part in enumerate(raw):
+        if isinstance(part, str):
+            bos = add_bos and i == 0
+            tokens += tokenizer.encode(part, add_bos=bos, parse_special=parse_special)
+        elif _is_id(part):
+            tokenizer.piece(part)  # checks the range
+            tokens.append(part)
+        else:
+            raise _prompt_error()
+    return tokens
+
+
+def _prompt_error() -> InvalidRequestError:
+    return InvalidRequestError(
+        "prompt must be a text, a list of token ids, a list that mixes both, or a list of these",
+        "prompt",
+    )
+
+
+def _given_twice(name: str, other: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{other} and {name} are one parameter: give it once", name)
+
+
+def _respelled(error: InvalidRequestError, spelling: Mapping[str, str]) -> InvalidRequestError:
+    """The error in the client's own spelling of the parameter."""
+    name = spelling.get(error.param or "")
+    if error.param is None or name in (None, error.param):
+        return error
+    return InvalidRequestError(str(error).replace(error.param, name, 1), name)
+
+
+def _refusal(name: str, cls: type[Fields]) -> InvalidRequestError:
+    if name in cls.neutral:
+        return InvalidRequestError(f"{name} is not supported: leave it out", name)
+    return unknown_parameter(name, [*cls.model_fields, *cls.aliases, *cls.no_effect, *cls.neutral])
+
+
+def _is_one_of(value: Any, allowed: Sequence[Any]) -> bool:
+    """Equality in which true is not 1 and false is not 0."""
+    return any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed)
+
+
+def _is_id(part: Any) -> bool:
+    return isinstance(part, int) and not isinstance(part, bool)
+
+
+def _pair(entry: Sequence[Any]) -> tuple[Any, Any]:
+    if len(entry) != 2 or isinstance(entry[0], (bool, float)):
+        raise InvalidRequestError(
+            "logit_bias as a list must hold pairs of a token (id or text) and a bias", "logit_bias"
+        )
+    return entry[0], entry[1]
+
+
+def _bias(bias: Any) -> float:
+    if bias is False:
+        return -math.inf
+    if isinstance(bias, (int, float)) and bias is not True:
+        return float(bias)
+    raise InvalidRequestError(
+        f"logit_bias: a bias must be a number or false; got {bias!r}", "logit_bias"
+    )
+
+
+def _tokens(key: int | str, tokenizer: Tokenizer) -> list[int]:
+    if isinstance(key, str) and not key.isdecimal():
+        return tokenizer.encode(key)
+    token = int(key)
+    if not 0 <= token < tokenizer.n_vocab:
+        raise InvalidRequestError(
+            f"logit_bias: token id {token} is not in the vocabulary (0 to {tokenizer.n_vocab - 1})",
+            "logit_bias",
+        )
+    return [token]

@@ -1,0 +1,156 @@
+"""OpenAI's dialect: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+
+Requests become prompts and sampling parameters here; answers are rendered by `codellama.replies`.
+llama-server's extra fields work in both. `/v1/completions` without `max_tokens` writes 16 tokens, as
+OpenAI documents; chat has no limit but the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from codellama.compat import chat_logprobs_count, text_messages
+from codellama.errors import InvalidRequestError
+from codellama.params import Prompt, SamplingParams
+from codellama.protocol.fields import ALIASES, NEUTRAL, SamplingFields, parse_prompts, prompt_text
+from codellama.replies import Answer, ChatReply, Json, TextReply
+
+if TYPE_CHECKING:
+    from codellama.llm import LLM
+    from codellama.native.model import Tokenizer
+
+DEFAULT_MAX_TOKENS = 16
+
+
+class ChatRequest(SamplingFields):
+    """The body of `/v1/chat/completions`."""
+
+    neutral = {**NEUTRAL, "echo": (False,)}
+
+    messages: list[dict[str, Any]]
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=100)
+    n_probs: int | None = Field(default=None, ge=0, le=100)
+
+    @property
+    def echo(self) -> bool:
+        """Chat answers never repeat the prompt."""
+        return False
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer carries log probabilities."""
+        return bool(self.logprobs or self.n_probs)
+
+    def prompts(self, llm: LLM) -> list[Prompt]:
+        """The one prompt of a chat."""
+        return [llm.chat_prompt(text_messages(self.messages))]
+
+    def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
+        """The sampling parameters asked for."""
+        count = chat_logprobs_count(self.logprobs, self.top_logprobs)
+        return self.params(tokenizer, logprobs=self.n_probs or count)
+
+    def reply(
+        self,
+        llm: LLM,
+        request_id: str,
+        created: int,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+    ) -> ChatReply:
+        """What turns the answers into a response or its chunks."""
+        return ChatReply(
+            id=request_id,
+            created=created,
+            model=llm.name,
+            piece=llm.tokenizer.piece,
+            n=self.n,
+            logprobs=self.wants_logprobs,
+            include_usage=self.stream_options.include_usage,
+            extras=True,
+        )
+
+
+class CompletionRequest(SamplingFields):
+    """The body of `/v1/completions`. `suffix` asks for what stands between `prompt` and it."""
+
+    aliases = ALIASES | {"n_probs": "logprobs"}
+
+    prompt: Any
+    suffix: str | None = None
+    echo: bool = False
+    best_of: int | None = None
+    logprobs: int | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer carries log probabilities."""
+        return self.logprobs is not None
+
+    def prompts(self, llm: LLM) -> list[Prompt]:
+        """One prompt for each in the body."""
+        if self.suffix is None:
+            return parse_prompts(self.prompt, llm)
+        if not isinstance(self.prompt, str):
+            raise InvalidRequestError("suffix needs a prompt that is one text", "prompt")
+        if self.echo:
+            raise InvalidRequestError("echo cannot be used together with suffix", "echo")
+        return [llm.infill_prompt(self.prompt, self.suffix)]
+
+    def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
+        """The sampling parameters asked for."""
+        if self.best_of not in (None, self.n):
+            raise InvalidRequestError("best_of is not supported: set n, or leave it out", "best_of")
+        if self.echo and self.logprobs is not None:
+            raise InvalidRequestError("echo cannot be used together with logprobs", "echo")
+        if self.max_tokens is None:
+            self.max_tokens = DEFAULT_MAX_TOKENS
+        return self.params(tokenizer, logprobs=self.logprobs)
+
+    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]:
+        """The empty answers; without echo their text begins behind the prompt's."""
+        answers = super().answers(prompts, tokenizer)
+        if not self.echo:
+            for answer in answers:
+                answer.offset = len(prompt_text(prompts[answer.index // self.n], tokenizer))
+        return answers
+
+    def reply(
+        self,
+        llm: LLM,
+        request_id: str,
+        created: int,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+    ) -> TextReply:
+        """What turns the answers into a response or its chunks."""
+        return TextReply(
+            id=request_id,
+            created=created,
+            model=llm.name,
+            piece=llm.tokenizer.piece,
+            n=self.n,
+            logprobs=self.wants_logprobs,
+            include_usage=self.stream_options.include_usage,
+            extras=True,
+        )
+
+
+def model_json(name: str, created: int, meta: Json) -> Json:
+    """One entry of `/v1/models`, with llama-server's `meta`."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "codellama",
+        "meta": meta,
+    }
+
+
+def models_json(name: str, created: int, meta: Json) -> Json:
+    """The body of `/v1/models`."""
+    return {"object": "list", "data": [model_json(name, created, meta)]}

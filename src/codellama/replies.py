@@ -1,0 +1,301 @@
+"""Answers as OpenAI's dictionaries: what llama-cpp-python returns and what the HTTP server sends.
+
+An `Answer` collects the deltas of one choice; a `TextReply` or `ChatReply` turns answers into a whole
+response, or each delta into the chunks of a stream. Pure functions of their arguments: no engine, no
+HTTP. Shapes: https://platform.openai.com/docs/api-reference (completions, chat), checked against
+llama_cpp/llama_types.py and llama-server's server-task.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from codellama.batch import TokenLogprob
+from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+
+Json = dict[str, Any]
+Piece = Callable[[int], bytes]
+"""Token id to its bytes, as `Tokenizer.piece`."""
+
+LOWEST_LOGPROB = (
+    -9999.0
+)  # what OpenAI reports for a token that could not be drawn; JSON has no -inf
+FINGERPRINT = "b-codellama"
+
+
+@dataclass
+class Answer:
+    """One choice as far as it has come. `offset` is where the text that the next response or chunk
+    shows begins, in characters."""
+
+    index: int
+    offset: int = 0
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop: str | int | None = None
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+
+    def add(self, delta: Delta) -> None:
+        """Take in what is new."""
+        self.text += delta.text
+        self.tokens.extend(delta.tokens)
+        self.logprobs.extend(delta.logprobs)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop = delta.stop if delta.stop is not None else self.stop
+        self.usage = delta.usage or self.usage
+        self.timings = delta.timings or self.timings
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What every response and chunk of one request shares.
+
+    `n` is the number of choices per prompt. `extras` adds what llama-server adds to OpenAI's
+    shapes: `system_fingerprint`, `timings`, cached tokens and token ids.
+    """
+
+    id: str
+    created: int
+    model: str
+    piece: Piece
+    n: int = 1
+    logprobs: bool = False
+    include_usage: bool = False
+    extras: bool = False
+
+    @property
+    def ends_with_done(self) -> bool:
+        """OpenAI's streams end with a `[DONE]` event."""
+        return True
+
+    def _envelope(self, kind: str, prefix: str, choices: list[Json], **more: Any) -> Json:
+        body: Json = {
+            "id": prefix + self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            **more,
+        }
+        if self.extras:
+            body["system_fingerprint"] = FINGERPRINT
+        return body
+
+    def _usage(self, answers: Sequence[Answer]) -> Json:
+        return usage_json(total_usage(answers, self.n), details=self.extras)
+
+    def _timings(self, answer: Answer) -> Json:
+        if not self.extras:
+            return {}
+        return {"timings": timings_json(answer.timings, answer.usage)}
+
+
+class TextReply(Reply):
+    """A response of `/v1/completions`, or of `create_completion`."""
+
+    def head(self, index: int) -> list[Json]:
+        """Chunks that open the stream of a choice: none."""
+        return []
+
+    def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
+        """The chunks for what `delta` brought to `answer`."""
+        chunks = []
+        logprobs = None
+        if self.logprobs and delta.logprobs:
+            logprobs = legacy_logprobs(delta.logprobs, self.piece, answer.offset)
+            answer.offset += _text_length(delta.logprobs, self.piece)
+        if delta.text or logprobs:
+            chunks.append(self._chunk(answer.index, delta.text, logprobs, None))
+        if delta.finish_reason:
+            end = self._chunk(answer.index, "", None, finish_reason(delta.finish_reason))
+            chunks.append(end | self._timings(answer))
+        return chunks
+
+    def tail(self, answers: Sequence[Answer]) -> list[Json]:
+        """Chunks that close the stream: the usage, if it was asked for."""
+        if not self.include_usage:
+            return []
+        return [self._envelope("text_completion", "cmpl-", [], usage=self._usage(answers))]
+
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        """The response that is not streamed."""
+        choices = [
+            _text_choice(
+                answer.index,
+                answer.text,
+                legacy_logprobs(answer.logprobs, self.piece, answer.offset)
+                if self.logprobs
+                else None,
+                finish_reason(answer.finish_reason),
+            )
+            for answer in answers
+        ]
+        body = self._envelope("text_completion", "cmpl-", choices, usage=self._usage(answers))
+        return body | self._timings(answers[0])
+
+    def _chunk(self, index: int, text: str, logprobs: Json | None, finish: str | None) -> Json:
+        choice = _text_choice(index, text, logprobs, finish)
+        return self._envelope("text_completion", "cmpl-", [choice])
+
+
+class ChatReply(Reply):
+    """A response of `/v1/chat/completions`, or of `create_chat_completion`."""
+
+    def head(self, index: int) -> list[Json]:
+        """The chunk that opens the stream of a choice: its role."""
+        delta = {"role": "assistant", "content": None} if self.extras else {"role": "assistant"}
+        return [self._chunk(index, delta, None, None)]
+
+    def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
+        """The chunks for what `delta` brought to `answer`."""
+        chunks = []
+        logprobs = None
+        if self.logprobs and delta.logprobs:
+            logprobs = chat_logprobs(delta.logprobs, self.piece, ids=self.extras)
+        if delta.text or logprobs:
+            chunks.append(self._chunk(answer.index, {"content": delta.text}, logprobs, None))
+        if delta.finish_reason:
+            end = self._chunk(answer.index, {}, None, finish_reason(delta.finish_reason))
+            chunks.append(end | self._timings(answer))
+        return chunks
+
+    def tail(self, answers: Sequence[Answer]) -> list[Json]:
+        """Chunks that close the stream: the usage, if it was asked for."""
+        if not self.include_usage:
+            return []
+        return [
+            self._envelope("chat.completion.chunk", "chatcmpl-", [], usage=self._usage(answers))
+        ]
+
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        """The response that is not streamed."""
+        choices = [
+            {
+                "index": answer.index,
+                "message": {"role": "assistant", "content": answer.text},
+                "logprobs": chat_logprobs(answer.logprobs, self.piece, ids=self.extras)
+                if self.logprobs
+                else None,
+                "finish_reason": finish_reason(answer.finish_reason),
+            }
+            for answer in answers
+        ]
+        body = self._envelope("chat.completion", "chatcmpl-", choices, usage=self._usage(answers))
+        return body | self._timings(answers[0])
+
+    def _chunk(self, index: int, delta: Json, logprobs: Json | None, finish: str | None) -> Json:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._envelope("chat.completion.chunk", "chatcmpl-", [choice])
+
+
+def finish_reason(reason: FinishReason | None) -> str | None:
+    """OpenAI's word for why an answer ended; None while it goes on or if it was cut short."""
+    return (
+        {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}.get(reason) if reason else None
+    )
+
+
+def total_usage(answers: Sequence[Answer], n: int) -> Usage:
+    """Counts over all answers, `n` per prompt; the prompt of each group counts once.
+
+    Of a group only the first choice decodes the prompt; the others take it over, so the smallest
+    number of cached tokens is the one that tells what was reused from earlier requests.
+    """
+    groups = [answers[i : i + n] for i in range(0, len(answers), n)]
+    return Usage(
+        prompt_tokens=sum(group[0].usage.prompt_tokens for group in groups),
+        completion_tokens=sum(answer.usage.completion_tokens for answer in answers),
+        cached_tokens=sum(min(a.usage.cached_tokens for a in group) for group in groups),
+    )
+
+
+def usage_json(usage: Usage, details: bool = False) -> Json:
+    """OpenAI's usage object; `details` adds the cached prompt tokens."""
+    body: Json = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    if details:
+        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return body
+
+
+def timings_json(timings: Timings, usage: Usage) -> Json:
+    """llama-server's timings, milliseconds. Rates leave out the first token of the answer, which
+    comes out of the prompt's last step."""
+    prompt_ms, predicted_ms = 1000 * timings.prompt_s, 1000 * timings.decode_s
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": timings.prompt_n,
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": prompt_ms / timings.prompt_n if timings.prompt_n else 0.0,
+        "prompt_per_second": timings.prompt_per_second,
+        "predicted_n": usage.completion_tokens,
+        "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": predicted_ms / timings.decode_n if timings.decode_n else 0.0,
+        "predicted_per_second": timings.decode_per_second,
+    }
+
+
+def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int) -> Json:
+    """The logprobs object of `/v1/completions`; `offset` is where the first token's text begins."""
+    body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+    for entry in logprobs:
+        token = _legacy_token(piece(entry.token))
+        top = {_legacy_token(piece(i)): finite(value) for i, value in entry.top}
+        top.setdefault(token, finite(entry.logprob))
+        body["text_offset"].append(offset)
+        body["token_logprobs"].append(finite(entry.logprob))
+        body["tokens"].append(token)
+        body["top_logprobs"].append(top)
+        offset += _text_length([entry], piece)
+    return body
+
+
+def chat_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, ids: bool = False) -> Json:
+    """The logprobs object of `/v1/chat/completions`; `ids` adds each token's id."""
+    content = [
+        token_json(entry.token, entry.logprob, piece, ids)
+        | {"top_logprobs": [token_json(i, value, piece, ids) for i, value in entry.top]}
+        for entry in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def token_json(token: int, logprob: float, piece: Piece, ids: bool) -> Json:
+    """One token with its text, bytes and natural-log probability."""
+    raw = piece(token)
+    body: Json = {"id": token} if ids else {}
+    return body | {
+        "token": raw.decode("utf-8", "replace"),
+        "bytes": list(raw),
+        "logprob": finite(logprob),
+    }
+
+
+def finite(logprob: float) -> float:
+    """A log probability that JSON can hold."""
+    return max(logprob, LOWEST_LOGPROB) if not math.isnan(logprob) else LOWEST_LOGPROB
+
+
+def _text_choice(index: int, text: str, logprobs: Json | None, finish: str | None) -> Json:
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _legacy_token(raw: bytes) -> str:
+    """A token as text; half a character is spelled `bytes:\\xe2\\x80`, as OpenAI does."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _text_length(logprobs: Iterable[TokenLogprob], piece: Piece) -> int:
+    return len(b"".join(piece(entry.token) for entry in logprobs).decode("utf-8", "ignore"))

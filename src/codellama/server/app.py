@@ -1,0 +1,161 @@
+"""The routes: OpenAI's under `/v1`, llama-server's beside them, one app over one model.
+
+`create_app` takes a function that loads the model, so that `/health` answers while it runs. Every
+error leaves in the same body (see `codellama.protocol.errors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+
+from codellama.compat import text_messages
+from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
+from codellama.protocol.errors import error_body, plain_body, validation_error
+from codellama.protocol.llama_server import (
+    DetokenizeRequest,
+    InfillRequest,
+    NativeRequest,
+    TemplateRequest,
+    TokenizeRequest,
+)
+from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
+from codellama.replies import Json
+from codellama.server.config import ServerConfig
+from codellama.server.generate import GenerationRequest, generate
+from codellama.server.guard import Guard
+from codellama.server.models import model_meta
+from codellama.server.serving import Serving
+
+if TYPE_CHECKING:
+    from codellama.llm import LLM
+
+RETRY_AFTER_S = 1
+
+
+def create_app(
+    load: Callable[[], LLM],
+    config: ServerConfig | None = None,
+    on_failure: Callable[[BaseException], None] | None = None,
+) -> FastAPI:
+    """The application. `load` is called once, on its own thread; the app closes what it returns.
+
+    `app.state.serving` is the `Serving` behind it. `on_failure` hears of a failed load.
+    """
+    config = config or ServerConfig()
+    serving = Serving(load, on_failure)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        serving.start()
+        yield
+        await run_in_threadpool(serving.close)
+
+    app = FastAPI(title="codellama", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.serving = serving
+    app.add_middleware(Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+    _add_errors(app)
+    _add_information(app, serving)
+    _add_generation(app, serving, config.ping_interval)
+    _add_text_tools(app, serving)
+    return app
+
+
+def _add_information(app: FastAPI, serving: Serving) -> None:
+    @app.get("/v1/health")
+    @app.get("/health")
+    async def health() -> Json:
+        serving.llm()
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    @app.get("/models")
+    async def models() -> Json:
+        llm = serving.llm()
+        return models_json(llm.name, serving.created, await run_in_threadpool(model_meta, llm))
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> Json:
+        llm = serving.llm()
+        if model != llm.name:
+            raise HTTPException(404, f"the model {model!r} is not here; this server has {llm.name}")
+        return model_json(llm.name, serving.created, await run_in_threadpool(model_meta, llm))
+
+
+def _add_generation(app: FastAPI, serving: Serving, ping_interval: float) -> None:
+    async def answer(body: GenerationRequest, http: Request) -> Response:
+        return await generate(body, http, serving, ping_interval)
+
+    @app.post("/v1/chat/completions")
+    @app.post("/chat/completions")
+    async def chat_completions(body: ChatRequest, http: Request) -> Response:
+        return await answer(body, http)
+
+    @app.post("/v1/completions")
+    async def openai_completions(body: CompletionRequest, http: Request) -> Response:
+        return await answer(body, http)
+
+    @app.post("/completion")
+    @app.post("/completions")
+    async def completion(body: NativeRequest, http: Request) -> Response:
+        return await answer(body, http)
+
+    @app.post("/infill")
+    async def infill(body: InfillRequest, http: Request) -> Response:
+        return await answer(body, http)
+
+
+def _add_text_tools(app: FastAPI, serving: Serving) -> None:
+    @app.post("/tokenize")
+    def tokenize(body: TokenizeRequest) -> Json:
+        return body.answer(serving.llm().tokenizer)
+
+    @app.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> Json:
+        return body.answer(serving.llm().tokenizer)
+
+    @app.post("/apply-template")
+    def apply_template(body: TemplateRequest) -> Json:
+        llm = serving.llm()
+        if llm.chat_format is None:
+            raise UnsupportedError(f"{llm.name} has no chat format")
+        return {"prompt": llm.chat_format.render(text_messages(body.messages))}
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(CodeLlamaError)
+    @app.exception_handler(UnicodeEncodeError)
+    async def known(request: Request, error: Exception) -> Response:
+        status, body = error_body(error)
+        headers = {"retry-after": str(RETRY_AFTER_S)} if isinstance(error, QueueFullError) else None
+        return JSONResponse(body, status, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        status, body = error_body(validation_error(error.errors()))
+        return JSONResponse(body, status)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        body = plain_body(error.status_code, error.detail)
+        return JSONResponse(body, error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        status, body = error_body(error)
+        return JSONResponse(body, status)

@@ -1,0 +1,61 @@
+"""How the server listens and whom it lets in. Checked when made; nothing here does any work."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from codellama.errors import InvalidRequestError
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where to listen and what to allow.
+
+    `port` 0 takes a free one. With `api_keys`, every request but `/health` needs one of them; an
+    address that other machines can reach needs at least one. `cors_origins` are the web pages that
+    may call the server ("*": all). Bodies above `max_body_bytes` are refused. When it is asked to
+    stop, the server lets running answers finish for `drain_timeout` seconds. A silent stream gets a
+    comment every `ping_interval` seconds, so that nobody on the way closes it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 32 * MIB
+    drain_timeout: float = 30.0
+    ping_interval: float = 15.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InvalidRequestError(f"port must be from 0 to 65535; got {self.port}", "port")
+        for name in ("max_body_bytes", "ping_interval"):
+            if getattr(self, name) <= 0:
+                raise InvalidRequestError(f"{name} must be greater than 0", name)
+        if self.drain_timeout < 0:
+            raise InvalidRequestError("drain_timeout must not be negative", "drain_timeout")
+        for key in self.api_keys:
+            if not key or key != key.strip() or not key.isascii():
+                raise InvalidRequestError(
+                    "an API key must be ASCII text without spaces around it, and not empty",
+                    "api_key",
+                )
+        if not self.api_keys and not is_loopback(self.host):
+            raise InvalidRequestError(
+                f"{self.host} can be reached by other machines: set --api-key (or --api-key-file), "
+                "or listen on 127.0.0.1",
+                "api_key",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; a name other than localhost counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,210 @@
+"""One HTTP request's way through the model: submit, collect or stream, cancel when the client leaves.
+
+A streamed and a whole answer are fed by the same events. A waiting or streaming request costs a few
+tasks and no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
+
+from codellama.engine.sequence import Delta, FinishReason
+from codellama.errors import EngineDeadError
+from codellama.protocol.errors import error_body, status_and_type
+from codellama.replies import Answer, Json
+from codellama.server.serving import Serving
+from codellama.server.sse import DONE, PING, EventStream, sse
+
+if TYPE_CHECKING:
+    from codellama.completion import Completion
+    from codellama.llm import LLM
+    from codellama.native.model import Tokenizer
+    from codellama.params import Prompt, SamplingParams
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is left to read it
+
+
+class Renderer(Protocol):
+    """How a dialect writes its answers (see `codellama.replies`)."""
+
+    @property
+    def ends_with_done(self) -> bool: ...
+    def head(self, index: int) -> list[Json]: ...
+    def chunks(self, answer: Answer, delta: Delta) -> list[Json]: ...
+    def tail(self, answers: Sequence[Answer]) -> list[Json]: ...
+    def whole(self, answers: Sequence[Answer]) -> Any: ...
+
+
+class GenerationRequest(Protocol):
+    """A request body that asks for text (see `codellama.protocol`)."""
+
+    stream: bool
+    n: int
+
+    @property
+    def echo(self) -> bool: ...
+    def prompts(self, llm: LLM) -> list[Prompt]: ...
+    def sampling(self, tokenizer: Tokenizer) -> SamplingParams: ...
+    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]: ...
+    def reply(
+        self,
+        llm: LLM,
+        request_id: str,
+        created: int,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+    ) -> Renderer: ...
+
+
+class ClientGone(Exception):
+    """The client has closed the connection."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted request: a completion per prompt, an answer per choice."""
+
+    completions: tuple[Completion, ...]
+    answers: list[Answer]
+    reply: Renderer
+    n: int
+
+
+async def generate(
+    request: GenerationRequest, http: Request, serving: Serving, ping_interval: float
+) -> Response:
+    """Answer `request`, whole or as a stream."""
+    # Tokenizing and parsing a grammar take milliseconds that other streams should not wait for.
+    job = await run_in_threadpool(submit, request, serving.llm())
+    if request.stream:
+        return EventStream(lambda receive: _frames(job, serving, receive, ping_interval))
+    try:
+        async with aclosing(events(job, serving, http.receive)) as feed:
+            async for item in feed:
+                if item is not None:
+                    index, delta = item
+                    job.answers[index].add(delta)
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return JSONResponse(job.reply.whole(job.answers))
+
+
+def submit(request: GenerationRequest, llm: LLM) -> Job:
+    """Check the request and hand all its prompts to the engine, or none."""
+    params = request.sampling(llm.tokenizer)
+    prompts = request.prompts(llm)
+    completions: list[Completion] = []
+    try:
+        for prompt in prompts:
+            completions.append(llm.generate(prompt, n=request.n, params=params, echo=request.echo))
+    except BaseException:
+        for completion in completions:
+            completion.cancel()
+        raise
+    first = completions[0]
+    return Job(
+        completions=tuple(completions),
+        answers=request.answers(prompts, llm.tokenizer),
+        reply=request.reply(llm, first.id, first.created, prompts, params),
+        n=request.n,
+    )
+
+
+async def events(
+    job: Job, serving: Serving, receive: Receive, ping_interval: float | None = None
+) -> AsyncGenerator[tuple[int, Delta] | None, None]:
+    """(answer index, delta) of all completions as they come; None after a silent `ping_interval`.
+
+    Raises what a completion raises, and ClientGone. Closing it cancels what is still running.
+    """
+    inbox: asyncio.Queue[Any] = asyncio.Queue()
+    tasks = [asyncio.create_task(_watch(receive, inbox))]
+    for i, completion in enumerate(job.completions):
+        tasks.append(asyncio.create_task(_pump(completion, i * job.n, inbox)))
+    serving.running.update(job.completions)
+    open_completions = len(job.completions)
+    try:
+        while open_completions:
+            try:
+                item = await asyncio.wait_for(inbox.get(), ping_interval)
+            except asyncio.TimeoutError:
+                yield None
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                open_completions -= 1
+            else:
+                yield item
+    finally:
+        serving.running.difference_update(job.completions)
+        for completion in job.completions:
+            completion.cancel()  # a pump that has not begun would not do it
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _frames(
+    job: Job, serving: Serving, receive: Receive, ping_interval: float
+) -> AsyncGenerator[bytes, None]:
+    """The stream's bytes. An error after the first of them can only be one more event."""
+    reply, answers = job.reply, job.answers
+    try:
+        head = sse(chunk for answer in answers for chunk in reply.head(answer.index))
+        if head:
+            yield head
+        async with aclosing(events(job, serving, receive, ping_interval)) as feed:
+            async for item in feed:
+                if item is None:
+                    yield PING
+                    continue
+                index, delta = item
+                answers[index].add(delta)
+                frame = sse(reply.chunks(answers[index], delta))
+                if frame:
+                    yield frame
+        tail = sse(reply.tail(answers)) + (DONE if reply.ends_with_done else b"")
+        if tail:
+            yield tail
+    except ClientGone:
+        return
+    except Exception as error:
+        if status_and_type(error)[0] == 500:
+            log.exception("a streamed answer failed")
+        yield sse([error_body(error)[1]])
+
+
+async def _pump(completion: Completion, first: int, inbox: asyncio.Queue[Any]) -> None:
+    """Put a completion's events into the inbox, then None, or its error instead."""
+    try:
+        async for index, delta in completion.aevents():
+            if delta.finish_reason is FinishReason.CANCELLED:
+                inbox.put_nowait(
+                    EngineDeadError("the answer was cut short: the server is stopping")
+                )
+            else:
+                inbox.put_nowait((first + index, delta))
+    except Exception as error:
+        inbox.put_nowait(error)
+    else:
+        inbox.put_nowait(None)
+
+
+async def _watch(receive: Receive, inbox: asyncio.Queue[Any]) -> None:
+    """Put ClientGone into the inbox when the client closes the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    inbox.put_nowait(ClientGone())

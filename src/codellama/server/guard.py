@@ -1,0 +1,85 @@
+"""The door: API keys, content type and size of bodies, before anything is read or parsed.
+
+Plain ASGI, so that the routes still see the client's disconnect.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from codellama.protocol.errors import plain_body
+
+PUBLIC = frozenset({"/health", "/v1/health"})
+
+
+class Guard:
+    """Middleware that answers 401, 413 or 415 itself and lets everything else pass."""
+
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str], max_body_bytes: int) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in api_keys]
+        self._max_body = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, self._limited(receive), send)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        if scope["path"] not in PUBLIC and not self._has_key(headers):
+            body = plain_body(401, "Invalid API Key")
+            return JSONResponse(body, 401, headers={"www-authenticate": "Bearer"})
+        if scope["method"] != "POST":
+            return None
+        if not _is_json(headers.get("content-type", "")):
+            # A form that any web page may send without asking first must not reach the model.
+            message = "the body must be JSON: send the header Content-Type: application/json"
+            return JSONResponse(plain_body(415, message), 415)
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_body:
+            return JSONResponse(plain_body(413, self._too_large()), 413)
+        return None
+
+    def _has_key(self, headers: Headers) -> bool:
+        if not self._keys:
+            return True
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        # All keys are compared, each in constant time: the answer's timing tells nothing.
+        return sum(hmac.compare_digest(given.encode(), key) for key in self._keys) > 0
+
+    def _limited(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_body:
+                raise HTTPException(413, self._too_large())
+            return message
+
+        return limited
+
+    def _too_large(self) -> str:
+        return f"the body must not be larger than {self._max_body} bytes"
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )

@@ -1,0 +1,126 @@
+"""Listening, and stopping well: bind first, load while listening, drain on SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from codellama.errors import InvalidRequestError
+from codellama.server.app import create_app
+from codellama.server.config import ServerConfig
+from codellama.server.serving import Serving
+
+if TYPE_CHECKING:
+    from codellama.llm import LLM
+
+LAST_WORDS_S = 5.0  # for streams that were cut short to send their last event
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but running answers may finish for `drain_timeout` seconds and then are cut short.
+
+    The first signal drains, a second one cuts the running answers short at once, a third one waits
+    for nothing. The process ends normally, not by the signal.
+    """
+
+    def __init__(self, config: uvicorn.Config, serving: Serving, drain_timeout: float) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._drain_timeout = drain_timeout
+        self._signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal; uvicorn would raise it again after the end."""
+        self._signals += 1
+        self.should_exit = True
+        if self._signals == 2:
+            asyncio.get_running_loop().call_soon_threadsafe(self._serving.cancel_all)
+        self.force_exit = self._signals > 2
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new connections, wait for the running answers, cut short what is left."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._drain_timeout, self._serving.cancel_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. InvalidRequestError if it cannot be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise InvalidRequestError(f"cannot listen on {host}: {error.strerror}", "host") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise _cannot_bind(host, port, error) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address that clients use."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def build(
+    load: Callable[[], LLM],
+    config: ServerConfig,
+    on_failure: Callable[[BaseException], None] | None = None,
+) -> Server:
+    """A server that is not running yet."""
+
+    def failed(error: BaseException) -> None:
+        server.should_exit = True
+        if on_failure is not None:
+            on_failure(error)
+
+    app = create_app(load, config, failed)
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(config.drain_timeout + LAST_WORDS_S),
+    )
+    server = Server(settings, app.state.serving, config.drain_timeout)
+    return server
+
+
+def serve(load: Callable[[], LLM], config: ServerConfig, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; `announce` is told the URL once connections are accepted.
+
+    Raises InvalidRequestError if the address cannot be had, and what `load` raised.
+    """
+    failures: list[BaseException] = []
+    listener = bind(config.host, config.port)
+    with listener:
+        announce(url_of(listener))
+        build(load, config, failures.append).run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _cannot_bind(host: str, port: int, error: OSError) -> InvalidRequestError:
+    if error.errno == errno.EADDRINUSE:
+        return InvalidRequestError(
+            f"port {port} on {host} is in use: stop the program that has it, or choose another "
+            "with --port (0 takes a free one)",
+            "port",
+        )
+    return InvalidRequestError(f"cannot listen on {host}:{port}: {error.strerror}", "host")

@@ -1,0 +1,91 @@
+"""The model behind the routes: loading, ready, failed or stopping, and the requests it is answering.
+
+The model is loaded on a thread of its own while the server already answers `/health`. All methods but
+the loader run on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from codellama.errors import EngineDeadError
+
+if TYPE_CHECKING:
+    from codellama.completion import Completion
+    from codellama.llm import LLM
+
+LOADING = "Loading model"  # llama-server's wording; clients wait for it to go away
+
+
+class Serving:
+    """One model and what is running on it. `on_failure` hears of a model that cannot be loaded."""
+
+    def __init__(
+        self, load: Callable[[], LLM], on_failure: Callable[[BaseException], None] | None = None
+    ) -> None:
+        self.created = int(time.time())
+        self.running: set[Completion] = set()
+        self._load = load
+        self._on_failure = on_failure
+        self._llm: LLM | None = None
+        self._unavailable: str | None = LOADING
+
+    def start(self) -> None:
+        """Begin to load. The thread is a daemon: a load cannot be interrupted, only abandoned."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._run, args=(loop,), name="load-model", daemon=True).start()
+
+    def llm(self) -> LLM:
+        """The model, ready for requests; EngineDeadError (a 503) while or when there is none."""
+        if self._unavailable is not None or self._llm is None:
+            raise EngineDeadError(self._unavailable or LOADING)
+        if self._llm.status().dead:
+            raise EngineDeadError("the engine has stopped: restart the server")
+        return self._llm
+
+    def cancel_all(self) -> None:
+        """Take no more requests and cut the running ones short."""
+        self._unavailable = "the server is stopping"
+        for completion in list(self.running):
+            completion.cancel()
+
+    def close(self) -> None:
+        """Take no more requests and free the model."""
+        self.cancel_all()
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.close()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            llm = self._load()
+        except BaseException as error:  # whatever it is, the server must hear of it
+            _tell(loop, self._failed, error)
+        else:
+            if not _tell(loop, self._ready, llm):
+                llm.close()
+
+    def _ready(self, llm: LLM) -> None:
+        self._llm = llm
+        if self._unavailable == LOADING:
+            self._unavailable = None
+        else:  # the server was asked to stop in the meantime
+            self.close()
+
+    def _failed(self, error: BaseException) -> None:
+        self._unavailable = f"the model could not be loaded: {error}"
+        if self._on_failure is not None:
+            self._on_failure(error)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:
+    """Run `call` on the loop; False if the loop is gone."""
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:
+        return False
+    return True

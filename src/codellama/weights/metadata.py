@@ -1,0 +1,129 @@
+"""The metadata of a GGUF made from a checkpoint: keys, values and types as llama.cpp's converter has them.
+
+The `gguf` package decides key names and value types, guesses the model's name and size from folder and
+model card, and finds the special tokens. What Code Llama needs beyond that is set here: end-of-turn and
+infill ids that are right for the model, and the template that leads to Meta's token ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from codellama.errors import CheckpointError
+from codellama.weights.chat_template import turn_template
+from codellama.weights.config import LlamaConfig, read_json
+from codellama.weights.gguf_header import Value, ValueType, encode_value
+from codellama.weights.vocab import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_metadata(
+    folder: Path, config: LlamaConfig, vocabulary: Vocabulary, n_parameters: int
+) -> dict[str, Value]:
+    """All keys but `general.file_type` and `general.quantization_version`, which the recipe knows.
+
+    Raises:
+        CheckpointError: one of the files beside the weights holds a value that makes no sense.
+    """
+    writer = gguf.GGUFWriter(None, "llama")
+    writer.add_type(gguf.GGUFType.MODEL)
+    _describe(writer, folder, n_parameters)
+    _add_hyperparameters(writer, config)
+    _add_vocabulary(writer, folder, vocabulary)
+    return {key: _value(folder, key, entry) for key, entry in writer.kv_data[0].items()}
+
+
+def _describe(writer: gguf.GGUFWriter, folder: Path, n_parameters: int) -> None:
+    about = _about(folder, n_parameters)
+    about.name = about.name or folder.name
+    about.size_label = about.size_label or gguf.size_label(n_parameters, n_parameters, 0, 0)
+    try:
+        about.set_gguf_meta_model(writer)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}: README.md or generation_config.json has a value of a wrong type: {error}"
+        ) from error
+
+
+def _about(folder: Path, n_parameters: int) -> gguf.Metadata:
+    try:
+        return gguf.Metadata.load(None, folder, None, n_parameters)
+    except Exception as error:
+        # A model card is prose: whatever is wrong with its front matter stops no conversion.
+        log.warning("%s: the model card is left out: %s", folder, error)
+        return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, folder, n_parameters)
+
+
+def _add_hyperparameters(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    if config.rope_scaling_factor is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_scaling_factor)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(config.head_dim)
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabulary) -> None:
+    space_prefix = _tokenizer_config(folder).get("add_prefix_space")
+    if space_prefix is not None:
+        writer.add_add_space_prefix(bool(space_prefix))
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_scores(vocabulary.scores)
+    writer.add_token_types(vocabulary.types)
+    special = _special_tokens(folder, len(vocabulary.tokens))
+    if vocabulary.step_id is not None:
+        special.chat_template = turn_template(add_space_prefix=space_prefix is not False)
+    special.add_to_gguf(writer, quiet=True)
+    if vocabulary.step_id is not None:
+        writer.add_eot_token_id(vocabulary.step_id)
+    elif vocabulary.fim_ids is not None:
+        prefix, suffix, middle, end = vocabulary.fim_ids
+        writer.add_eot_token_id(end)
+        writer.add_uint32(gguf.Keys.Tokenizer.FIM_PRE_ID, prefix)
+        writer.add_uint32(gguf.Keys.Tokenizer.FIM_SUF_ID, suffix)
+        writer.add_uint32(gguf.Keys.Tokenizer.FIM_MID_ID, middle)
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _special_tokens(folder: Path, n_tokens: int) -> gguf.SpecialVocab:
+    try:
+        return gguf.SpecialVocab(folder, n_vocab=n_tokens)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise CheckpointError(
+            f"{folder}: special tokens in tokenizer.json, tokenizer_config.json or config.json "
+            f"cannot be understood: {error}"
+        ) from error
+
+
+def _value(folder: Path, key: str, entry: gguf.gguf_writer.GGUFValue) -> Value:
+    kind = ValueType(entry.type)
+    item_type = None
+    try:
+        if kind is ValueType.ARRAY:
+            item_type = ValueType(gguf.GGUFValueType.get_type(entry.value[0]))
+        value = Value(kind, entry.value, item_type)
+        encode_value(value)
+    except (struct.error, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {key} cannot be {entry.value!r}: {error}") from error
+    return value

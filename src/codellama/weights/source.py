@@ -1,0 +1,267 @@
+"""Where tensors come from: a checkpoint folder or a GGUF file.
+
+Opening a source reads headers only and checks that everything a conversion needs is there and agrees
+with itself. Afterwards `read` fetches rows of any tensor, in any order, from any thread.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
+from codellama.native.ggml import Bytes, TensorType, tensor_type
+from codellama.weights.config import LlamaConfig, read_config, read_json
+from codellama.weights.gguf_header import GGUFHeader, Value, read_gguf_header
+from codellama.weights.metadata import checkpoint_metadata
+from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
+from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors
+from codellama.weights.vocab import read_vocabulary
+
+INDEX = "model.safetensors.index.json"
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WEIGHT_DTYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor under the name it has in the GGUF: where its rows lie and how.
+
+    `shape` is outermost first, so the last number is the row length; a vector is one row. Rows of
+    `heads` heads (if not 0) have to be interleaved, see `tensors.interleave_heads`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    path: Path
+    offset: int
+    heads: int = 0
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        return self.type.row_bytes(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.row_bytes
+
+
+class Source:
+    """Tensors in local files, and the metadata that goes with them. Close it, or use `with`.
+
+    `verbatim` says that tensors which are never quantized keep the type they have in the source (a
+    GGUF); otherwise they are stored as F32.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        metadata: dict[str, Value],
+        tensors: Sequence[SourceTensor],
+        *,
+        verbatim: bool,
+    ) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.tensors = tensors
+        self.verbatim = verbatim
+        self._files: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, tensor: SourceTensor, first_row: int, out: Bytes) -> None:
+        """Fill `out` with the bytes of rows from `first_row` on; safe from any thread.
+
+        Raises:
+            ConversionError: the file cannot be read or has become shorter.
+        """
+        view = out.data.cast("B")
+        position = tensor.offset + first_row * tensor.row_bytes
+        try:
+            file = self._file(tensor.path)
+            while view:
+                count = os.preadv(file, [view], position)
+                if count == 0:
+                    raise ConversionError(f"{tensor.path}: the file ends inside {tensor.name}")
+                view = view[count:]
+                position += count
+        except OSError as error:
+            raise ConversionError(f"{tensor.path}: cannot be read: {error.strerror}") from error
+
+    def _file(self, path: Path) -> int:
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            return self._files[path]
+
+    def close(self) -> None:
+        """Close the files; the source cannot be read afterwards."""
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_gguf(path: Path) -> Source:
+    """A GGUF file of the Llama architecture as a source.
+
+    Raises:
+        ModelLoadError: not a GGUF, damaged, truncated, or one part of a split file.
+        ConversionError: the file holds no weights, or another architecture.
+    """
+    if path.is_dir():
+        raise ModelLoadError(f"{path}: is a folder, not a GGUF file; use convert for a checkpoint")
+    header = read_gguf_header(path)
+    metadata = dict(header.values)
+    architecture = header.metadata.get("general.architecture")
+    if architecture != "llama":
+        raise ConversionError(
+            f"{path}: unknown architecture {architecture!r}: only llama is supported"
+        )
+    if not header.tensors:
+        raise ConversionError(f"{path}: holds a vocabulary only, there are no weights to quantize")
+    if header.metadata.get("split.count", 1) > 1:
+        raise ModelLoadError(f"{path}: is one part of a split GGUF: merge its parts first")
+    for key in ("split.no", "split.count", "split.tensors.count"):
+        metadata.pop(key, None)
+    return Source(path, metadata, _gguf_tensors(header), verbatim=True)
+
+
+def _gguf_tensors(header: GGUFHeader) -> list[SourceTensor]:
+    return [
+        SourceTensor(
+            info.name, info.shape[::-1], tensor_type(info.type_name), header.path, info.offset
+        )
+        for info in header.tensors
+    ]
+
+
+def open_checkpoint(folder: Path) -> Source:
+    """A Hugging Face checkpoint in a local folder as a source.
+
+    Raises:
+        CheckpointError: not a checkpoint; weights that are missing, truncated, pickled or at odds with
+            the index or config.json; another architecture; a vocabulary that does not fit.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        hint = "; use quantize for a GGUF file" if folder.suffix == ".gguf" else ""
+        raise CheckpointError(f"{folder}: no such folder{hint}")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: not a checkpoint folder: there is no config.json in it")
+    config = read_config(folder / "config.json")
+    tensors = _match(folder, config, _stored_tensors(folder))
+    n_parameters = sum(math.prod(tensor.shape) for tensor in tensors)
+    vocabulary = read_vocabulary(folder, config)
+    metadata = checkpoint_metadata(folder, config, vocabulary, n_parameters)
+    return Source(folder, metadata, tensors, verbatim=False)
+
+
+def _stored_tensors(folder: Path) -> dict[str, SafeTensor]:
+    """All tensors of all shards by name, checked against the index."""
+    index = folder / INDEX
+    if index.is_file():
+        wanted = _weight_map(index)
+        shards = sorted(set(wanted.values()))
+    else:
+        wanted = {}
+        shards = sorted(path.name for path in folder.glob("model*.safetensors"))
+    if not shards:
+        raise _no_weights(folder)
+    found: dict[str, SafeTensor] = {}
+    for shard in shards:
+        if not (folder / shard).is_file():
+            raise CheckpointError(f"{folder / shard}: missing: the index names it; download it")
+        for tensor in read_safetensors_header(folder / shard):
+            if tensor.name in found:
+                raise CheckpointError(f"{folder}: {tensor.name} is in two shards")
+            if wanted and wanted.get(tensor.name) != shard:
+                raise CheckpointError(f"{folder / shard}: {INDEX} knows no {tensor.name} in it")
+            found[tensor.name] = tensor
+    for name in wanted:
+        if name not in found:
+            raise CheckpointError(
+                f"{folder / wanted[name]}: {name} is missing, {INDEX} has it here"
+            )
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: there is no weight_map in it")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(f"{index}: {shard!r} is no name of a file beside it")
+    return weight_map
+
+
+def _no_weights(folder: Path) -> CodeLlamaError:
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return CheckpointError(
+            f"{folder}: the weights are pickle files only ({pickles[0]}); reading a pickle can run "
+            "any program hidden in it, so they are refused: get the safetensors files"
+        )
+    return CheckpointError(f"{folder}: there are no safetensors files in it")
+
+
+def _match(folder: Path, config: LlamaConfig, stored: dict[str, SafeTensor]) -> list[SourceTensor]:
+    """The stored tensors under their GGUF names; they must be exactly those the config asks for."""
+    left = {name: t for name, t in stored.items() if not name.endswith(IGNORED_SUFFIXES)}
+    matched = []
+    for expected in expected_tensors(config):
+        tensor = left.pop(expected.hf_name, None)
+        if tensor is not None:
+            matched.append(_source_tensor(expected, tensor))
+        elif not (expected.hf_name == "lm_head.weight" and config.tie_word_embeddings):
+            raise CheckpointError(
+                f"{folder}: {expected.hf_name} is in no shard: download the missing files "
+                "(or config.json is that of another model)"
+            )
+    if left:
+        raise CheckpointError(
+            f"{folder}: {min(left)} is no tensor of the model that config.json describes"
+        )
+    return matched
+
+
+def _source_tensor(expected: Expected, tensor: SafeTensor) -> SourceTensor:
+    if tensor.shape != expected.shape:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} has shape {list(tensor.shape)}, "
+            f"config.json makes it {list(expected.shape)}"
+        )
+    if tensor.dtype not in _WEIGHT_DTYPES:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} is {tensor.dtype}; weights must be one of "
+            f"{', '.join(_WEIGHT_DTYPES)}"
+        )
+    kind = tensor_type(tensor.dtype)
+    return SourceTensor(
+        expected.name, expected.shape, kind, tensor.path, tensor.offset, expected.heads
+    )
