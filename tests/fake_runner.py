@@ -55,9 +55,7 @@ class FakeRunner:
                 assert edit.n_keep <= len(self.kv[edit.target])
                 del self.kv[edit.target][edit.n_keep :]
         self.rows = []
-        for token, position, seq in zip(
-            batch.tokens, batch.positions, batch.seq_ids, strict=True
-        ):
+        for token, position, seq in zip(batch.tokens, batch.positions, batch.seq_ids, strict=True):
             assert position == len(self.kv[seq]), "a gap in positions"
             self.kv[seq].append(token)
             self.rows.append(list(self.kv[seq]))

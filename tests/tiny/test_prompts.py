@@ -25,7 +25,9 @@ Load = Callable[..., Tokenizer]
 
 
 @pytest.fixture(scope="module", params=["slice", "real"])
-def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+def load(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Load]:
     """`load(step_type, add_space_prefix)`: a 70B Instruct tokenizer, or the 7B's for step_type None."""
     source = None
     if request.param == "real":

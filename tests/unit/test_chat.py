@@ -19,9 +19,7 @@ SYSTEM = {"role": "system", "content": "s"}
     [[USER], [SYSTEM, USER], [USER, ASSISTANT, USER], [SYSTEM, USER, ASSISTANT, USER]],
 )
 def test_good_dialogs(messages: Any) -> None:
-    assert [m["role"] for m in check_messages(messages, "literal")] == [
-        m["role"] for m in messages
-    ]
+    assert [m["role"] for m in check_messages(messages, "literal")] == [m["role"] for m in messages]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,10 @@ def test_good_dialogs(messages: Any) -> None:
         ([{"role": "tool", "content": "x"}], r"messages\[0\]: role must be one of .* got 'tool'"),
         ([{"role": None, "content": "x"}], r"messages\[0\]: role must be one of"),
         ([{"role": "user"}], r"messages\[0\]: content must be text, got NoneType"),
-        ([USER, ASSISTANT, {"role": "user", "content": [1]}], r"messages\[2\]: content must be text"),
+        (
+            [USER, ASSISTANT, {"role": "user", "content": [1]}],
+            r"messages\[2\]: content must be text",
+        ),
         ([{"role": "user", "content": "x", "nmae": 1}], r"messages\[0\]: unknown field 'nmae'"),
         (["hi"], r"messages\[0\] must have role and content"),
         ([{**USER, "destination": "a\nb"}], r"messages\[0\]: destination must be one line"),

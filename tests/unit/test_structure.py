@@ -19,7 +19,7 @@ LEVELS = {
     "engine": 2,
     "weights": 2,
     "devices": 2,
-    **dict.fromkeys(("chat", "infill", "completion", "replies", "compat", "llm", "session"), 3),
+    **dict.fromkeys(("chat", "infill", "prompts", "completion", "replies", "compat", "llm", "session"), 3),
     "protocol": 4,
     **dict.fromkeys(("server", "integrations", "quality"), 5),
     "cli": 6,
@@ -99,5 +99,9 @@ def test_all_public_names_are_there_and_sorted() -> None:
 def test_every_error_is_public() -> None:
     from codellama import errors
 
-    classes = {n for n, v in vars(errors).items() if isinstance(v, type) and v.__module__ == errors.__name__}
+    classes = {
+        n
+        for n, v in vars(errors).items()
+        if isinstance(v, type) and v.__module__ == errors.__name__
+    }
     assert classes <= set(codellama.__all__)

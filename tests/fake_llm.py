@@ -1,0 +1,173 @@
+"""An `LLM` without a model: what it says is scripted, everything around it is real.
+
+Tokens are bytes: id 3 + b stands for the byte b, 0 to 2 are `<unk>`, `<s>` and `</s>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from codellama.batch import TokenLogprob
+from codellama.compat import LlamaCompatible
+from codellama.completion import Completion, Mailbox
+from codellama.engine import EngineStatus
+from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.errors import InvalidRequestError
+from codellama.params import Message, Prompt, SamplingParams
+
+N_VOCAB = 259
+TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    """The fake token ids of a text."""
+    return tuple(3 + byte for byte in text.encode())
+
+
+def say(
+    *texts: str, end: FinishReason = FinishReason.STOP, stop: str | int | None = 2
+) -> list[Delta]:
+    """A delta per text, with logprobs of -0.5 and an alternative "?" of -1.5; the last one is final."""
+    deltas = [
+        Delta(
+            text,
+            ids(text),
+            tuple(TokenLogprob(t, -0.5, ((t, -0.5), (66, -1.5))) for t in ids(text)),
+        )
+        for text in texts
+    ]
+    usage = Usage(0, sum(len(d.tokens) for d in deltas), 1)
+    return [*deltas, Delta(finish_reason=end, stop=stop, usage=usage, timings=TIMINGS)]
+
+
+class FakeTokenizer:
+    """Bytes as tokens."""
+
+    n_vocab = N_VOCAB
+    bos = 1
+    eos = 2
+    add_space_prefix = False
+
+    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        if parse_special and text == "</s>":
+            return [2]
+        return [1] * add_bos + list(ids(text))
+
+    def piece(self, token: int) -> bytes:
+        if not 0 <= token < N_VOCAB:
+            raise InvalidRequestError(f"token id {token} is not in the vocabulary", "tokens")
+        return bytes([token - 3]) if token >= 3 else b""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def token_text(self, token: int) -> str:
+        return ["<unk>", "<s>", "</s>"][token]
+
+
+class FakeChatFormat:
+    """`role: content` lines."""
+
+    def render(self, messages: Iterable[Message]) -> str:
+        return "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One `generate`."""
+
+    prompt: Prompt
+    n: int
+    params: SamplingParams
+    echo: bool
+
+
+class FakeLLM(LlamaCompatible):
+    """Answers every request with the script; `hold` keeps the last delta back until `release`."""
+
+    def __init__(self, script: Sequence[Delta] = (), *, hold: bool = False) -> None:
+        self.name = "fake"
+        self.path = Path("fake.gguf")
+        self.metadata: dict[str, Any] = {}
+        self.n_ctx = 64
+        self.tokenizer = FakeTokenizer()
+        self.chat_format: FakeChatFormat | None = FakeChatFormat()
+        self.script = list(script) or say("hel", "lo")
+        self.hold = hold
+        self.calls: list[Call] = []
+        self.cancelled: set[str] = set()
+        self.closed = False
+        self.dead = False
+        self.error: Exception | None = None
+        self._held: list[Callable[[], None]] = []
+
+    def chat_prompt(self, messages: str | Iterable[Message]) -> Prompt:
+        assert self.chat_format is not None
+        assert not isinstance(messages, str)
+        return Prompt(ids(self.chat_format.render(messages)))
+
+    def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        return Prompt((1, *ids(prompt)) if isinstance(prompt, str) else tuple(prompt))
+
+    def infill_prompt(self, prefix: str, suffix: str) -> Prompt:
+        return Prompt(ids(f"<{prefix}|{suffix}>"))
+
+    def chat(self, messages: str | Iterable[Message], *, n: int = 1, **params: Any) -> Completion:
+        return self.generate(self.chat_prompt(messages), n=n, params=SamplingParams.of(**params))
+
+    def complete(
+        self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
+    ) -> Completion:
+        sampling = SamplingParams.of(**params)
+        return self.generate(self.complete_prompt(prompt), n=n, params=sampling, echo=echo)
+
+    def infill(self, prefix: str, suffix: str, *, n: int = 1, **params: Any) -> Completion:
+        sampling = SamplingParams.of(**params)
+        return self.generate(self.infill_prompt(prefix, suffix), n=n, params=sampling)
+
+    def generate(
+        self, prompt: Prompt, *, params: SamplingParams, n: int = 1, echo: bool = False
+    ) -> Completion:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(Call(prompt, n, params, echo))
+        script = [self._finished(delta, prompt, params) for delta in self.script]
+        now, later = (script[:-1], script[-1:]) if self.hold else (script, [])
+        mailbox = Mailbox()
+
+        def put(deltas: Sequence[Delta]) -> None:
+            for delta in deltas:
+                for index in range(n):
+                    mailbox.put(index, delta)
+
+        def cancel() -> None:
+            self.cancelled.add(completion.id)
+            put([Delta(finish_reason=FinishReason.CANCELLED, usage=Usage(), timings=TIMINGS)])
+
+        put(now)
+        self._held.append(lambda: put(later))
+        text = self.tokenizer.decode(prompt.tokens) if echo else ""
+        completion = Completion(prompt, n, mailbox, cancel, text)
+        return completion
+
+    def release(self) -> None:
+        """Let the held answers end."""
+        for end in self._held:
+            end()
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(n_slots=1, dead=self.dead)
+
+    def close(self) -> None:
+        self.closed = True
+
+    @staticmethod
+    def _finished(delta: Delta, prompt: Prompt, params: SamplingParams) -> Delta:
+        if params.logprobs is None:
+            delta = replace(delta, logprobs=())
+        if delta.usage is None:
+            return delta
+        return replace(delta, usage=replace(delta.usage, prompt_tokens=len(prompt.tokens)))

@@ -1,0 +1,192 @@
+"""The commands on a real (tiny) model, from the command line to the ids and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from codellama.cli import demo, main
+from codellama.llm import LLM
+from codellama.native.library import library
+from tests import tiny_model
+from tests.checkpoints import write_checkpoint
+
+
+def invoke(*args: str | Path, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
+
+
+def test_chat_answers_as_the_library_does(tiny_gguf: Path, tiny_llm: LLM) -> None:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    expected = tiny_llm.chat(messages, temperature=0, max_tokens=12).text()  # type: ignore[arg-type]
+    result = invoke(
+        "chat", tiny_gguf, "--system", "be brief", "--temp", "0", "-n", "12", stdin="hi\n"
+    )
+    assert result.exit_code == 0
+    assert result.stdout.rstrip("\n") == expected.rstrip("\n")
+
+
+def test_complete_and_infill(tiny_gguf: Path, tiny_llm: LLM) -> None:
+    document = json.loads(
+        invoke("complete", tiny_gguf, "def f", "--temp", "0", "-n", "8", "--json").stdout
+    )
+    assert document["text"] == tiny_llm.complete("def f", temperature=0, max_tokens=8).text()
+    document = json.loads(
+        invoke(
+            *("infill", tiny_gguf, "--prefix", "a", "--suffix", "b"),
+            *("--temp", "0", "-n", "8", "--json"),
+        ).stdout
+    )
+    assert document["text"] == tiny_llm.infill("a", "b", temperature=0, max_tokens=8).text()
+    assert document["prompt_tokens"] == len(tiny_llm.infill_prompt("a", "b").tokens)
+
+
+def test_tokenize_gives_the_ids_of_the_library(
+    tiny_gguf: Path, tiny_llm: LLM, tmp_path: Path
+) -> None:
+    document = json.loads(invoke("tokenize", tiny_gguf, "a <step>", "--json").stdout)
+    assert document["tokens"] == list(tiny_llm.complete_prompt("a <step>").tokens)
+    assert document["pieces"][:2] == ["<s>", "a"]
+    assert "<step>" not in document["pieces"]
+    assert document["stop_tokens"] == sorted(tiny_llm.tokenizer.eog_tokens)
+
+    messages = [{"role": "user", "content": "hi"}]
+    for content in (messages, {"messages": messages}):
+        file = tmp_path / "chat.json"
+        file.write_text(json.dumps(content))
+        document = json.loads(invoke("tokenize", tiny_gguf, "--chat", file, "--json").stdout)
+        assert document["tokens"] == list(tiny_llm.chat_prompt(messages).tokens)  # type: ignore[arg-type]
+
+
+def test_tokenize_for_people(tiny_gguf: Path, tiny_llm: LLM) -> None:
+    lines = invoke("tokenize", tiny_gguf, stdin="ab").stdout.splitlines()
+    step = tiny_llm.tokenizer.token_id("<step>")
+    assert lines[0] == "     1  <s>"
+    assert lines[-1] == f"3 tokens; the answer ends at 2 </s>, {step} <step>"
+
+
+def test_tokenize_reads_no_weights(tmp_path: Path) -> None:
+    whole = tiny_model.write(tmp_path / "whole.gguf")
+    holes = tmp_path / "holes.gguf"
+    shutil.copy(whole, holes)
+    size = holes.stat().st_size
+    with holes.open("r+b") as file:
+        file.seek(size - 400_000)
+        file.write(b"\xff" * 400_000)  # all NaN: nothing could be computed with these weights
+    assert invoke("tokenize", holes, "ab").stdout == invoke("tokenize", whole, "ab").stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is not JSON"), ("{}", "must hold a list of messages"), ("3", "must hold a list")],
+)
+def test_a_chat_file_that_is_none_is_bad_usage(
+    tiny_gguf: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text(content)
+    result = invoke("tokenize", tiny_gguf, "--chat", file)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+# -- bad input: one line, exit code 1 -------------------------------------------------------------
+
+
+def one_line(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_a_prompt_longer_than_the_context(tiny_gguf: Path) -> None:
+    line = one_line(invoke("complete", tiny_gguf, "x" * 100, "-c", "64"))
+    assert "the prompt has 101 tokens and the context holds 64" in line
+
+
+def test_a_chat_longer_than_the_context(tiny_gguf: Path) -> None:
+    assert "the context holds 32" in one_line(invoke("chat", tiny_gguf, "-p", "hi", "-c", "32"))
+
+
+def test_gpu_layers_without_a_gpu(tiny_gguf: Path) -> None:
+    if library().gpus():
+        pytest.skip("this machine has a GPU")
+    line = one_line(invoke("complete", tiny_gguf, "x", "--n-gpu-layers", "all"))
+    assert "n_gpu_layers=all was asked for, but this llama.cpp has no GPU backend" in line
+
+
+def test_a_bad_grammar(tiny_gguf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.gbnf"
+    file.write_text("root ::= (")
+    assert "grammar" in one_line(invoke("complete", tiny_gguf, "x", "--grammar", file))
+
+
+def test_bad_messages(tiny_gguf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text('[{"role": "tool", "content": "x"}]')
+    line = one_line(invoke("tokenize", tiny_gguf, "--chat", file))
+    assert "messages[0]: role must be one of" in line
+
+
+def test_a_truncated_file(tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.gguf"
+    path.write_bytes(tiny_gguf.read_bytes()[:100_000])
+    assert "truncated GGUF" in one_line(invoke("chat", path, "-p", "hi"))
+
+
+def test_a_model_without_chat_format(tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "plain.gguf", step=False)
+    line = one_line(invoke("chat", path, "-p", "hi"))
+    assert "plain has no chat format" in line
+
+
+# -- demo -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A random checkpoint in the place of the shipped one, and an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_checkpoint(tmp_path / "demo")
+    monkeypatch.setattr(demo, "CHECKPOINT", folder)
+    monkeypatch.setattr(demo, "MAX_TOKENS", 8)
+    return folder
+
+
+def test_the_demo_converts_once_answers_and_shows_speeds(checkpoint: Path) -> None:
+    first = invoke("demo")
+    assert first.exit_code == 0, first.output
+    assert "Converting demo to Q4_K_M" in first.stderr
+    assert f"> {demo.QUESTION}\n" in first.stderr
+    assert "tokens/s" in first.stderr
+    assert first.stdout
+    second = invoke("demo")
+    assert "Converting" not in second.stderr
+    assert second.stdout == first.stdout
+
+
+def test_the_demo_is_converted_again_when_the_checkpoint_changes(checkpoint: Path) -> None:
+    before = demo.demo_gguf()
+    (checkpoint / "generation_config.json").write_text('{"eos_token_id": 2}')
+    after = demo.demo_gguf()
+    assert before != after
+    assert list(after.parent.iterdir()) == [after]  # nothing is left beside it
+
+
+def test_demo_is_a_model_everywhere(checkpoint: Path) -> None:
+    expected = invoke("tokenize", demo.demo_gguf(), "ab")
+    assert expected.exit_code == 0
+    assert invoke("tokenize", "demo", "ab").stdout == expected.stdout
+
+
+def test_without_checkpoint_the_demo_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "CHECKPOINT", tmp_path / "nowhere")
+    line = one_line(invoke("demo"))
+    assert "no demo checkpoint; it is part of the source checkout" in line

@@ -1,0 +1,231 @@
+"""The server with a real (tiny) model in llama-server's dialect, and the `codellama serve` process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from codellama.errors import UnsupportedError
+from codellama.llm import LLM
+from tests.live_server import DEADLINE_S, Live, running, wait_until
+
+
+@pytest.fixture(scope="module")
+def live(tiny_gguf: Path) -> Iterator[Live]:
+    with running(lambda: LLM(tiny_gguf, n_ctx=256, n_seq_max=2, n_threads=1)) as live:
+        yield live
+
+
+def stream(live: Live, path: str, **body: Any) -> list[Any]:
+    lines = live.post(path, **body, stream=True).text.split("\n\n")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+def test_completion_whole_and_streamed(live: Live) -> None:
+    body: dict[str, Any] = {
+        "prompt": "def f",
+        "n_predict": 10,
+        "temperature": 0,
+        "return_tokens": True,
+    }
+    whole = live.post("/completion", **body).json()
+    assert len(whole["tokens"]) == whole["tokens_predicted"] == 10
+    assert (whole["stop_type"], whole["prompt"]) == ("limit", "def f")
+    assert whole["timings"]["prompt_n"] + whole["timings"]["cache_n"] == 6
+    assert whole["generation_settings"]["temperature"] == 0
+    events = stream(live, "/completion", **body)
+    assert "".join(event["content"] for event in events) == whole["content"]
+    assert [token for event in events for token in event["tokens"]] == whole["tokens"]
+    assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_probabilities(live: Live) -> None:
+    answer = live.post("/completion", prompt="a", n_predict=3, n_probs=4, temperature=0).json()
+    assert len(answer["completion_probabilities"]) == 3
+    for entry in answer["completion_probabilities"]:
+        assert len(entry["top_logprobs"]) == 4
+        assert entry["id"] == entry["top_logprobs"][0]["id"]
+        assert entry["logprob"] <= 0
+
+
+def test_prompts_of_every_form(live: Live) -> None:
+    ids = live.post("/tokenize", content="def f", add_special=True).json()["tokens"]
+    assert ids[0] == 1
+    options: dict[str, Any] = {"n_predict": 5, "temperature": 0}
+    text = live.post("/completion", prompt="def f", **options).json()["content"]
+    answers = live.post("/completion", prompt=[ids, "def f", [1, "def f"]], **options).json()
+    assert [answer["content"] for answer in answers] == [text] * 3
+    assert live.post("/completion", prompt=["def f"], **options).json()["content"] == text
+    assert live.post("/completion", prompt=ids, **options).json()["content"] == text
+
+
+def test_tokenize_and_back(live: Live) -> None:
+    text = "héllo, wörld"
+    tokens = live.post("/tokenize", content=text).json()["tokens"]
+    assert live.post("/detokenize", tokens=tokens).json()["content"].strip() == text
+    pieces = live.post("/tokenize", content="é<step>", with_pieces=True).json()["tokens"]
+    assert [piece["piece"] for piece in pieces][-1] == "<step>"
+    plain = live.post("/tokenize", content="<step>", parse_special=False).json()["tokens"]
+    assert pieces[-1]["id"] not in plain
+
+
+def test_apply_template(live: Live) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    prompt = live.post("/apply-template", messages=messages).json()["prompt"]
+    assert prompt.startswith("<s>Source: system<step>Source: user\n\n hi<step>")
+
+
+def test_infill(live: Live) -> None:
+    answer = live.post("/infill", input_prefix="def f(", input_suffix=")", n_predict=4).json()
+    assert answer["tokens_predicted"] <= 4
+    assert live.post("/infill", input_prefix="a").json()["error"]["param"] == "input_suffix"
+
+
+def test_seeds(live: Live) -> None:
+    def ask(seed: int) -> str:
+        body: dict[str, Any] = {"prompt": "x", "n_predict": 12, "temperature": 2.0, "seed": seed}
+        return str(live.post("/completion", **body).json()["content"])
+
+    assert ask(3) == ask(3)
+    assert len({ask(seed) for seed in range(4)}) > 1
+    assert len({ask(-1) for _ in range(4)}) > 1
+
+
+def test_bans_and_stop_words(live: Live) -> None:
+    body: dict[str, Any] = {"prompt": "x", "n_predict": 1, "temperature": 0, "return_tokens": True}
+    (first,) = live.post("/completion", **body).json()["tokens"]
+    (second,) = live.post("/completion", **body, logit_bias=[[first, False]]).json()["tokens"]
+    assert first != second
+    grammar = 'root ::= "abcdefgh"'
+    answer = live.post("/completion", prompt="x", grammar=grammar, stop=["ef"]).json()
+    assert answer["content"] == "abcd"
+    assert (answer["stop_type"], answer["stopping_word"]) == ("word", "ef")
+
+
+def test_no_tokens_at_all(live: Live) -> None:
+    answer = live.post("/completion", prompt="def f", n_predict=0).json()
+    assert (answer["content"], answer["tokens_predicted"]) == ("", 0)
+
+
+def test_the_llama_cpp_calls_on_a_real_model(tiny_llm: LLM) -> None:
+    body: Any = tiny_llm("def f", max_tokens=6, temperature=0.0, logprobs=1)
+    assert body["usage"] == {"prompt_tokens": 6, "completion_tokens": 6, "total_tokens": 12}
+    assert len(body["choices"][0]["logprobs"]["tokens"]) == 6
+    chunks: Any = tiny_llm.create_completion("def f", max_tokens=6, temperature=0.0, stream=True)
+    text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+    assert text == body["choices"][0]["text"]
+    messages = [{"role": "user", "content": "hi"}]
+    chat: Any = tiny_llm.create_chat_completion(messages, max_tokens=4)
+    assert chat["choices"][0]["finish_reason"] == "length"
+    with pytest.raises(UnsupportedError, match="tools"):
+        tiny_llm.create_chat_completion(messages, tools=[{}])
+
+
+@pytest.mark.slow
+def test_a_crowd_that_keeps_leaving_leaves_nothing_behind(live: Live) -> None:
+    async def visit(client: httpx.AsyncClient, i: int) -> None:
+        body = {"prompt": f"{i} ", "n_predict": 20, "stream": i % 2 == 0}
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(client.post("/completion", json=body), 0.05 * (i % 7) or None)
+
+    async def crowd() -> None:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(
+            base_url=live.url, timeout=DEADLINE_S, limits=limits
+        ) as client:
+            await asyncio.gather(*(visit(client, i) for i in range(400)))
+
+    asyncio.run(crowd())
+    serving = live.server._serving
+    wait_until(lambda: not serving.running)
+    wait_until(
+        lambda: (serving.llm().status().n_running, serving.llm().status().n_waiting) == (0, 0)
+    )
+    assert live.post("/completion", prompt="x", n_predict=3).status_code == 200
+
+
+# -- the process ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(tiny_gguf: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`codellama serve` and its URL, read from stderr."""
+    command = [sys.executable, "-m", "codellama", "serve", str(tiny_gguf), "--port", "0"]
+    options = ["--parallel", "2", "--ctx-size", "1024", "--threads", "1"]
+    env = {**os.environ, "CODELLAMA_SERVE_API_KEY": "from-env"}
+    with subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, env=env
+    ) as running:
+        assert running.stderr is not None
+        line = running.stderr.readline()
+        assert line.startswith("listening on http://127.0.0.1:"), line
+        yield running, line.split()[-1]
+        running.kill()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_process_ends_well(
+    process: tuple[subprocess.Popen[str], str], sig: signal.Signals
+) -> None:
+    running, url = process
+    wait_until(lambda: httpx.get(url + "/health", timeout=DEADLINE_S).status_code == 200)
+    headers = {"authorization": "Bearer from-env"}
+    body: dict[str, Any] = {
+        "prompt": "x",
+        "n_predict": 100,
+        "ignore_eos": True,
+        "stream": True,
+        "temperature": 0,
+    }
+    with (
+        httpx.Client(base_url=url, headers=headers, timeout=DEADLINE_S) as client,
+        client.stream("POST", "/completion", json=body) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        running.send_signal(sig)
+        last = [line for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["tokens_predicted"] == 100
+    assert running.wait(DEADLINE_S) == 0
+    assert running.stderr is not None
+    assert running.stderr.read() == ""
+
+
+def test_a_second_signal_does_not_wait(process: tuple[subprocess.Popen[str], str]) -> None:
+    running, url = process
+    wait_until(lambda: httpx.get(url + "/health", timeout=DEADLINE_S).status_code == 200)
+    headers = {"authorization": "Bearer from-env"}
+    body = {"prompt": "x", "ignore_eos": True, "stream": True, "n": 2}
+    with (
+        httpx.Client(base_url=url, headers=headers, timeout=DEADLINE_S) as client,
+        client.stream("POST", "/completion", json=body) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        running.send_signal(signal.SIGTERM)
+        wait_until(lambda: not _accepts(url))
+        running.send_signal(signal.SIGTERM)
+        last = [line for line in lines if line][-1]
+    assert "stopping" in json.loads(last.removeprefix("data: "))["error"]["message"]
+    assert running.wait(DEADLINE_S) == 0
+    assert running.stderr is not None
+    assert running.stderr.read() == ""
+
+
+def _accepts(url: str) -> bool:
+    try:
+        httpx.get(url + "/health", timeout=DEADLINE_S)
+    except httpx.ConnectError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from codellama.cli import COMMANDS, LazyGroup, main
+from codellama.errors import UnsupportedError
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    ctx = click.Context(main, info_name="codellama")
+    for name in COMMANDS:
+        command = main.get_command(ctx, name)
+        assert command is not None
+        yield name, command
+
+
+def test_the_module_of_a_command_defines_the_command_of_that_name() -> None:
+    assert [command.name for _, command in commands()] == list(COMMANDS)
+
+
+def test_every_command_has_help() -> None:
+    assert [name for name, command in commands() if not command.help] == []
+
+
+def test_every_option_has_help_and_shows_its_environment_variable() -> None:
+    bare = [
+        f"{name} {option.opts[0]}"
+        for name, command in (*commands(), ("", main))
+        for option in command.params
+        if isinstance(option, click.Option)
+        and option.opts != ["--version"]
+        and not (option.help and option.show_envvar)
+    ]
+    assert bare == []
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [name for name in COMMANDS if f"codellama {name}" not in readme] == []
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_printed(name: str) -> None:
+    result = CliRunner().invoke(main, [*name.split(), "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+def test_help_imports_no_heavy_package() -> None:
+    code = (
+        "import sys\n"
+        "from codellama.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "heavy = {'llama_cpp', 'numpy', 'fastapi', 'rich', 'prompt_toolkit', 'pydantic', 'gguf'}\n"
+        "sys.exit(' '.join(sorted(heavy & set(sys.modules))) or None)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_python_m_codellama_is_the_command() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "codellama", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.startswith("codellama, version ")
+
+
+# -- how commands end -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What the command `fail` raises."""
+    errors: list[BaseException] = []
+
+    @click.command("fail")
+    def fail() -> None:
+        raise errors[0]
+
+    monkeypatch.setattr(LazyGroup, "get_command", lambda self, ctx, name: fail)
+    return errors
+
+
+def test_a_known_failure_is_one_line_and_exit_code_1(failing: list[BaseException]) -> None:
+    failing.append(UnsupportedError("no GPU backend"))
+    result = CliRunner().invoke(main, ["fail"])
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: no GPU backend\n")
+
+
+def test_verbose_shows_where_it_came_from(failing: list[BaseException]) -> None:
+    failing.append(UnsupportedError("no GPU backend"))
+    result = CliRunner().invoke(main, ["-v", "fail"])
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("Error: no GPU backend\n")
+
+
+def test_a_file_that_cannot_be_used_is_one_line(failing: list[BaseException]) -> None:
+    failing.append(PermissionError(13, "Permission denied", "/root/x.json"))
+    result = CliRunner().invoke(main, ["fail"])
+    assert (result.exit_code, result.stderr) == (1, "Error: /root/x.json: Permission denied\n")
+
+
+def test_ctrl_c_is_exit_code_130_and_silent(failing: list[BaseException]) -> None:
+    failing.append(KeyboardInterrupt())
+    result = CliRunner().invoke(main, ["fail"])
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_a_closed_pipe_is_silent(failing: list[BaseException]) -> None:
+    failing.append(BrokenPipeError(32, "Broken pipe"))
+    result = CliRunner().invoke(main, ["fail"])
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_a_bug_keeps_its_traceback(failing: list[BaseException]) -> None:
+    failing.append(ZeroDivisionError())
+    assert isinstance(CliRunner().invoke(main, ["fail"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "args", [["nonsense"], ["chat", "--nonsense"], ["--nonsense"], ["complete"]]
+)
+def test_bad_usage_is_exit_code_2(args: list[str]) -> None:
+    assert CliRunner().invoke(main, args).exit_code == 2

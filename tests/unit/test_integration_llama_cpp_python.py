@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_cpp import llama_chat_format
+
+from codellama.errors import InvalidRequestError
+from codellama.integrations import llama_cpp_python as integration
+from codellama.integrations.llama_cpp_python import NAME, CodeLlama70BInstructHandler, register
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[Any]:
+    registry: Any = llama_chat_format.LlamaChatCompletionHandlerRegistry
+    registry = registry()
+    before = dict(registry._chat_handlers)
+    registry._chat_handlers.pop(NAME, None)
+    yield registry
+    registry._chat_handlers.clear()
+    registry._chat_handlers.update(before)
+
+
+def test_nothing_is_registered_until_asked_for(clean_registry: Any) -> None:
+    assert NAME not in clean_registry._chat_handlers
+    register()
+    handler = clean_registry.get_chat_completion_handler_by_name(NAME)
+    assert isinstance(handler, CodeLlama70BInstructHandler)
+
+
+def test_a_second_registration_has_to_be_meant(clean_registry: Any) -> None:
+    register()
+    with pytest.raises(ValueError, match="already registered"):
+        register()
+    register(overwrite=True)
+
+
+def test_step_becomes_the_end_of_generation() -> None:
+    scores = np.array([0.0, 1.0, 2.0, 5.0], dtype=np.single)
+    assert list(integration._EndOfTurn(step=3, eos=2)([], scores)) == [0.0, 1.0, 5.0, -np.inf]
+
+
+def test_a_likelier_eos_stays_as_it_is() -> None:
+    scores = np.array([0.0, 9.0, 5.0], dtype=np.single)
+    assert list(integration._EndOfTurn(step=2, eos=1)([], scores)) == [0.0, 9.0, -np.inf]
+
+
+def test_a_bias_is_added() -> None:
+    scores = np.zeros(4, dtype=np.single)
+    assert list(integration._Bias({1: 2.0, 3: -1.0})([], scores)) == [0.0, 2.0, 0.0, -1.0]
+
+
+def test_response_formats() -> None:
+    assert integration._grammar(None) is None
+    assert integration._grammar({"type": "text"}) is None
+    schema = {"type": "object", "properties": {"word": {"type": "string"}}}
+    for response_format in (
+        {"type": "json_object"},
+        {"type": "json_object", "schema": schema},
+        {"type": "json_schema", "json_schema": {"schema": schema}},
+    ):
+        grammar = integration._grammar(response_format)
+        assert grammar is not None
+        assert ("word" in grammar._grammar) == ("schema" in str(response_format)[10:])
+    with pytest.raises(InvalidRequestError, match=r"response_format\.type .* got 'yaml'"):
+        integration._grammar({"type": "yaml"})
+
+
+def completion(text: str, finish_reason: str | None, logprobs: Json | None = None) -> Json:
+    """What `Llama.create_completion` returns or yields."""
+    choice = {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish_reason}
+    return {"id": "cmpl-1", "created": 5, "model": "m", "choices": [choice], "usage": {"n": 1}}
+
+
+LOGPROBS = {"tokens": ["é"], "token_logprobs": [-0.5], "top_logprobs": [{"é": -0.5}]}
+CHAT_LOGPROBS = {
+    "content": [
+        {
+            "token": "é",
+            "bytes": [195, 169],
+            "logprob": -0.5,
+            "top_logprobs": [{"token": "é", "bytes": [195, 169], "logprob": -0.5}],
+        }
+    ],
+    "refusal": None,
+}
+
+
+def test_a_completion_becomes_a_chat_completion() -> None:
+    reply = integration._chat_completion(completion("  hi", "stop", LOGPROBS), True)
+    assert reply == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 5,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": " hi"},
+                "logprobs": CHAT_LOGPROBS,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"n": 1},
+    }
+
+
+def test_a_stream_is_role_then_text_then_end() -> None:
+    parts = [completion("", None), completion(" ", None), completion(" hi", None)]
+    stream = iter([*parts, completion("", "stop")])
+    choices = [chunk["choices"][0] for chunk in integration._chat_chunks(stream, True)]
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant"},
+        {"content": " hi"},  # only the first space of the answer is SentencePiece's
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in choices] == [None, None, "stop"]

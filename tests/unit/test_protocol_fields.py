@@ -1,0 +1,342 @@
+"""Request bodies to prompts and sampling parameters, field by field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from codellama.errors import InvalidRequestError
+from codellama.params import SamplingParams
+from codellama.protocol.errors import validation_error
+from codellama.protocol.fields import NEUTRAL, NO_EFFECT, Fields, parse_prompts
+from codellama.protocol.llama_server import InfillRequest, NativeRequest
+from codellama.protocol.openai import ChatRequest, CompletionRequest
+from tests.fake_llm import FakeLLM, FakeTokenizer, ids
+
+TOKENIZER: Any = FakeTokenizer()
+MESSAGES = [{"role": "user", "content": "hi"}]
+KINDS: list[tuple[type[Any], dict[str, Any]]] = [
+    (ChatRequest, {"messages": MESSAGES}),
+    (CompletionRequest, {"prompt": "x"}),
+    (NativeRequest, {"prompt": "x"}),
+    (InfillRequest, {"input_prefix": "a", "input_suffix": "b"}),
+]
+
+every_kind = pytest.mark.parametrize(("kind", "body"), KINDS)
+
+
+def refused(kind: type[Fields], body: Any) -> InvalidRequestError:
+    """The error for a body that must not be accepted."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    return validation_error(caught.value.errors())
+
+
+def sampling(kind: Any, body: dict[str, Any]) -> SamplingParams:
+    params = kind.model_validate(body).sampling(TOKENIZER)
+    assert isinstance(params, SamplingParams)
+    return params
+
+
+SAMPLING: dict[str, Any] = {
+    "temperature": 0.7,
+    "top_k": 7,
+    "top_p": 0.7,
+    "min_p": 0.2,
+    "typical_p": 0.7,
+    "top_n_sigma": 1.5,
+    "xtc_probability": 0.2,
+    "xtc_threshold": 0.3,
+    "dry_multiplier": 0.8,
+    "dry_base": 1.5,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": 8,
+    "mirostat": 2,
+    "mirostat_tau": 4.0,
+    "mirostat_eta": 0.2,
+    "repeat_penalty": 1.2,
+    "repeat_last_n": 32,
+    "frequency_penalty": 0.5,
+    "presence_penalty": -0.5,
+    "seed": 5,
+    "grammar": 'root ::= "a"',
+    "ignore_eos": True,
+    "max_tokens": 9,
+}
+
+
+@every_kind
+@pytest.mark.parametrize("name", SAMPLING)
+def test_every_sampling_field_reaches_the_parameters(
+    kind: Any, body: dict[str, Any], name: str
+) -> None:
+    params = sampling(kind, {**body, name: SAMPLING[name]})
+    assert getattr(params, name) == SAMPLING[name]
+
+
+def test_no_sampling_parameter_is_out_of_reach() -> None:
+    lists = {
+        "dry_sequence_breakers",
+        "stop",
+        "stop_tokens",
+        "logit_bias",
+        "json_schema",
+        "logprobs",
+    }
+    assert SAMPLING.keys() | lists == SamplingParams.__dataclass_fields__.keys()
+
+
+@every_kind
+def test_lists_and_schemas(kind: Any, body: dict[str, Any]) -> None:
+    more = {"stop": ["a", "b"], "stop_tokens": [4], "dry_sequence_breakers": ["\n"]}
+    params = sampling(kind, {**body, **more, "json_schema": {"type": "array"}})
+    assert params.stop == ("a", "b")
+    assert params.stop_tokens == (4,)
+    assert params.dry_sequence_breakers == ("\n",)
+    assert params.json_schema == {"type": "array"}
+    assert sampling(kind, {**body, "stop": "x"}).stop == ("x",)
+
+
+@every_kind
+def test_null_means_not_given(kind: Any, body: dict[str, Any]) -> None:
+    nulls = dict.fromkeys([*SAMPLING, "stop", "n", "stream", "stream_options", *NEUTRAL])
+    request = kind.model_validate({**nulls, **body})
+    assert request.sampling(TOKENIZER) == sampling(kind, body)
+    assert request.n == 1
+    assert not request.stream
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({"n_predict": 7}, "max_tokens", 7),
+        ({"max_completion_tokens": 7}, "max_tokens", 7),
+        ({"n_predict": -1}, "max_tokens", None),
+        ({"seed": -1}, "seed", None),
+        ({"seed": 2**32 - 1}, "seed", None),
+        ({"grammar": ""}, "grammar", None),
+        ({"response_format": {"type": "text"}}, "json_schema", None),
+        ({"response_format": {"type": "json_object"}}, "json_schema", {"type": "object"}),
+        (
+            {"response_format": {"type": "json_object", "schema": {"type": "array"}}},
+            "json_schema",
+            {"type": "array"},
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}},
+            "json_schema",
+            {"const": 1},
+        ),
+        ({"json_schema": {}}, "json_schema", {"type": "object"}),
+        ({"logit_bias": {"5": -1, "6": False}}, "logit_bias", {5: -1.0, 6: -math.inf}),
+        ({"logit_bias": [[5, 2.5], ["ab", False]]}, "logit_bias",
+         {5: 2.5, ids("a")[0]: -math.inf, ids("b")[0]: -math.inf}),
+    ],
+)  # fmt: skip
+def test_other_spellings(
+    kind: Any, body: dict[str, Any], given: dict[str, Any], name: str, value: Any
+) -> None:
+    assert getattr(sampling(kind, {**body, **given}), name) == value
+
+
+@every_kind
+def test_fields_without_effect_and_neutral_values_are_accepted(
+    kind: type[Fields], body: dict[str, Any]
+) -> None:
+    neutral = {name: values[0] for name, values in NEUTRAL.items() if values}
+    kind.model_validate({**dict.fromkeys(NO_EFFECT, "anything"), **neutral, **body})
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("functions", [{}]),
+        ("audio", {"voice": "x"}),
+        ("modalities", ["audio"]),
+        ("reasoning_effort", "high"),
+        ("samplers", ["top_k", "temperature"]),
+        ("t_max_predict_ms", 500),
+        ("n_indent", 4),
+        ("id_slot", 0),
+        ("id_slot", False),
+        ("post_sampling_probs", True),
+        ("lora", [{"id": 0, "scale": 1}]),
+        ("dynatemp_range", 0.5),
+        ("min_keep", 2),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(
+    kind: type[Fields], body: dict[str, Any], name: str, value: Any
+) -> None:
+    error = refused(kind, {**body, name: value})
+    assert error.param == name
+    assert str(error) == f"{name} is not supported: leave it out"
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tempratur", 1, "unknown parameter 'tempratur'; did you mean temperature?"),
+        ("xyzzy", 1, "unknown parameter 'xyzzy'"),
+        ("temperature", "hot", "temperature: must be a valid number"),
+        ("temperature", math.inf, "temperature: must be a finite number"),
+        ("n_predict", "x", "n_predict: must be a valid integer"),
+        ("max_tokens", True, "max_tokens: must be a valid integer"),
+        ("stop", 3, "stop: must be a valid string or a valid list"),
+        ("stream", 1, "stream: must be a valid boolean"),
+        ("n", 0, "n: must be greater than or equal to 1"),
+        ("n", 129, "n: must be less than or equal to 128"),
+    ],
+)
+def test_bad_fields_are_named(
+    kind: type[Fields], body: dict[str, Any], name: str, value: Any, message: str
+) -> None:
+    error = refused(kind, {**body, name: value})
+    assert (str(error), error.param) == (message, name)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"n_predict": -2}, "n_predict"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"logit_bias": {"999": 1}}, "logit_bias"),
+        ({"logit_bias": [[1, 2, 3]]}, "logit_bias"),
+        ({"logit_bias": {"5": True}}, "logit_bias"),
+        ({"grammar": "x", "json_schema": {}}, "grammar"),
+        ({"response_format": {"type": "sound"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_object", "schema": 1}}, "response_format"),
+        ({"response_format": {"type": "text"}, "json_schema": {}}, "json_schema"),
+    ],
+)
+def test_bad_values_are_named(
+    kind: Any, body: dict[str, Any], given: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        sampling(kind, {**body, **given})
+    assert caught.value.param == param
+    assert param in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "param"),
+    [(ChatRequest, "messages"), (CompletionRequest, "prompt"), (InfillRequest, "input_prefix")],
+)
+def test_required_fields(kind: type[Fields], param: str) -> None:
+    assert str(refused(kind, {})) == f"{param} is required"
+
+
+def test_a_body_must_be_an_object() -> None:
+    assert str(refused(NativeRequest, [])) == "the body must be a JSON object"
+
+
+def test_two_spellings_of_one_parameter_must_agree() -> None:
+    body = {"prompt": "x", "max_tokens": 5, "n_predict": 5}
+    assert CompletionRequest.model_validate(body).max_tokens == 5
+    error = refused(CompletionRequest, {**body, "n_predict": 6})
+    assert str(error) == "max_tokens and n_predict are one parameter: give it once"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        (ChatRequest, {}, None),
+        (ChatRequest, {"logprobs": False}, None),
+        (ChatRequest, {"logprobs": True}, 0),
+        (ChatRequest, {"logprobs": True, "top_logprobs": 3}, 3),
+        (ChatRequest, {"n_probs": 4}, 4),
+        (CompletionRequest, {"logprobs": 0}, 0),
+        (CompletionRequest, {"logprobs": 5}, 5),
+        (CompletionRequest, {"n_probs": 5}, 5),
+        (NativeRequest, {"n_probs": 0}, None),
+        (NativeRequest, {"n_probs": 2}, 2),
+    ],
+)
+def test_logprobs_in_each_dialect(kind: Any, given: dict[str, Any], expected: int | None) -> None:
+    body = next(body for k, body in KINDS if k is kind)
+    assert sampling(kind, {**body, **given}).logprobs == expected
+
+
+def test_top_logprobs_needs_logprobs() -> None:
+    with pytest.raises(InvalidRequestError, match="needs logprobs") as caught:
+        sampling(ChatRequest, {"messages": MESSAGES, "top_logprobs": 2})
+    assert caught.value.param == "top_logprobs"
+
+
+def test_openai_completions_write_sixteen_tokens_by_default() -> None:
+    assert sampling(CompletionRequest, {"prompt": "x"}).max_tokens == 16
+    assert sampling(CompletionRequest, {"prompt": "x", "n_predict": -1}).max_tokens is None
+    assert sampling(NativeRequest, {"prompt": "x"}).max_tokens is None
+    assert sampling(ChatRequest, {"messages": MESSAGES}).max_tokens is None
+
+
+@pytest.mark.parametrize("given", [{"best_of": 2}, {"echo": True, "logprobs": 1}])
+def test_what_openai_completions_cannot_do(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        sampling(CompletionRequest, {"prompt": "x", **given})
+    assert caught.value.param in given
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("ab", [(1, *ids("ab"))]),
+        ("", [(1,)]),
+        ([5, 6], [(5, 6)]),
+        (["ab", "c"], [(1, *ids("ab")), (1, *ids("c"))]),
+        ([[5], [6, 7]], [(5,), (6, 7)]),
+        ([[5], "c"], [(5,), (1, *ids("c"))]),
+        (["ab", 5, "c"], [(1, *ids("ab"), 5, *ids("c"))]),
+        ([5, "c"], [(5, *ids("c"))]),
+        ([["ab", 5], "c"], [(1, *ids("ab"), 5), (1, *ids("c"))]),
+        ({"prompt_string": "ab"}, [(1, *ids("ab"))]),
+    ],
+)
+def test_prompts(raw: Any, expected: list[tuple[int, ...]]) -> None:
+    llm: Any = FakeLLM()
+    assert [prompt.tokens for prompt in parse_prompts(raw, llm)] == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [[], [[]], 5, True, [True], [5, None], [5, 999], [-1], {"prompt_string": "a", "x": 1}, None],
+)
+def test_bad_prompts(raw: Any) -> None:
+    llm: Any = FakeLLM()
+    with pytest.raises(InvalidRequestError):
+        parse_prompts(raw, llm)
+
+
+def test_a_suffix_infills() -> None:
+    llm: Any = FakeLLM()
+    request = CompletionRequest.model_validate({"prompt": "a", "suffix": "b"})
+    assert request.prompts(llm)[0].tokens == ids("<a|b>")
+    for given in ({"prompt": [5]}, {"echo": True}):
+        request = CompletionRequest.model_validate({"prompt": "a", "suffix": "b", **given})
+        with pytest.raises(InvalidRequestError):
+            request.prompts(llm)
+
+
+def test_infill_puts_the_extra_texts_first_and_the_prompt_last() -> None:
+    llm: Any = FakeLLM()
+    body = {
+        "input_prefix": "p",
+        "input_suffix": "s",
+        "prompt": "q",
+        "input_extra": [{"text": "one", "filename": "a.py"}, {"text": "two"}],
+    }
+    prompt = InfillRequest.model_validate(body).prompts(llm)[0]
+    expected = "<\n\n--- snippet ---\n\none\n\n--- snippet ---\n\ntwopq|s>"
+    assert llm.tokenizer.decode(prompt.tokens) == expected
