@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import socket
@@ -16,11 +15,8 @@ from click.testing import CliRunner
 
 from codellama.cli import main
 from codellama.errors import InvalidRequestError, ModelLoadError
-from codellama.protocol.llama_server import NativeRequest
 from codellama.server.config import ServerConfig, is_loopback
-from codellama.server.generate import events, submit
 from codellama.server.run import bind, serve, url_of
-from codellama.server.serving import Serving
 from tests.fake_llm import FakeLLM
 from tests.live_server import Live, running, wait_until
 
@@ -122,25 +118,6 @@ def test_a_client_that_leaves_cancels(
     connection.close()
     wait_until(lambda: len(llm.cancelled) == prompts, 5.0)
     assert not live.server._serving.running
-
-
-def test_a_request_that_is_dropped_before_it_begins_is_cancelled() -> None:
-    llm: Any = FakeLLM(hold=True)
-    job = submit(NativeRequest(prompt=["x", "y"]), llm)
-
-    async def silence() -> Any:
-        await asyncio.Event().wait()
-
-    async def drop() -> None:
-        feed = events(job, Serving(lambda: llm), silence)
-        first = asyncio.ensure_future(anext(feed))
-        await asyncio.sleep(0)  # the feed has made its tasks; none of them has run
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-
-    asyncio.run(drop())
-    assert len(llm.cancelled) == 2
 
 
 def test_an_open_stream_costs_no_thread(endless: tuple[FakeLLM, Live]) -> None:
