@@ -150,8 +150,6 @@ async def events(
                 yield item
     finally:
         serving.running.difference_update(job.completions)
-        for completion in job.completions:
-            completion.cancel()  # a pump that has not begun would not do it
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -188,7 +186,10 @@ async def _frames(
 
 
 async def _pump(completion: Completion, first: int, inbox: asyncio.Queue[Any]) -> None:
-    """Put a completion's events into the inbox, then None, or its error instead."""
+    """Put a completion's events into the inbox, then None, or its error instead.
+
+    Cancelling this task cancels the completion, whose iterator is all it ever waits for.
+    """
     try:
         async for index, delta in completion.aevents():
             if delta.finish_reason is FinishReason.CANCELLED:
