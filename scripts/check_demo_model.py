@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Measure GGUF files of the demo model: the numbers of models/README.md.
+
+Prints one line per file, and as last line everything as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+def main(files: tuple[Path, ...]) -> None:
+    """Measure bits per byte and answers of each of FILES, which are GGUFs of the demo model."""
+    from codellama import LLM
+    from demo_model import measure
+    from demo_model.written import questions
+
+    xz = measure.xz_bits_per_byte()
+    print(f"held-out modules: xz -9e {xz:.3f} bits per byte")
+    report = []
+    for path in files:
+        with LLM(path, n_seq_max=8) as llm:
+            fifty = measure.answers(llm, measure.fifty_questions())
+            every = measure.answers(llm, questions(), wording=1)
+        row = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "bits_per_byte": round(measure.held_out_bits_per_byte(path), 4),
+            "fifty_ended": sum(answered.ended for answered in fifty),
+            "fifty_right": sum(answered.right for answered in fifty),
+            "questions": len(every),
+            "questions_ended": sum(answered.ended for answered in every),
+            "questions_right": sum(answered.right for answered in every),
+        }
+        report.append(row)
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    print(json.dumps({"xz_bits_per_byte": round(xz, 4), "files": report}))
+
+
+if __name__ == "__main__":
+    main()

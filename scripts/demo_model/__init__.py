@@ -1,0 +1,1 @@
+"""Everything behind train_demo_model.py: data, vocabulary, network, optimiser, export."""

@@ -1,0 +1,102 @@
+"""What the demo model can do as a GGUF: bits per byte on held-out modules, and its own questions.
+
+Everything here goes through this project's own converter, prompts and engine.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from codellama import LLM, FinishReason, Message
+from codellama.batch import Batch, Trim
+from codellama.native.context import Context
+from codellama.native.model import Model
+from codellama.params import ModelConfig
+from demo_model import corpus
+from demo_model.samples import JAVASCRIPT
+from demo_model.written import Question, questions
+
+WINDOW = 1024
+MAX_TOKENS = 500
+AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A greedy answer; `ended` says that the model closed it with `<step>` itself."""
+
+    question: Question
+    text: str
+    ended: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the written answer, letter by letter."""
+        return self.text == self.question.answer
+
+
+def fifty_questions() -> list[Question]:
+    """Fifty questions, spread over all topics."""
+    every = questions()
+    return [every[i * len(every) // 50] for i in range(50)]
+
+
+def answers(llm: LLM, asked: Sequence[Question], wording: int = 0) -> list[Answered]:
+    """Ask every question in one of its wordings; JavaScript ones with the model card's system text."""
+    step = llm.tokenizer.token_id("<step>")
+    result = []
+    for first in range(0, len(asked), AT_ONCE):
+        part = asked[first : first + AT_ONCE]
+        running = [
+            llm.chat(_messages(question, wording), temperature=0.0, max_tokens=MAX_TOKENS)
+            for question in part
+        ]
+        for question, completion in zip(part, running, strict=True):
+            choice = completion.result().choices[0]
+            ended = choice.finish_reason == FinishReason.STOP and choice.stop == step
+            result.append(Answered(question, choice.text, ended))
+    return result
+
+
+def held_out_bits_per_byte(path: Path) -> float:
+    """Bits per byte of the GGUF `path` on the held-out modules, in windows begun with BOS."""
+    texts = _held_out_texts()
+    size = sum(len(text.encode()) for text in texts)
+    return sum(_nats(path, texts)) / math.log(2) / size
+
+
+def xz_bits_per_byte() -> float:
+    """What `xz -9e` reaches on the held-out modules, one after the other."""
+    data = "".join(_held_out_texts()).encode()
+    packed = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    return 8 * len(packed) / len(data)
+
+
+def _held_out_texts() -> list[str]:
+    return [corpus.read(path) for path in corpus.held_out_files()]
+
+
+def _messages(question: Question, wording: int) -> list[Message]:
+    messages: list[Message] = [{"role": "user", "content": question.wordings[wording]}]
+    if question.topic == "javascript":
+        messages.insert(0, {"role": "system", "content": JAVASCRIPT})
+    return messages
+
+
+def _nats(path: Path, texts: Sequence[str]) -> Iterator[float]:
+    with Model(path) as model:
+        context = Context(model, ModelConfig(n_seq_max=1, n_batch=WINDOW), WINDOW)
+        for text in texts:
+            ids = model.tokenizer.encode(text)
+            for first in range(0, len(ids), WINDOW - 1):
+                window = [model.tokenizer.bos, *ids[first : first + WINDOW - 1]]
+                batch = Batch(edits=[Trim(0, 0)], output_rows=list(range(len(window) - 1)))
+                batch.add(window, 0, 0)
+                context.run(batch)
+                for row, token in enumerate(window[1:]):
+                    yield -context.logprob(row, token, 0).logprob
+        context.close()

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Train the demo model and write it to models/demo; see models/README.md.
+
+The run can be stopped at any time and started again with the same options: it continues from the
+checkpoint in --work. A run with --steps gives the same batches everywhere; a run with --minutes
+follows the clock, so that it fits the time there is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from demo_model.training import Budget, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=ROOT / "models" / "demo",
+    show_default="models/demo",
+    help="Folder of the checkpoint that is written.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=ROOT / "models" / ".train",
+    show_default="models/.train",
+    help="Folder of what is kept between runs.",
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Length of the run in steps of 8192 tokens."
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Length of the run in minutes, where --steps is not given.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores by default.")
+@click.option("--seed", default=0, show_default=True, help="Seed of weights and batches.")
+@click.option("--untrained", is_flag=True, help="Write untrained weights and stop.")
+@click.option("--export-only", is_flag=True, help="Write the last checkpoint as it is and stop.")
+def main(
+    out: Path,
+    work: Path,
+    steps: int | None,
+    minutes: float,
+    device: str,
+    threads: int | None,
+    seed: int,
+    untrained: bool,
+    export_only: bool,
+) -> None:
+    """Train the demo model and write it in the Hugging Face layout."""
+    # Threads that wait actively slow training down to a third where other work wants the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        import torch
+
+        from demo_model import export, network, training, vocabulary
+    except ImportError as error:
+        raise click.ClickException(f"{error}; install it: pip install -e '.[train]'") from error
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("--device cuda: torch finds no CUDA device here; use cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads:
+        torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = work / "tokenizer.model"
+    if not tokenizer.exists():
+        vocabulary.train_vocabulary(vocabulary_texts(), tokenizer)
+    shape = network.Shape()
+    if untrained:
+        export.write_checkpoint(out, shape, export.untrained_weights(shape), tokenizer)
+        return
+    checkpoint = work / "checkpoint.pt"
+    if export_only and not checkpoint.exists():
+        raise click.ClickException(f"{checkpoint}: there is no checkpoint to export")
+    state = training.State.new(seed, torch.device(device))
+    if checkpoint.exists():
+        state.load(checkpoint)
+    if not export_only:
+        trainer(work, training.Budget(steps, minutes * 60), device, seed).run(state)
+    export.write_checkpoint(out, shape, state.model.state_dict(), tokenizer)
+    bits = training.held_out_bits_per_byte(state.model, vocabulary.Vocabulary(tokenizer))
+    print(f"{out}: step {state.step}, held-out bits per byte {bits:.4f}")
+
+
+def trainer(work: Path, budget: Budget, device: str, seed: int) -> Trainer:
+    """Everything a run needs, from the vocabulary in `work` and the data."""
+    from demo_model import batches, samples, training, vocabulary
+
+    pieces = vocabulary.Vocabulary(work / "tokenizer.model")
+    return training.Trainer(
+        vocabulary=pieces,
+        code=batches.CodeStream(pieces, work),
+        samples=samples.Samples(pieces).draw,
+        budget=budget,
+        checkpoint=work / "checkpoint.pt",
+        seed=seed,
+        # A part of a batch that fits the caches is faster on a CPU; a GPU wants all of it at once.
+        micro_tokens=2048 if device == "cpu" else training.TOKENS_PER_STEP,
+    )
+
+
+def vocabulary_texts() -> list[str]:
+    """What the vocabulary is trained on: the library, and common words of questions and answers."""
+    from demo_model import corpus
+
+    words = (ROOT / "scripts" / "demo_data" / "words.txt").read_text(encoding="utf-8")
+    return [*map(corpus.read, corpus.training_files()[0]), *[words] * 300]
+
+
+if __name__ == "__main__":
+    main()
