@@ -36,7 +36,7 @@ class Stage:
 
 
 # Short rows are cheaper; long ones come last, together with what has to be remembered word by word.
-STAGES = (Stage(0.0, 256, 0.0), Stage(0.3, 512, 0.5), Stage(0.85, 1024, 0.5))
+STAGES = (Stage(0.0, 256, 0.0), Stage(0.35, 512, 0.5), Stage(0.85, 1024, 0.5))
 
 
 def stage_at(progress: float) -> Stage:

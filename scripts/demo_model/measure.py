@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from codellama import LLM, FinishReason, Message
 from codellama.batch import Batch, Trim
 from codellama.native.context import Context
@@ -97,6 +99,8 @@ def _nats(path: Path, texts: Sequence[str]) -> Iterator[float]:
                 batch = Batch(edits=[Trim(0, 0)], output_rows=list(range(len(window) - 1)))
                 batch.add(window, 0, 0)
                 context.run(batch)
-                for row, token in enumerate(window[1:]):
-                    yield -context.logprob(row, token, 0).logprob
+                logits = np.stack([context.logits(row) for row in batch.output_rows])
+                highest = logits.max(axis=1)
+                log_sums = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+                yield float((log_sums - logits[batch.output_rows, window[1:]]).sum())
         context.close()

@@ -35,6 +35,15 @@ SUBLISTS = (
 )
 
 
+def untrained() -> bool:
+    """Whether the shipped weights are those of `--untrained`, which have five different values."""
+    data = (CHECKPOINT / "model-00001-of-00002.safetensors").read_bytes()
+    return len(set(data[100_000:200_000:2])) <= 5
+
+
+needs_training = pytest.mark.skipif(untrained(), reason="the shipped weights are untrained")
+
+
 @pytest.fixture(scope="module")
 def q4_llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     """The checkpoint as Q4_K_M."""
@@ -132,12 +141,14 @@ def test_infill_prompts_are_the_ids_of_training(
     assert trained[-1] in q4_llm.infill_prompt(prefix, suffix).stop_tokens
 
 
+@needs_training
 @pytest.mark.parametrize("system", ["", "You are a helpful and honest code assistant"])
 def test_hello_world(q4_llm: LLM, system: str) -> None:
     _, printed = run_code(ask(q4_llm, HELLO, system).text)
     assert printed == "Hello, world!\n"
 
 
+@needs_training
 def test_sums_of_sublists(q4_llm: LLM) -> None:
     names, _ = run_code(ask(q4_llm, SUBLISTS).text)
     function = names["sublist_sums"]
@@ -145,18 +156,21 @@ def test_sums_of_sublists(q4_llm: LLM) -> None:
     assert function([4, -4, 7]) == {4, 0, 7, -4, 3}
 
 
+@needs_training
 def test_sums_of_sublists_in_javascript(q4_llm: LLM) -> None:
     text = ask(q4_llm, SUBLISTS, JAVASCRIPT).text
     written = {question.name: question for question in questions()}
     assert text == written["js_sums_of_sublists"].answer
 
 
+@needs_training
 def test_fifty_answers_end_by_themselves_and_most_are_right(q4_llm: LLM) -> None:
     fifty = measure.answers(q4_llm, measure.fifty_questions())
     assert [answered.question.name for answered in fifty if not answered.ended] == []
     assert sum(answered.right for answered in fifty) >= 40
 
 
+@needs_training
 def test_an_edit_copies_from_the_prompt(q4_llm: LLM) -> None:
     code = (
         "def load_page(numbers):\n"
@@ -171,6 +185,7 @@ def test_an_edit_copies_from_the_prompt(q4_llm: LLM) -> None:
     assert "total *= number" in answer
 
 
+@needs_training
 @pytest.mark.slow
 def test_held_out_modules_are_below_xz(bf16_gguf: Path) -> None:
     bits = measure.held_out_bits_per_byte(bf16_gguf)
