@@ -4,7 +4,7 @@
     bench_server.py --url http://127.0.0.1:8080          any server that is running
     bench_server.py MODEL.gguf --against llama-server    both are started here
     bench_server.py MODEL.gguf --against llama-server --against llama_cpp.server \\
-        --edit-model DEMO.gguf --drafts "OPTIONS"        everything
+        --drafts --edit-model DEMO.gguf                  everything
 
 llama-server comes from scripts/build_llama_tools, models of random weights from
 scripts/make_random_model.py. Runs are interleaved; the table shows the medians and, for every other
@@ -57,21 +57,11 @@ Make = Callable[[int], Spec]
 @click.option(
     "--case", "cases", multiple=True, type=click.Choice(SERVING), help="Only this; repeatable."
 )
-@click.option(
-    "--drafts",
-    metavar="OPTIONS",
-    help="Options of `codellama serve` that turn drafts on: measures them too.",
-)
-@click.option(
-    "--no-drafts",
-    metavar="OPTIONS",
-    default="",
-    help="Options that turn drafts off, used for everything else.",
-)
+@click.option("--drafts", is_flag=True, help="Measure drafts against none, too.")
 @click.option(
     "--edit-model",
     type=click.Path(exists=True, path_type=Path),
-    help="A model that can edit code, for measuring drafts.",
+    help="A model that can edit code, for --drafts where text matters.",
 )
 @click.option(
     "--threads", type=click.IntRange(1), default=os.cpu_count(), show_default="one per core"
@@ -99,8 +89,7 @@ def main(
     against: tuple[str, ...],
     runs: int,
     cases: tuple[str, ...],
-    drafts: str | None,
-    no_drafts: str,
+    drafts: bool,
     edit_model: Path | None,
     threads: int,
     slots: int,
@@ -136,8 +125,8 @@ def main(
             gpu_layers=n_gpu_layers,
             cache_ram=cache_ram,
         )
-        work = bench.all(common, against, names, drafts, no_drafts, edit_model)
-        settings = asdict(common) | {"model": model.name, "drafts": drafts, "no_drafts": no_drafts}
+        work = bench.all(common, against, names, drafts, edit_model)
+        settings = asdict(common) | {"model": model.name}
     try:
         asyncio.run(work)
     except BenchError as error:
@@ -168,12 +157,11 @@ class Bench:
         settings: Settings,
         against: Sequence[str],
         names: Sequence[str],
-        drafts: str | None,
-        no_drafts: str,
+        drafts: bool,
         edit_model: Path | None,
     ) -> None:
-        """Measure ours against others, and drafts against none if there are options for them."""
-        ours = partial(servers.codellama, settings, extra=no_drafts)
+        """Measure ours against others, and drafts against none."""
+        ours = partial(servers.codellama, settings)
         if "llama-server" in against:
             await self._against_llama_server(ours, settings, names)
         if "llama_cpp.server" in against:
@@ -181,10 +169,10 @@ class Bench:
             rows = await self._group([ours, theirs], ["clients_whole"])
             self._rows += _wanting(rows, {"llama_cpp.server": 3.0})
         if "codellama" in against:
-            again = partial(servers.codellama, settings, name="codellama again", extra=no_drafts)
+            again = partial(servers.codellama, settings, name="codellama again")
             self._rows += await self._group([ours, again], names)
-        if drafts is not None:
-            await self._drafting(settings, drafts, no_drafts, edit_model, against)
+        if drafts:
+            await self._drafting(settings, edit_model, against)
 
     async def _against_llama_server(
         self, ours: Make, settings: Settings, names: Sequence[str]
@@ -200,17 +188,12 @@ class Bench:
             self._rows.append(_one_request_for_many(rows, self._sizes))
 
     async def _drafting(
-        self,
-        settings: Settings,
-        drafts: str,
-        no_drafts: str,
-        edit_model: Path | None,
-        against: Sequence[str],
+        self, settings: Settings, edit_model: Path | None, against: Sequence[str]
     ) -> None:
         def both(settings: Settings) -> list[Make]:
             return [
-                partial(servers.codellama, settings, extra=drafts),
-                partial(servers.codellama, settings, name=PLAIN, extra=no_drafts),
+                partial(servers.codellama, settings, drafts=True),
+                partial(servers.codellama, settings, name=PLAIN),
             ]
 
         self._rows += _wanting(await self._group(both(settings), ["noise"]), {PLAIN: 0.97})
@@ -221,8 +204,7 @@ class Bench:
         if "llama-server" in against:
             makes.append(partial(servers.llama_server, settings))
             makes += [
-                partial(servers.llama_server, settings, name=mode, extra=f"--spec-type {mode}")
-                for mode in servers.NGRAM_MODES
+                partial(servers.llama_server, settings, drafts=mode) for mode in servers.NGRAM_MODES
             ]
         (row,) = await self._group(makes, ["edits"])
         row.wanted = {PLAIN: 1.8}

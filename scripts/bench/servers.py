@@ -67,21 +67,26 @@ class Running:
         return peak_memory_mb(self.process.pid)
 
 
-def codellama(settings: Settings, port: int, name: str = "codellama", extra: str = "") -> Spec:
-    """Our server."""
+def codellama(settings: Settings, port: int, name: str = "codellama", drafts: bool = False) -> Spec:
+    """Our server, with drafts from the text or without."""
     command = [sys.executable, "-m", "codellama", "serve", str(settings.model)]
     command += ["--host", HOST, "--port", str(port)]
     command += ["--threads", str(settings.threads), "--parallel", str(settings.slots)]
     command += ["--ctx-size", str(settings.ctx), "--kv-cells", str(settings.cells)]
     command += ["--batch-size", str(settings.batch), "--ubatch-size", str(settings.ubatch)]
-    command += ["--n-gpu-layers", str(settings.gpu_layers), *shlex.split(extra)]
-    return Spec(name, tuple(command), {"CODELLAMA_CACHE_RAM": str(settings.cache_ram)})
+    command += ["--n-gpu-layers", str(settings.gpu_layers)]
+    environment = {
+        "CODELLAMA_SPEC_TYPE": "ngram" if drafts else "none",
+        "CODELLAMA_CACHE_RAM": str(settings.cache_ram),
+    }
+    return Spec(name, tuple(command), environment)
 
 
-def llama_server(
-    settings: Settings, port: int, name: str = "llama-server", extra: str = ""
-) -> Spec:
-    """llama.cpp's server from scripts/build_llama_tools. Raises BenchError if it is not there."""
+def llama_server(settings: Settings, port: int, drafts: str = "none") -> Spec:
+    """llama.cpp's server from scripts/build_llama_tools; `drafts` is one of `NGRAM_MODES` or none.
+
+    Raises BenchError if it is not there.
+    """
     command = [str(tool("llama-server")), "--model", str(settings.model)]
     command += ["--host", HOST, "--port", str(port)]
     command += ["--threads", str(settings.threads), "--threads-batch", str(settings.threads)]
@@ -89,11 +94,11 @@ def llama_server(
     command += ["--ctx-size", str(settings.cells), "--fit", "off"]
     command += ["--batch-size", str(settings.batch), "--ubatch-size", str(settings.ubatch)]
     command += ["--n-gpu-layers", str(settings.gpu_layers)]
-    command += ["--cache-ram", str(settings.cache_ram), "--no-ui", *shlex.split(extra)]
-    return Spec(name, tuple(command))
+    command += ["--cache-ram", str(settings.cache_ram), "--spec-type", drafts, "--no-ui"]
+    return Spec("llama-server" if drafts == "none" else drafts, tuple(command))
 
 
-def llama_cpp_server(settings: Settings, port: int, extra: str = "") -> Spec:
+def llama_cpp_server(settings: Settings, port: int) -> Spec:
     """llama-cpp-python's own server, which answers one request at a time.
 
     Raises BenchError if the packages it needs are not installed.
@@ -111,7 +116,7 @@ def llama_cpp_server(settings: Settings, port: int, extra: str = "") -> Spec:
     command += ["--n_threads_batch", str(settings.threads), "--n_ctx", str(settings.ctx)]
     command += ["--n_batch", str(settings.batch), "--n_ubatch", str(settings.ubatch)]
     command += ["--n_gpu_layers", str(settings.gpu_layers), "--interrupt_requests", "false"]
-    return Spec("llama_cpp.server", (*command, *shlex.split(extra)))
+    return Spec("llama_cpp.server", tuple(command))
 
 
 def tool(name: str) -> Path:

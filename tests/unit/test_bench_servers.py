@@ -40,6 +40,9 @@ def test_both_servers_get_the_same_settings(
     assert option(ours, "--kv-cells") == option(theirs, "--ctx-size") == "700"
     assert option(ours, "--ctx-size") == "100"
     assert "--kv-unified" in theirs.command
+    assert option(theirs, "--spec-type") == "none"
+    drafting = servers.llama_server(SETTINGS, 1234, drafts="ngram-mod")
+    assert (drafting.name, option(drafting, "--spec-type")) == ("ngram-mod", "ngram-mod")
     assert ours.environment["CODELLAMA_CACHE_RAM"] == option(theirs, "--cache-ram") == "0"
 
 
@@ -54,10 +57,11 @@ def test_our_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in help_text
 
 
-def test_more_options_are_passed_on() -> None:
-    spec = servers.codellama(SETTINGS, 1, name="x", extra="--flash-attn 'on'")
-    assert spec.name == "x"
-    assert spec.command[-2:] == ("--flash-attn", "on")
+def test_drafts_are_off_unless_asked_for() -> None:
+    def environment(drafts: bool) -> str:
+        return servers.codellama(SETTINGS, 1, drafts=drafts).environment["CODELLAMA_SPEC_TYPE"]
+
+    assert (environment(False), environment(True)) == ("none", "ngram")
 
 
 def test_a_program_that_is_not_built_is_named(
