@@ -23,7 +23,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -40,6 +40,7 @@ from bench.servers import Settings, Spec, running
 from bench.texts import Texts
 
 OURS, PLAIN = "codellama", "codellama, no drafts"
+MEMORY_MB = 150  # that Python and its packages may need beyond llama-server
 Make = Callable[[int], Spec]
 
 
@@ -143,7 +144,6 @@ class Bench:
         self._seed = seed
         self._texts = Texts(seed)
         self._rows: list[Row] = []
-        self._memory: dict[str, float | None] = {}
 
     async def one(self, url: str, api_key: str | None, names: Sequence[str]) -> None:
         """Measure the server at `url`."""
@@ -181,7 +181,7 @@ class Bench:
         rows = await self._group(makes, names, memory=True)
         wanted = {m.key: m.wanted for name in names for m in CASES[name].metrics}
         for row in rows:
-            goal = wanted[row.key]
+            goal = wanted.get(row.key)
             row.wanted = {} if goal is None else {"llama-server": goal}
         self._rows += rows
         if "choices" in names:
@@ -221,9 +221,8 @@ class Bench:
             started = [await stack.enter_async_context(running(make)) for make in makes]
             pairs = [(server.spec.name, server.client) for server in started]
             rows = await self._measure(pairs, names)
-            if memory:
-                self._memory = {server.spec.name: server.peak_mb() for server in started}
-        return rows
+            peaks = {server.spec.name: server.peak_mb() for server in started} if memory else {}
+        return rows + _memory(peaks)
 
     async def _measure(
         self, clients: Sequence[tuple[str, Client]], names: Sequence[str]
@@ -257,8 +256,7 @@ class Bench:
         settings |= {"runs": self._runs, "seed": self._seed, "sizes": asdict(self._sizes)}
         document = heading("server", settings, servers.versions())
         document["results"] = [row.to_json() for row in self._rows]
-        document["peak_memory_mb"] = self._memory
-        publish(document, tables, _memory_line(self._memory))
+        publish(document, tables)
 
 
 def _wanting(rows: list[Row], wanted: dict[str, float]) -> list[Row]:
@@ -283,9 +281,13 @@ def _one_request_for_many(rows: Sequence[Row], sizes: Sizes) -> Row:
     )
 
 
-def _memory_line(memory: dict[str, float | None]) -> str:
-    known = [f"{name} {mb:,.0f} MB" for name, mb in memory.items() if mb is not None]
-    return "peak memory: " + ", ".join(known) if known else ""
+def _memory(peaks: Mapping[str, float | None]) -> list[Row]:
+    """What the servers needed at most; nothing where the system does not tell."""
+    known = {name: [mb] for name, mb in peaks.items() if mb is not None}
+    if len(known) < 2:
+        return []
+    limit = known["llama-server"][0] + MEMORY_MB
+    return [Row("memory", "peak memory", "MB", "less", known, limit=limit)]
 
 
 def _say(case: str, run: int, subject: str, figures: dict[str, float]) -> None:

@@ -23,7 +23,8 @@ WIDTH = 120
 class Row:
     """A figure of several subjects, one value per run; the first subject is ours.
 
-    `wanted` says per other subject what our value ÷ its value should reach, or stay below.
+    `wanted` says per other subject what our value ÷ its value should reach, or stay below, and
+    `limit` what our value itself should.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Row:
     better: Literal["more", "less"]
     values: dict[str, list[float]]
     wanted: dict[str, float] = field(default_factory=dict)
+    limit: float | None = None
 
     @property
     def medians(self) -> dict[str, float]:
@@ -48,15 +50,16 @@ class Row:
             if any(theirs)
         }
 
+    @property
     def missed(self) -> list[str]:
-        """The subjects against whom the wanted ratio is not reached."""
-        return [name for name, ratio in self.ratios.items() if not self._reached(name, ratio)]
+        """The subjects against whom the wanted ratio is not reached; "limit" for the limit."""
+        wanted, ratios = self.wanted, self.ratios
+        found = [n for n in ratios if n in wanted and not self._good(ratios[n], wanted[n])]
+        ours = statistics.median(next(iter(self.values.values())))
+        return found if self.limit is None or self._good(ours, self.limit) else [*found, "limit"]
 
-    def _reached(self, name: str, ratio: float) -> bool:
-        if name not in self.wanted:
-            return True
-        wanted = self.wanted[name]
-        return ratio >= wanted if self.better == "more" else ratio <= wanted
+    def _good(self, value: float, mark: float) -> bool:
+        return value >= mark if self.better == "more" else value <= mark
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object, numbers to four digits."""
@@ -68,7 +71,8 @@ class Row:
             "medians": _rounded(self.medians),
             "ratios": _rounded(self.ratios),
             "wanted": self.wanted,
-            "missed": self.missed(),
+            "limit": self.limit,
+            "missed": self.missed,
             "values": {name: [_digits(v) for v in vs] for name, vs in self.values.items()},
         }
 
@@ -85,20 +89,21 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     for row in rows:
         medians, ratios = row.medians, row.ratios
         cells = [_number(medians.get(name)) for name in names]
-        cells += [_ratio(row, name, ratios.get(name)) for name in names[1:]]
+        cells[0] += _mark(row, "limit", row.limit)
+        for name in names[1:]:
+            text = f"{ratios[name]:.2f}" if name in ratios else ""
+            cells.append(text + _mark(row, name, row.wanted.get(name)))
         result.add_row(f"{row.title} ({row.unit})", *cells)
     return result
 
 
-def publish(document: Mapping[str, Any], tables: Sequence[Table], note: str = "") -> None:
-    """Print the tables and the note, then the document as the last line."""
+def publish(document: Mapping[str, Any], tables: Sequence[Table]) -> None:
+    """Print the tables, then the document as the last line."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     for one in tables:
         console.print(one)
-    if note:
-        print(note)
     print(json.dumps(document), flush=True)
 
 
@@ -149,15 +154,11 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _ratio(row: Row, name: str, ratio: float | None) -> str:
-    if ratio is None:
-        return ""
-    wanted = row.wanted.get(name)
+def _mark(row: Row, name: str, wanted: float | None) -> str:
     if wanted is None:
-        return f"{ratio:.2f}"
+        return ""
     sign = "≥" if row.better == "more" else "≤"
-    mark = " [bold]missed[/bold]" if name in row.missed() else ""
-    return f"{ratio:.2f} ({sign} {wanted:g}){mark}"
+    return f" ({sign} {wanted:.4g})" + (" [bold]missed[/bold]" if name in row.missed else "")
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

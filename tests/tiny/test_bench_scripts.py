@@ -45,7 +45,8 @@ def results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     assert len(rows) == len(found["results"])
     for row in rows.values():
         for values in row["values"].values():
-            assert len(values) == 2 and min(values) >= 0
+            assert len(values) == (1 if row["key"] == "memory" else 2)
+            assert min(values) >= 0
     return rows
 
 
@@ -81,9 +82,10 @@ def test_ours_against_llama_server(tiny_gguf: Path) -> None:
     options = ["--against", "llama-server", "--ctx-size", "1024", "--cells", "4096", *SMALL]
     found = document("bench_server.py", str(tiny_gguf), *options)
     rows = results(found)
-    assert set(rows) == KEYS | {"choices_of_requests"}
+    assert set(rows) == KEYS | {"choices_of_requests", "memory"}
     assert rows["sharing_first"]["wanted"] == {"llama-server": 0.15}
-    assert set(found["peak_memory_mb"]) == {"codellama", "llama-server"}
+    theirs = rows["memory"]["medians"]["llama-server"]
+    assert rows["memory"]["limit"] == pytest.approx(theirs + 150, abs=1)
 
 
 def test_the_engine(tiny_gguf: Path) -> None:
