@@ -1,0 +1,126 @@
+"""The benchmarks run on the tiny model and end with a line of JSON; nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama.llm import LLM
+from tests.live_server import running
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / ".llama-tools" / "bin"
+SMALL = ["--quick", "--runs", "2", "--threads", "1"]
+KEYS = {
+    "decode", "prompt", "clients_streamed", "clients_whole", "sharing_first", "sharing_total",
+    "choices", "requests", "gap",
+}  # fmt: skip
+
+
+def bench(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def document(script: str, *arguments: str) -> dict[str, Any]:
+    done = bench(script, *arguments)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert {"benchmark", "date", "machine", "versions", "settings", "results"} <= set(found)
+    return found
+
+
+def results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    rows = {row["key"]: row for row in found["results"]}
+    assert len(rows) == len(found["results"])
+    for row in rows.values():
+        for values in row["values"].values():
+            assert len(values) == (1 if row["key"] == "memory" else 2)
+            assert min(values) >= 0
+    return rows
+
+
+def test_a_server_that_is_running(tiny_gguf: Path) -> None:
+    with running(lambda: LLM(tiny_gguf, n_seq_max=4, n_threads=1)) as live:
+        found = document("bench_server.py", "--url", live.url, "--quick", "--runs", "2")
+    rows = results(found)
+    assert set(rows) == KEYS
+    assert all(row["ratios"] == {} for row in rows.values())
+
+
+def test_ours_against_ours(tiny_gguf: Path) -> None:
+    options = ["--against", "codellama", "--ctx-size", "1024", "--cells", "4096", *SMALL]
+    found = document("bench_server.py", str(tiny_gguf), *options)
+    rows = results(found)
+    assert set(rows) == KEYS
+    assert all(row["ratios"]["codellama again"] > 0 for row in rows.values())
+
+
+def test_drafts_against_none(tiny_gguf: Path) -> None:
+    options = ["--drafts", "--edit-model", str(tiny_gguf), *SMALL]
+    options += ["--ctx-size", "1024", "--cells", "4096"]
+    rows = results(document("bench_server.py", str(tiny_gguf), *options))
+    assert set(rows) == {"edits", "noise"}
+    assert rows["edits"]["wanted"] == {"codellama, no drafts": 1.8}
+    assert rows["noise"]["wanted"] == {"codellama, no drafts": 0.97}
+
+
+@pytest.mark.skipif(
+    not (TOOLS / "llama-server").is_file(), reason="scripts/build_llama_tools has not been run"
+)
+def test_ours_against_llama_server(tiny_gguf: Path) -> None:
+    options = ["--against", "llama-server", "--ctx-size", "1024", "--cells", "4096", *SMALL]
+    found = document("bench_server.py", str(tiny_gguf), *options)
+    rows = results(found)
+    assert set(rows) == KEYS | {"choices_of_requests", "memory"}
+    assert rows["sharing_first"]["wanted"] == {"llama-server": 0.15}
+    theirs = rows["memory"]["medians"]["llama-server"]
+    assert rows["memory"]["limit"] == pytest.approx(theirs + 150, abs=1)
+
+
+def test_the_engine(tiny_gguf: Path) -> None:
+    options = [
+        "--quick",
+        "--runs",
+        "2",
+        "--threads",
+        "1",
+        "--width",
+        "1",
+        "--width",
+        "3",
+        "--alone",
+    ]
+    rows = results(document("bench_engine.py", str(tiny_gguf), *options))
+    per_width = {
+        f"{name}_{width}" for name in ("decode", "outside", "sampling") for width in (1, 3)
+    }
+    assert set(rows) == per_width | {"prompt"}
+    for width in (1, 3):
+        (sampling,) = rows[f"sampling_{width}"]["medians"].values()
+        (outside,) = rows[f"outside_{width}"]["medians"].values()
+        assert 0 < sampling < outside < 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give either MODEL or --url"),
+        (["--url", "http://127.0.0.1:9"], 1, "nothing answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(arguments: list[str], code: int, message: str) -> None:
+    done = bench("bench_server.py", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
