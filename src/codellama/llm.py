@@ -19,7 +19,7 @@ from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
 from codellama.devices import fit
-from codellama.engine import Engine, EngineStatus, Scheduler
+from codellama.engine import Drafter, Engine, EngineStatus, NgramDrafter, Scheduler, Speculator
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Sequence as Request
 from codellama.errors import (
@@ -91,9 +91,14 @@ class LLM(LlamaCompatible):
             self._model.close()
             raise
         scheduler = Scheduler(
-            self.config.n_seq_max, cells, self.config.n_batch, self.config.prefill_chunk
+            self.config.n_seq_max,
+            cells,
+            self.config.n_batch,
+            self.config.prefill_chunk,
+            self.config.max_outputs,
         )
-        self._engine = Engine(context, scheduler, self.config.max_queue)
+        speculator = Speculator(self._drafters(), self.config.spec_draft_n_max)
+        self._engine = Engine(context, scheduler, self.config.max_queue, speculator)
 
     # -- loading ------------------------------------------------------------------------------
 
@@ -130,6 +135,9 @@ class LLM(LlamaCompatible):
             kv = self._kv_bytes_per_cell(header) * cells if self.config.offload_kqv else 0
             return fit.place_layers(layers, kv, [gpu.free_bytes for gpu in gpus]).n_gpu_layers
         return _n_layer(header) + 1 if wanted == "all" else int(wanted)
+
+    def _drafters(self) -> list[Drafter]:
+        return [] if self.config.spec_type == "none" else [NgramDrafter()]
 
     # -- prompts ------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ T = TypeVar("T", "SamplingParams", "ModelConfig")
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+MAX_DRAFTED = 64  # drafted tokens in a step, all sequences together
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, which means "random"
 
 
@@ -142,6 +143,10 @@ class ModelConfig:
     to tags such as `<step>` in a user's text: they stay plain text ("literal"), or the request is
     refused as Meta's code does ("reject"). `experimental_infill` allows infilling where it is not
     clear that the model was trained for it (70B base).
+
+    `spec_type` says who guesses tokens ahead, which never changes an answer and saves time where
+    text repeats itself: "ngram" looks up what followed the same tokens before, "none" is off, and
+    "auto" is n-grams. A guess has at most `spec_draft_n_max` tokens, fewer when guesses fail.
     """
 
     n_ctx: int | None = None
@@ -166,6 +171,8 @@ class ModelConfig:
     chat_format: Literal["turn", "inst", "none"] | None = None
     special_tags: Literal["literal", "reject"] = "literal"
     experimental_infill: bool = False
+    spec_type: Literal["auto", "none", "ngram"] = "auto"
+    spec_draft_n_max: int = 32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
@@ -207,6 +214,11 @@ class ModelConfig:
         """Threads for decoding: `n_threads`, or one per physical core (as llama.cpp does)."""
         return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
 
+    @property
+    def max_outputs(self) -> int:
+        """Most rows of a step that have logits: one per request, and the drafted tokens."""
+        return min(self.n_batch, self.n_seq_max + MAX_DRAFTED)
+
 
 _SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 0, math.inf),
@@ -244,6 +256,7 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("n_threads", 1, 4096),
     ("n_threads_batch", 1, 4096),
     ("main_gpu", 0, 64),
+    ("spec_draft_n_max", 0, MAX_DRAFTED),
 )
 
 _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -253,6 +266,7 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("type_v", KV_TYPES),
     ("chat_format", ("turn", "inst", "none", None)),
     ("special_tags", ("literal", "reject")),
+    ("spec_type", ("auto", "none", "ngram")),
 )
 
 

@@ -19,7 +19,9 @@ LEVELS = {
     "engine": 2,
     "weights": 2,
     "devices": 2,
-    **dict.fromkeys(("chat", "infill", "prompts", "completion", "replies", "compat", "llm", "session"), 3),
+    **dict.fromkeys(
+        ("chat", "infill", "prompts", "completion", "replies", "compat", "llm", "session"), 3
+    ),
     "protocol": 4,
     **dict.fromkeys(("server", "integrations", "quality"), 5),
     "cli": 6,

@@ -120,6 +120,10 @@ model_options = _bundle(
             help="Infill with 70B base, about which Meta's pages disagree."),
     _shared("special_tags", "--special-tags", type=click.Choice(["literal", "reject"]),
             help="What control tags typed in a message are.", default="literal, plain text"),
+    _shared("spec_type", "--spec-type", type=click.Choice(["auto", "none", "ngram"]),
+            help="Who guesses tokens ahead; answers stay the same.", default="auto, n-grams"),
+    _shared("spec_draft_n_max", "--spec-draft-n-max", type=int,
+            help="Longest guess in tokens; 0: none."),
 )  # fmt: skip
 """How the model is loaded; read them with `model_config`."""
 
