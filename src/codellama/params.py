@@ -144,9 +144,11 @@ class ModelConfig:
     refused as Meta's code does ("reject"). `experimental_infill` allows infilling where it is not
     clear that the model was trained for it (70B base).
 
-    `spec_type` says who guesses tokens ahead, which never changes an answer and saves time where
-    text repeats itself: "ngram" looks up what followed the same tokens before, "none" is off, and
-    "auto" is n-grams. A guess has at most `spec_draft_n_max` tokens, fewer when guesses fail.
+    `spec_type` says who guesses tokens ahead, which never changes an answer: "ngram" looks up what
+    followed the same tokens before, "draft" asks `draft_model`, a small GGUF with the same
+    vocabulary, "auto" does both if there is one, "none" is off. A guess has at most
+    `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
+    probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
     """
 
     n_ctx: int | None = None
@@ -171,8 +173,11 @@ class ModelConfig:
     chat_format: Literal["turn", "inst", "none"] | None = None
     special_tags: Literal["literal", "reject"] = "literal"
     experimental_infill: bool = False
-    spec_type: Literal["auto", "none", "ngram"] = "auto"
+    spec_type: Literal["auto", "none", "ngram", "draft"] = "auto"
     spec_draft_n_max: int = 32
+    spec_draft_p_min: float = 0.5
+    draft_model: str | os.PathLike[str] | None = None
+    draft_gpu_layers: int | Literal["all", "auto"] = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
@@ -183,12 +188,13 @@ class ModelConfig:
             if value not in values:
                 choices = ", ".join(str(v) for v in values if v is not None)
                 raise InvalidRequestError(f"{name} must be one of {choices}; got {value!r}", name)
-        layers = self.n_gpu_layers
-        if layers not in ("all", "auto") and (not _is_int(layers) or int(layers) < 0):
-            raise InvalidRequestError(
-                f"n_gpu_layers must be a number of layers, 'all' or 'auto'; got {layers!r}",
-                "n_gpu_layers",
-            )
+        for name in ("n_gpu_layers", "draft_gpu_layers"):
+            layers = getattr(self, name)
+            if layers not in ("all", "auto") and (not _is_int(layers) or layers < 0):
+                raise InvalidRequestError(
+                    f"{name} must be a number of layers, 'all' or 'auto'; got {layers!r}", name
+                )
+        self._check_draft()
         if self.n_ubatch > self.n_batch:
             raise InvalidRequestError(
                 f"n_ubatch ({self.n_ubatch}) must not be larger than n_batch ({self.n_batch})",
@@ -202,6 +208,15 @@ class ModelConfig:
             raise InvalidRequestError(
                 f"type_v={self.type_v} needs flash attention: set flash_attn to auto or on",
                 "type_v",
+            )
+
+    def _check_draft(self) -> None:
+        if self.spec_type == "draft" and self.draft_model is None:
+            raise InvalidRequestError("spec_type draft needs a draft_model", "draft_model")
+        if self.spec_type in ("none", "ngram") and self.draft_model is not None:
+            raise InvalidRequestError(
+                f"a draft_model is not used with spec_type {self.spec_type}: choose auto or draft",
+                "spec_type",
             )
 
     @classmethod
@@ -257,6 +272,7 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("n_threads_batch", 1, 4096),
     ("main_gpu", 0, 64),
     ("spec_draft_n_max", 0, MAX_DRAFTED),
+    ("spec_draft_p_min", 0, 1),
 )
 
 _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -266,7 +282,7 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("type_v", KV_TYPES),
     ("chat_format", ("turn", "inst", "none", None)),
     ("special_tags", ("literal", "reject")),
-    ("spec_type", ("auto", "none", "ngram")),
+    ("spec_type", ("auto", "none", "ngram", "draft")),
 )
 
 

@@ -6,6 +6,7 @@ Pure Python: no ctypes, no JSON, no text formats. The native side is met through
 from codellama.batch import Batch, TokenLogprob
 from codellama.engine.drafter import Drafter, NgramDrafter
 from codellama.engine.engine import Engine, EngineStatus, Runner
+from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.scheduler import Scheduler, Slot
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State, Timings, Usage
 from codellama.engine.speculator import Speculator
@@ -17,6 +18,7 @@ __all__ = [
     "Engine",
     "EngineStatus",
     "FinishReason",
+    "ModelDrafter",
     "NgramDrafter",
     "Runner",
     "Scheduler",

@@ -21,6 +21,7 @@ LEAST_ROW = 0.02
 GUESSED_ROW = 0.05
 PROBE_LENGTH = 2
 FIRST_PROBE, LAST_PROBE = 16, 512  # tokens without a draft before a probe; doubled when it fails
+FORGET_EVERY = 512  # steps
 _FADE = 0.95
 _PRIOR_TRIALS = 4.0
 _SMOOTHING = 0.2
@@ -50,9 +51,13 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._fresh: set[int] = set()
+        self._count = 0
 
     def learn(self, rows: int, seconds: float) -> None:
         """A step with `rows` rows took `seconds`; a single slow one does not count in full."""
+        self._forget_old()
+        self._fresh.add(rows)
         if not self._seconds:
             self._seconds[rows] = seconds
             return
@@ -60,6 +65,13 @@ class StepTimes:
         seconds = min(seconds, _OUTLIER * expected)
         known = self._seconds.get(rows)
         self._seconds[rows] = seconds if known is None else known + _SMOOTHING * (seconds - known)
+
+    def _forget_old(self) -> None:
+        """Times not seen again for long may be of another load: better guess than believe them."""
+        self._count += 1
+        if self._count % FORGET_EVERY == 0:
+            self._seconds = {r: s for r, s in self._seconds.items() if r in self._fresh}
+            self._fresh.clear()
 
     def seconds(self, rows: int) -> float:
         """The estimate: measured, between the measured neighbours, or the nearest one plus a guess."""

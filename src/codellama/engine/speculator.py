@@ -107,13 +107,16 @@ class Speculator:
             try:
                 drafts = drafter.draft([Wish(idea.sequence, n) for idea, n in mine])
             except Exception as error:
-                log.error("drafting failed and is off from now on: %s", error)
-                self._drafters.remove(drafter)
-                drafter.close()
+                self._drop(drafter, error)
                 continue
             for (idea, _), draft in zip(mine, drafts, strict=True):
                 idea.sequence.draft = draft
                 self._history(idea).kind = idea.kind
+
+    def _drop(self, drafter: Drafter, error: Exception) -> None:
+        log.error("drafting failed and is off from now on: %s", error)
+        self._drafters.remove(drafter)
+        drafter.close()
 
     def learn(self, sequence: Sequence, hits: int, trials: int) -> None:
         """Of a sequence's draft `trials` tokens were tested and `hits` were right."""
@@ -136,8 +139,11 @@ class Speculator:
 
     def reset(self) -> None:
         """A step has failed and the cache is empty."""
-        for drafter in self._drafters:
-            drafter.reset()
+        for drafter in list(self._drafters):
+            try:
+                drafter.reset()
+            except Exception as error:
+                self._drop(drafter, error)
 
     def close(self) -> None:
         """Free the drafters."""

@@ -107,6 +107,12 @@ class Context:
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
 
+    def best(self, row: int) -> tuple[int, float]:
+        """The likeliest token after batch row `row`, and its probability."""
+        logits = self.logits(row)
+        token = int(logits.argmax())
+        return token, 1.0 / float(np.exp(logits - logits[token]).sum())
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits after batch row `row`, shape (vocabulary,): a view until the next batch."""
         pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
