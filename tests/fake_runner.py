@@ -66,6 +66,10 @@ class FakeRunner:
         assert not sampler.closed
         return next_token(self.rows[row])
 
+    def best(self, row: int) -> tuple[int, float]:
+        assert row in self.batches[-1].output_rows
+        return next_token(self.rows[row]), 0.9
+
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         return TokenLogprob(token, -1.0, tuple((i, -2.0 - i) for i in range(n_top)))
 

@@ -8,41 +8,41 @@ engine as token ids. Every way of asking ends in `generate`.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
+from codellama import loading
 from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
-from codellama.devices import fit
-from codellama.engine import Engine, EngineStatus, Scheduler
+from codellama.engine import (
+    Drafter,
+    Engine,
+    EngineStatus,
+    ModelDrafter,
+    NgramDrafter,
+    Scheduler,
+    Speculator,
+)
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Sequence as Request
 from codellama.errors import (
     ContextLengthError,
     InvalidRequestError,
-    ModelLoadError,
-    UnsupportedError,
 )
 from codellama.native.context import Context
-from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
-from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
+from codellama.weights.gguf_header import GGUFHeader
 
 MOST_CHOICES = 128  # OpenAI's limit for n
-
-_BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per block
-    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
-    "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32,
-}  # fmt: skip
 
 
 class LLM(LlamaCompatible):
@@ -65,71 +65,84 @@ class LLM(LlamaCompatible):
         self.config = ModelConfig.of(**config)
         self.path = Path(model)
         self.name = self.path.stem
-        header = _read_header(self.path)
+        header = loading.model_header(self.path)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
-        self.n_ctx = self.config.n_ctx or _trained_ctx(header, self.variant)
-        cells = self.config.kv_cells or self._choose_cells(header)
+        self.n_ctx = self.config.n_ctx or loading.trained_ctx(header, self.variant)
+        cells = self.config.kv_cells or loading.choose_cells(header, self.config, self.n_ctx)
         self.n_ctx = min(self.n_ctx, cells)
-        self._model = Model(
-            self.path,
-            n_gpu_layers=self._gpu_layers(header, cells),
-            main_gpu=self.config.main_gpu,
-            split_mode=self.config.split_mode,
-            tensor_split=self.config.tensor_split,
-            use_mmap=self.config.use_mmap,
-            use_mlock=self.config.use_mlock,
-            overrides=corrections(header.metadata, self.variant),
-        )
-        try:
+        draft = self._draft_header()
+        with ExitStack() as undo:
+            self._model = undo.enter_context(
+                self._open(self.path, header, cells, self.config.n_gpu_layers)
+            )
             self.tokenizer: Tokenizer = self._model.tokenizer
             self.prompts = Prompts(
                 self.name, self.tokenizer, self.metadata, self.variant, self.config
             )
             context = Context(self._model, self.config, cells)
-        except BaseException:
-            self._model.close()
-            raise
+            undo.callback(context.close)
+            drafters = self._drafters(draft, cells, undo)
+            self._resources = undo.pop_all()
         scheduler = Scheduler(
-            self.config.n_seq_max, cells, self.config.n_batch, self.config.prefill_chunk
+            self.config.n_seq_max,
+            cells,
+            self.config.n_batch,
+            self.config.prefill_chunk,
+            self.config.max_outputs,
         )
-        self._engine = Engine(context, scheduler, self.config.max_queue)
+        speculator = Speculator(drafters, self.config.spec_draft_n_max)
+        self._engine = Engine(context, scheduler, self.config.max_queue, speculator)
 
     # -- loading ------------------------------------------------------------------------------
 
-    def _kv_bytes_per_cell(self, header: GGUFHeader) -> int:
-        meta = header.metadata
-        heads = int(meta.get("llama.attention.head_count") or 1)
-        kv_heads = int(meta.get("llama.attention.head_count_kv") or heads)
-        head_dim = int(meta.get("llama.attention.key_length") or 0) or (
-            int(meta.get("llama.embedding_length") or 0) // heads
+    def _open(
+        self, path: Path, header: GGUFHeader, cells: int, layers: int | Literal["all", "auto"]
+    ) -> Model:
+        return Model(
+            path,
+            n_gpu_layers=loading.gpu_layers(header, self.config, cells, layers),
+            main_gpu=self.config.main_gpu,
+            split_mode=self.config.split_mode,
+            tensor_split=self.config.tensor_split,
+            use_mmap=self.config.use_mmap,
+            use_mlock=self.config.use_mlock,
+            overrides=corrections(header.metadata, recognise(header.metadata)),
         )
-        per_value = (
-            _BYTES_PER_VALUE[self.config.type_k] + _BYTES_PER_VALUE[self.config.type_v]
-        ) / 2
-        return fit.kv_bytes_per_cell(_n_layer(header), kv_heads, head_dim, per_value)
 
-    def _choose_cells(self, header: GGUFHeader) -> int:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        per_cell = self._kv_bytes_per_cell(header)
-        return fit.choose_cells(self.n_ctx, self.config.n_seq_max, per_cell, memory)
+    def _draft_header(self) -> GGUFHeader | None:
+        """The draft model's header; its vocabulary is checked before anything is loaded."""
+        if self.config.draft_model is None:
+            return None
+        header = loading.model_header(Path(self.config.draft_model))
+        loading.foreign_tokens(self.metadata, header.metadata)
+        return header
 
-    def _gpu_layers(self, header: GGUFHeader, cells: int) -> int:
-        wanted = self.config.n_gpu_layers
-        gpus = library().gpus()
-        if not gpus:
-            if wanted in ("auto", 0):
-                return 0
-            raise UnsupportedError(
-                f"n_gpu_layers={wanted} was asked for, but this llama.cpp has no GPU backend or sees "
-                "no GPU: set n_gpu_layers to auto or 0, or run scripts/setup on a machine with one"
+    def _drafters(self, draft: GGUFHeader | None, cells: int, undo: ExitStack) -> list[Drafter]:
+        """Who guesses ahead; `undo` frees the draft model."""
+        config = self.config
+        drafters: list[Drafter] = []
+        if config.spec_type in ("auto", "ngram"):
+            drafters.append(NgramDrafter())
+        if draft is not None and config.draft_model is not None:
+            path = Path(config.draft_model)
+            model = undo.enter_context(self._open(path, draft, cells, config.draft_gpu_layers))
+            context = Context(model, config, cells)
+            undo.callback(context.close)
+            chunk = min(config.n_batch, max(config.prefill_chunk, 2 * config.n_seq_max))
+            foreign = loading.foreign_tokens(self.metadata, draft.metadata)
+            drafters.append(
+                ModelDrafter(
+                    context,
+                    config.n_seq_max,
+                    cells,
+                    chunk,
+                    config.spec_draft_p_min,
+                    foreign,
+                    substitute=self.tokenizer.eos,
+                )
             )
-        if wanted == "auto":
-            tensors = {tensor.name: tensor.nbytes for tensor in header.tensors}
-            layers = fit.layer_bytes(tensors, _n_layer(header))
-            kv = self._kv_bytes_per_cell(header) * cells if self.config.offload_kqv else 0
-            return fit.place_layers(layers, kv, [gpu.free_bytes for gpu in gpus]).n_gpu_layers
-        return _n_layer(header) + 1 if wanted == "all" else int(wanted)
+        return drafters
 
     # -- prompts ------------------------------------------------------------------------------
 
@@ -247,7 +260,7 @@ class LLM(LlamaCompatible):
     def close(self) -> None:
         """End all requests and free the model; closing twice is harmless."""
         self._engine.close()
-        self._model.close()
+        self._resources.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -259,28 +272,3 @@ class LLM(LlamaCompatible):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _read_header(path: Path) -> GGUFHeader:
-    if path.is_dir():
-        raise ModelLoadError(
-            f"{path} is a folder: give a GGUF file, or make one with `codellama convert {path}`"
-        )
-    header = read_gguf_header(path)
-    architecture = header.metadata.get("general.architecture")
-    if architecture != "llama":
-        raise ModelLoadError(
-            f"{path} holds a model of architecture {architecture!r}: this runtime serves the Code "
-            "Llama family, architecture 'llama'"
-        )
-    return header
-
-
-def _n_layer(header: GGUFHeader) -> int:
-    return int(header.metadata.get("llama.block_count") or 0)
-
-
-def _trained_ctx(header: GGUFHeader, variant: Variant | None) -> int:
-    """Early checkpoints of some variants claim too short a context: what the family table knows wins."""
-    claimed = int(header.metadata.get("llama.context_length") or 0)
-    return variant.n_ctx if variant else claimed or 4096

@@ -22,6 +22,7 @@ T = TypeVar("T", "SamplingParams", "ModelConfig")
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+MAX_DRAFTED = 64  # drafted tokens in a step, all sequences together
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, which means "random"
 
 
@@ -142,6 +143,12 @@ class ModelConfig:
     to tags such as `<step>` in a user's text: they stay plain text ("literal"), or the request is
     refused as Meta's code does ("reject"). `experimental_infill` allows infilling where it is not
     clear that the model was trained for it (70B base).
+
+    `spec_type` says who guesses tokens ahead, which never changes an answer: "ngram" looks up what
+    followed the same tokens before, "draft" asks `draft_model`, a small GGUF with the same
+    vocabulary, "auto" does both if there is one, "none" is off. A guess has at most
+    `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
+    probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
     """
 
     n_ctx: int | None = None
@@ -166,6 +173,11 @@ class ModelConfig:
     chat_format: Literal["turn", "inst", "none"] | None = None
     special_tags: Literal["literal", "reject"] = "literal"
     experimental_infill: bool = False
+    spec_type: Literal["auto", "none", "ngram", "draft"] = "auto"
+    spec_draft_n_max: int = 32
+    spec_draft_p_min: float = 0.5
+    draft_model: str | os.PathLike[str] | None = None
+    draft_gpu_layers: int | Literal["all", "auto"] = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
@@ -176,12 +188,13 @@ class ModelConfig:
             if value not in values:
                 choices = ", ".join(str(v) for v in values if v is not None)
                 raise InvalidRequestError(f"{name} must be one of {choices}; got {value!r}", name)
-        layers = self.n_gpu_layers
-        if layers not in ("all", "auto") and (not _is_int(layers) or int(layers) < 0):
-            raise InvalidRequestError(
-                f"n_gpu_layers must be a number of layers, 'all' or 'auto'; got {layers!r}",
-                "n_gpu_layers",
-            )
+        for name in ("n_gpu_layers", "draft_gpu_layers"):
+            layers = getattr(self, name)
+            if layers not in ("all", "auto") and (not _is_int(layers) or layers < 0):
+                raise InvalidRequestError(
+                    f"{name} must be a number of layers, 'all' or 'auto'; got {layers!r}", name
+                )
+        self._check_draft()
         if self.n_ubatch > self.n_batch:
             raise InvalidRequestError(
                 f"n_ubatch ({self.n_ubatch}) must not be larger than n_batch ({self.n_batch})",
@@ -197,6 +210,15 @@ class ModelConfig:
                 "type_v",
             )
 
+    def _check_draft(self) -> None:
+        if self.spec_type == "draft" and self.draft_model is None:
+            raise InvalidRequestError("spec_type draft needs a draft_model", "draft_model")
+        if self.spec_type in ("none", "ngram") and self.draft_model is not None:
+            raise InvalidRequestError(
+                f"a draft_model is not used with spec_type {self.spec_type}: choose auto or draft",
+                "spec_type",
+            )
+
     @classmethod
     def of(cls, **options: Any) -> ModelConfig:
         """The configuration with these names; a name that does not exist is an error."""
@@ -206,6 +228,11 @@ class ModelConfig:
     def threads(self) -> int:
         """Threads for decoding: `n_threads`, or one per physical core (as llama.cpp does)."""
         return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
+
+    @property
+    def max_outputs(self) -> int:
+        """Most rows of a step that have logits: one per request, and the drafted tokens."""
+        return min(self.n_batch, self.n_seq_max + MAX_DRAFTED)
 
 
 _SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
@@ -244,6 +271,8 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("n_threads", 1, 4096),
     ("n_threads_batch", 1, 4096),
     ("main_gpu", 0, 64),
+    ("spec_draft_n_max", 0, MAX_DRAFTED),
+    ("spec_draft_p_min", 0, 1),
 )
 
 _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -253,6 +282,7 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("type_v", KV_TYPES),
     ("chat_format", ("turn", "inst", "none", None)),
     ("special_tags", ("literal", "reject")),
+    ("spec_type", ("auto", "none", "ngram", "draft")),
 )
 
 

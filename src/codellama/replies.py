@@ -231,7 +231,7 @@ def timings_json(timings: Timings, usage: Usage) -> Json:
     """llama-server's timings, milliseconds. Rates leave out the first token of the answer, which
     comes out of the prompt's last step."""
     prompt_ms, predicted_ms = 1000 * timings.prompt_s, 1000 * timings.decode_s
-    return {
+    body: Json = {
         "cache_n": usage.cached_tokens,
         "prompt_n": timings.prompt_n,
         "prompt_ms": prompt_ms,
@@ -242,6 +242,9 @@ def timings_json(timings: Timings, usage: Usage) -> Json:
         "predicted_per_token_ms": predicted_ms / timings.decode_n if timings.decode_n else 0.0,
         "predicted_per_second": timings.decode_per_second,
     }
+    if timings.draft_n:
+        body |= {"draft_n": timings.draft_n, "draft_n_accepted": timings.draft_accepted}
+    return body
 
 
 def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int) -> Json:

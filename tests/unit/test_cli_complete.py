@@ -52,6 +52,8 @@ def test_json_has_text_tokens_and_figures(monkeypatch: pytest.MonkeyPatch) -> No
         "prompt_seconds": 0.5,
         "decode_seconds": 1.0,
         "tokens_per_second": 2.0,
+        "draft_tokens": 0,
+        "draft_accepted": 0,
     }
 
 

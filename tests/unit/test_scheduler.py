@@ -4,13 +4,14 @@ random traffic."""
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.batch import Fork, Trim
-from codellama.engine.scheduler import WORTH_WAITING, Scheduler, Step, common_prefix
+from codellama.engine.scheduler import WORTH_WAITING, Sample, Scheduler, Step, common_prefix
 from codellama.engine.sequence import Sequence, State
 from tests.fake_runner import FakeRunner, expected, next_token, request
 
@@ -19,12 +20,18 @@ class Loop:
     """The engine's step without its thread: plan, run, commit, sample."""
 
     def __init__(
-        self, n_slots: int = 4, cells: int = 400, n_batch: int = 64, chunk: int = 16
+        self,
+        n_slots: int = 4,
+        cells: int = 400,
+        n_batch: int = 64,
+        chunk: int = 16,
+        max_outputs: int | None = None,
     ) -> None:
-        self.scheduler = Scheduler(n_slots, cells, n_batch, chunk)
+        self.scheduler = Scheduler(n_slots, cells, n_batch, chunk, max_outputs)
         self.runner = FakeRunner(n_slots, cells)
         self.clock = 0.0
         self.steps: list[Step] = []
+        self.guess: Callable[[Sequence], list[int]] = lambda sequence: []
 
     def submit(self, *requests: Sequence) -> None:
         for item in requests:
@@ -33,20 +40,31 @@ class Loop:
     def step(self) -> bool:
         self.clock += 1
         self.scheduler.admit(self.clock)
+        for sequence in self.scheduler.decoding():
+            sequence.draft = self.guess(sequence)
         step = self.scheduler.plan()
         if step is None:
             return False
         self.runner.run(step.batch)
         self.scheduler.commit(step)
         self.steps.append(step)
-        for sequence, row in step.samples:
-            if sequence.state is State.PREFILL:
-                sequence.state = State.DECODE
-            sequence.tokens.append(self.runner.sample(sequence.sampler, row))  # type: ignore[arg-type]
-            if sequence.generated >= sequence.max_tokens:
-                self.scheduler.release(sequence)
+        for sample in step.samples:
+            self.draw(sample)
         self.scheduler.check_integrity()
         return True
+
+    def draw(self, sample: Sample) -> None:
+        sequence = sample.sequence
+        sequence.state = State.DECODE
+        for row, guess in enumerate([*sample.draft, None], sample.row):
+            token = self.runner.sample(sequence.sampler, row)  # type: ignore[arg-type]
+            sequence.tokens.append(token)
+            if sequence.generated >= sequence.max_tokens:
+                self.scheduler.release(sequence)
+                return
+            if token != guess:
+                break
+        self.scheduler.settle(sequence)
 
     def run(self, limit: int = 10_000) -> None:
         for _ in range(limit):
@@ -204,6 +222,43 @@ def test_release_of_a_waiting_request() -> None:
     assert loop.scheduler.live() == []
 
 
+def half_right(sequence: Sequence, rng: random.Random) -> list[int]:
+    """What will be answered, up to a place where the guess goes wrong; often too long."""
+    right = expected(sequence.tokens, rng.randint(0, 8))
+    return right + [rng.randrange(9) for _ in range(rng.randint(0, 8))]
+
+
+def test_right_guesses_save_steps_and_wrong_ones_leave_the_cache() -> None:
+    loop = Loop(n_slots=1)
+    new = request(range(10), 21)
+    loop.guess = lambda s: [*expected(s.tokens, 3), -1, -1]
+    loop.submit(new)
+    loop.run()
+    assert answer(new) == expected(range(10), 21)
+    assert len(loop.steps) == 1 + 5, "the prompt's token, then four per step"
+    assert loop.steps[2].batch.output_rows == list(range(6))
+    assert loop.steps[2].batch.edits == [Trim(0, 10 + 4)]
+
+
+def test_drafts_stay_inside_the_reservation() -> None:
+    loop = Loop(n_slots=1, cells=13)
+    new = request(range(10), 3)
+    loop.guess = lambda s: expected(s.tokens, 50)
+    loop.submit(new)
+    loop.run()  # the fake cache has 13 cells and would complain
+    assert answer(new) == expected(range(10), 3)
+
+
+def test_drafts_leave_an_output_for_every_slot() -> None:
+    loop = Loop(n_slots=3, max_outputs=7)
+    loop.guess = lambda s: expected(s.tokens, 50)
+    loop.submit(request([1], 30), request([2], 30))
+    loop.step()
+    loop.submit(request([3], 30))
+    loop.step()
+    assert len(loop.steps[-1].batch.output_rows) == 7
+
+
 @pytest.mark.parametrize("n", [0, 1, 5, 64, 1000])
 def test_common_prefix(n: int) -> None:
     a = list(range(1000))
@@ -217,6 +272,8 @@ def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
     """Whatever comes and goes, answers are those of lone requests and the invariants hold."""
     rng = random.Random(seed)
     loop = Loop(n_slots, cells, n_batch=rng.randint(8, 64), chunk=rng.randint(1, 32))
+    if rng.random() < 0.7:
+        loop.guess = lambda sequence: half_right(sequence, rng)
     beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, 50))] for _ in range(3)]
     everyone: list[Sequence] = []
     for _ in range(60):

@@ -20,7 +20,18 @@ LEVELS = {
     "weights": 2,
     "devices": 2,
     **dict.fromkeys(
-        ("chat", "infill", "prompts", "completion", "replies", "compat", "llm", "session"), 3
+        (
+            "chat",
+            "infill",
+            "prompts",
+            "completion",
+            "replies",
+            "compat",
+            "loading",
+            "llm",
+            "session",
+        ),
+        3,
     ),
     "protocol": 4,
     **dict.fromkeys(("server", "integrations", "quality"), 5),

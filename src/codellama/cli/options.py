@@ -120,6 +120,18 @@ model_options = _bundle(
             help="Infill with 70B base, about which Meta's pages disagree."),
     _shared("special_tags", "--special-tags", type=click.Choice(["literal", "reject"]),
             help="What control tags typed in a message are.", default="literal, plain text"),
+    _shared("spec_type", "--spec-type", type=click.Choice(["auto", "none", "ngram", "draft"]),
+            help="Who guesses tokens ahead; answers stay the same.",
+            default="auto, n-grams and the draft model if there is one"),
+    _shared("spec_draft_n_max", "--spec-draft-n-max", type=int,
+            help="Longest guess in tokens; 0: none."),
+    _shared("spec_draft_p_min", "--spec-draft-p-min", type=float,
+            help="The draft model guesses on while it is this sure."),
+    _shared("draft_model", "-md", "--model-draft", type=click.Path(),
+            help="A small GGUF with the same vocabulary that guesses ahead.", default="none"),
+    _shared("draft_gpu_layers", "-ngld", "--n-gpu-layers-draft", type=layers,
+            metavar="NUMBER|all|auto", help="Layers of the draft model on the GPU.",
+            default="auto, as many as fit"),
 )  # fmt: skip
 """How the model is loaded; read them with `model_config`."""
 

@@ -63,6 +63,8 @@ def document(completion: Completion) -> dict[str, Any]:
         "prompt_seconds": result.timings.prompt_s,
         "decode_seconds": result.timings.decode_s,
         "tokens_per_second": result.timings.decode_per_second,
+        "draft_tokens": result.timings.draft_n,
+        "draft_accepted": result.timings.draft_accepted,
     }
 
 
@@ -71,7 +73,10 @@ def speeds(usage: Usage, timings: Timings) -> str:
     prompt = f"{timings.prompt_n} prompt tokens"
     if usage.cached_tokens:
         prompt += f" ({usage.cached_tokens} more from the cache)"
+    drafted = ""
+    if timings.draft_n:
+        drafted = f" ({timings.draft_accepted} of {timings.draft_n} guessed ahead were right)"
     return (
-        f"{usage.completion_tokens} tokens at {timings.decode_per_second:.1f} tokens/s, "
+        f"{usage.completion_tokens} tokens at {timings.decode_per_second:.1f} tokens/s{drafted}, "
         f"{prompt} at {timings.prompt_per_second:.1f} tokens/s"
     )

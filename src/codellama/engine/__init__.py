@@ -4,20 +4,27 @@ Pure Python: no ctypes, no JSON, no text formats. The native side is met through
 """
 
 from codellama.batch import Batch, TokenLogprob
+from codellama.engine.drafter import Drafter, NgramDrafter
 from codellama.engine.engine import Engine, EngineStatus, Runner
+from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.scheduler import Scheduler, Slot
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State, Timings, Usage
+from codellama.engine.speculator import Speculator
 
 __all__ = [
     "Batch",
     "Delta",
+    "Drafter",
     "Engine",
     "EngineStatus",
     "FinishReason",
+    "ModelDrafter",
+    "NgramDrafter",
     "Runner",
     "Scheduler",
     "Sequence",
     "Slot",
+    "Speculator",
     "State",
     "Timings",
     "TokenLogprob",

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from codellama.batch import Batch, TokenLogprob
-from codellama.engine.scheduler import Scheduler, Step
+from codellama.engine.scheduler import Sample, Scheduler
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
+from codellama.engine.speculator import Speculator
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
 
 log = logging.getLogger("codellama.engine")
@@ -44,9 +45,23 @@ class Runner(Protocol):
         """Free everything."""
 
 
+@dataclass
+class Totals:
+    """Counts since the start, as in `EngineStatus`."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens_decoded: int = 0
+    draft_tokens: int = 0
+    draft_accepted: int = 0
+
+
 @dataclass(frozen=True)
 class EngineStatus:
-    """A snapshot after the latest step: requests, token totals since the start, and whether it lives."""
+    """A snapshot after the latest step: requests, token totals since the start, and whether it lives.
+
+    Of `draft_tokens` guessed ahead, `draft_accepted` were right.
+    """
 
     n_slots: int
     n_running: int = 0
@@ -54,15 +69,24 @@ class EngineStatus:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     tokens_decoded: int = 0
+    draft_tokens: int = 0
+    draft_accepted: int = 0
     dead: bool = False
 
 
 class Engine:
     """A thread that serves up to `scheduler`'s slots at once and queues `max_queue` more."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, max_queue: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        max_queue: int,
+        speculator: Speculator | None = None,
+    ) -> None:
         self._runner = runner
         self._scheduler = scheduler
+        self._speculator = speculator or Speculator()
         self._limit = len(scheduler.slots) + max_queue
         self._inbox: list[Sequence] = []
         self._changed = threading.Condition()
@@ -72,6 +96,7 @@ class Engine:
         self._failures = 0
         self._dead: BaseException | None = None
         self._status = EngineStatus(n_slots=len(scheduler.slots))
+        self._totals = Totals()
         self._thread = threading.Thread(target=self._serve, name="codellama-engine", daemon=True)
         self._thread.start()
 
@@ -131,6 +156,7 @@ class Engine:
             self._die(error)
         finally:
             self._die(self._dead or EngineDeadError("the engine has been closed"))
+            self._speculator.close()
             self._runner.close()
 
     def _take_inbox(self) -> bool:
@@ -147,7 +173,9 @@ class Engine:
         for sequence in self._scheduler.live():
             if sequence.cancelled:
                 self._end(sequence, FinishReason.CANCELLED)
-        self._scheduler.admit(time.perf_counter())
+        started = time.perf_counter()
+        self._scheduler.admit(started)
+        self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
         if step is not None:
             try:
@@ -157,31 +185,55 @@ class Engine:
                 return
             self._failures = 0
             self._scheduler.commit(step)
-            self._publish(step)
-            for sequence, row in step.samples:
-                self._advance(sequence, row)
-        self._publish(None)
+            self._totals.prompt_tokens += step.n_prompt
+            for sample in step.samples:
+                self._advance(sample)
+            if not step.n_prompt:
+                self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
+        self._publish()
 
-    def _advance(self, sequence: Sequence, row: int) -> None:
-        """Draw the next token of one request; its failure is its own."""
+    def _advance(self, sample: Sample) -> None:
+        """Draw the next tokens of one request; its failure is its own."""
+        sequence = sample.sequence
         try:
             if sequence.state is State.PREFILL:
                 sequence.state = State.DECODE
                 sequence.first_token_at = time.perf_counter()
+                self._totals.cached_tokens += sequence.cached_tokens
             if sequence.generated >= sequence.max_tokens:  # nothing was asked for
                 self._end(sequence, FinishReason.LENGTH)
                 return
-            token = self._runner.sample(sequence.sampler, row)
-            logprobs: tuple[TokenLogprob, ...] = ()
-            if sequence.logprobs is not None:
-                logprobs = (self._runner.logprob(row, token, sequence.logprobs),)
-            self._accept(sequence, token, logprobs)
+            self._draw(sample)
+            self._scheduler.settle(sequence)
         except Exception as error:
             log.warning("request %d failed: %s", sequence.id, error)
             self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
 
+    def _draw(self, sample: Sample) -> None:
+        """Draw a token per row for as long as the row's history is what was drawn."""
+        sequence, draft = sample.sequence, sample.draft
+        sequence.draft_n += len(draft)
+        self._totals.draft_tokens += len(draft)
+        hits = 0
+        for offset in range(len(draft) + 1):
+            token = self._runner.sample(sequence.sampler, sample.row + offset)
+            right = offset < len(draft) and token == draft[offset]
+            hits += right
+            sequence.draft_accepted += right
+            self._totals.draft_accepted += right
+            self._accept(sequence, token, self._logprobs(sequence, sample.row + offset, token))
+            if not right or sequence.cancelled or sequence.state is State.FINISHED:
+                break
+        self._speculator.learn(sequence, hits, min(offset + 1, len(draft)))
+
+    def _logprobs(self, sequence: Sequence, row: int, token: int) -> tuple[TokenLogprob, ...]:
+        if sequence.logprobs is None:
+            return ()
+        return (self._runner.logprob(row, token, sequence.logprobs),)
+
     def _accept(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         sequence.tokens.append(token)
+        self._totals.tokens_decoded += 1
         if token in sequence.stop_tokens:
             self._end(sequence, FinishReason.STOP, stop=token)
             return
@@ -206,6 +258,7 @@ class Engine:
     ) -> None:
         """The one place where a request ends: slot, sampler, final delta, count."""
         self._scheduler.release(sequence)
+        self._speculator.forget(sequence)
         last = last or Delta()
         final = replace(
             last,
@@ -217,6 +270,7 @@ class Engine:
             error=error,
         )
         sequence.sampler.close()
+        self._publish()  # who sees the end of a request finds it counted
         self._send(sequence, final)
         with self._changed:
             self._pending -= 1
@@ -237,12 +291,13 @@ class Engine:
             self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
         self._scheduler.reset()
         try:
+            self._speculator.reset()
             self._runner.clear()
         except Exception as second:
             self._die(second)
         if self._failures >= MOST_FAILURES:
             self._die(error)
-        self._publish(None)
+        self._publish()
 
     def _die(self, error: BaseException) -> None:
         """No request will be served any more: say so to all that wait."""
@@ -254,19 +309,14 @@ class Engine:
             self._end(sequence, FinishReason.ERROR, error=reason)
         self._status = replace(self._status, n_running=0, n_waiting=0, dead=True)
 
-    def _publish(self, step: Step | None) -> None:
-        """Refresh the snapshot; with a step, count its tokens."""
-        now = self._status
-        running = sum(1 for _ in self._scheduler.running())
-        new = replace(now, n_running=running, n_waiting=len(self._scheduler.waiting))
-        if step is not None:
-            decoding = sum(s.state is State.DECODE for s, _ in step.samples)
-            new = replace(
-                new,
-                tokens_decoded=now.tokens_decoded + len(step.samples),
-                prompt_tokens=now.prompt_tokens + len(step.batch.tokens) - decoding,
-            )
-        self._status = new
+    def _publish(self) -> None:
+        """Refresh the snapshot."""
+        self._status = replace(
+            self._status,
+            n_running=sum(1 for _ in self._scheduler.running()),
+            n_waiting=len(self._scheduler.waiting),
+            **vars(self._totals),
+        )
 
 
 def _as_ours(error: BaseException) -> BaseException:

@@ -29,27 +29,47 @@ class Slot:
     last_used: int = 0
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Tokens to draw for `sequence`: after batch row `row`, and as long as each one equals the next
+    token of `draft`, after the row that follows."""
+
+    sequence: Sequence
+    row: int
+    draft: tuple[int, ...] = ()
+
+
 @dataclass
 class Step:
-    """A batch and what to do with its results: `(sequence, row)` to sample, rows decoded per slot."""
+    """A batch and what to do with its results: what to draw, and the tokens decoded per slot."""
 
     batch: Batch
-    samples: list[tuple[Sequence, int]]
-    decoded: list[tuple[Slot, list[int]]]
+    samples: list[Sample] = field(default_factory=list)
+    decoded: list[tuple[Slot, list[int]]] = field(default_factory=list)
+    n_prompt: int = 0  # rows of prompts
 
 
 class Scheduler:
     """Slots, the waiting queue and the KV budget.
 
     `n_slots` requests run at once over `cells` KV cells. A step decodes at most `n_batch` tokens;
-    while answers are being written, prompts get at most `prefill_chunk` of them.
+    while answers are being written, prompts get at most `prefill_chunk` of them. At most
+    `max_outputs` of its rows (None: all) have logits, enough for one per slot.
     """
 
-    def __init__(self, n_slots: int, cells: int, n_batch: int, prefill_chunk: int) -> None:
+    def __init__(
+        self,
+        n_slots: int,
+        cells: int,
+        n_batch: int,
+        prefill_chunk: int,
+        max_outputs: int | None = None,
+    ) -> None:
         self.slots = [Slot(i) for i in range(n_slots)]
         self.cells = cells
         self.n_batch = n_batch
         self.prefill_chunk = prefill_chunk
+        self.max_outputs = n_batch if max_outputs is None else max_outputs
         self.waiting: deque[Sequence] = deque()
         self._edits: list[Edit] = []
         self._clock = 0
@@ -151,33 +171,56 @@ class Scheduler:
 
     # -- a step -------------------------------------------------------------------------------
 
+    def decoding(self) -> list[Sequence]:
+        """The sequences that get a token in the next step."""
+        return [sequence for _, sequence in self.running() if sequence.state is State.DECODE]
+
+    @property
+    def draft_room(self) -> int:
+        """How many drafted tokens the next step has room for."""
+        return min(self.max_outputs, self.n_batch) - len(self.slots)
+
     def plan(self) -> Step | None:
-        """The next batch: a row per answer being written, then prompts, oldest first; None if idle."""
-        step = Step(Batch(), [], [])
+        """The next batch: a row per answer being written and one per drafted token, then prompts,
+        oldest first; None if idle."""
+        step = Step(Batch())
         pairs = list(self.running())
+        room = self.draft_room
         for slot, sequence in pairs:
             if sequence.state is State.DECODE:
-                self._add(step, slot, sequence, sequence.tokens[sequence.cursor :])
+                draft = sequence.draft[: max(0, min(room, sequence.draft_limit))]
+                room -= len(draft)
+                sequence.draft = []
+                self._add_answer(step, slot, sequence, draft)
         room = self.n_batch - len(step.batch.tokens)
         if step.batch.tokens:
             room = min(room, self.prefill_chunk)
         for slot, sequence in pairs:
             if sequence.state is State.PREFILL and room > 0:
                 chunk = sequence.tokens[sequence.cursor : sequence.cursor + room]
-                self._add(step, slot, sequence, chunk)
+                self._add_prompt(step, slot, sequence, chunk)
                 room -= len(chunk)
         if not step.batch.tokens:
             return None
         step.batch.edits, self._edits = self._edits, []
         return step
 
-    def _add(self, step: Step, slot: Slot, sequence: Sequence, tokens: list[int]) -> None:
+    def _add_answer(self, step: Step, slot: Slot, sequence: Sequence, draft: list[int]) -> None:
+        first = len(step.batch.tokens)
+        tokens = sequence.tokens[sequence.cursor :] + draft
+        step.batch.add(tokens, sequence.cursor, slot.id)
+        step.batch.output_rows += range(first, first + len(tokens))
+        step.decoded.append((slot, tokens))
+        step.samples.append(Sample(sequence, first, tuple(draft)))
+
+    def _add_prompt(self, step: Step, slot: Slot, sequence: Sequence, tokens: list[int]) -> None:
+        step.n_prompt += len(tokens)
         step.batch.add(tokens, sequence.cursor, slot.id)
         step.decoded.append((slot, tokens))
         if sequence.cursor + len(tokens) == len(sequence.tokens):
             row = len(step.batch.tokens) - 1
             step.batch.output_rows.append(row)
-            step.samples.append((sequence, row))
+            step.samples.append(Sample(sequence, row))
 
     def commit(self, step: Step) -> None:
         """The batch has been decoded: its tokens are in the cache now."""
@@ -188,6 +231,13 @@ class Scheduler:
             if slot.sequence is not None:
                 slot.sequence.cursor += len(tokens)
 
+    def settle(self, sequence: Sequence) -> None:
+        """Tokens have been drawn: what was drafted and turned out wrong leaves the cache."""
+        for slot in self.slots:
+            if slot.sequence is sequence:
+                self._keep(slot, len(sequence.tokens) - 1)
+                sequence.cursor = len(slot.tokens)
+
     # -- going out ----------------------------------------------------------------------------
 
     def release(self, sequence: Sequence) -> None:
@@ -195,6 +245,7 @@ class Scheduler:
         sequence.state = State.FINISHED
         for slot in self.slots:
             if slot.sequence is sequence:
+                self._keep(slot, common_prefix(slot.tokens, sequence.tokens))
                 slot.sequence = None
                 return
         if sequence in self.waiting:

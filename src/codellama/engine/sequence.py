@@ -52,13 +52,18 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds a request spent waiting, on its prompt, and on its answer; tokens of the latter two."""
+    """Seconds a request spent waiting, on its prompt, and on its answer; tokens of the latter two.
+
+    Of `draft_n` tokens that were guessed ahead, `draft_accepted` were right.
+    """
 
     queue_s: float = 0.0
     prompt_s: float = 0.0
     decode_s: float = 0.0
     prompt_n: int = 0
     decode_n: int = 0
+    draft_n: int = 0
+    draft_accepted: int = 0
 
     @property
     def prompt_per_second(self) -> float:
@@ -106,7 +111,8 @@ class Sequence:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 
     `max_tokens` is already cut to what the context has room for. `cursor` is the number of
-    `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those.
+    `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those. `draft` are
+    guesses at what comes next, for the next step only.
     """
 
     prompt: tuple[int, ...]
@@ -122,6 +128,9 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     cursor: int = 0
     cached_tokens: int = 0
+    draft: list[int] = field(default_factory=list)
+    draft_n: int = 0
+    draft_accepted: int = 0
     cancelled: bool = False  # set by any thread, read by the engine at the start of a step
     submitted_at: float = field(default_factory=time.perf_counter)
     admitted_at: float = 0.0
@@ -140,6 +149,11 @@ class Sequence:
         """KV cells this request may need in all: the prompt and its whole answer."""
         return len(self.prompt) + self.max_tokens
 
+    @property
+    def draft_limit(self) -> int:
+        """The longest draft of use: it ends before the last token that may be written."""
+        return self.max_tokens - self.generated - 1
+
     def usage(self) -> Usage:
         """Token counts as of now."""
         return Usage(len(self.prompt), self.generated, self.cached_tokens)
@@ -155,4 +169,6 @@ class Sequence:
             decode_s=now - first,
             prompt_n=len(self.prompt) - self.cached_tokens,
             decode_n=max(0, self.generated - 1),  # the first token comes out of the prompt's step
+            draft_n=self.draft_n,
+            draft_accepted=self.draft_accepted,
         )

@@ -45,6 +45,7 @@ class Context:
         params.n_batch = config.n_batch
         params.n_ubatch = config.n_ubatch
         params.n_seq_max = config.n_seq_max
+        params.n_outputs_max = config.max_outputs  # llama.cpp's default, all rows, costs memory
         params.n_threads = config.threads
         params.n_threads_batch = config.n_threads_batch or config.threads
         params.type_k = _KV_TYPES[config.type_k]
@@ -64,7 +65,7 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(handle)
         self._n_vocab = model.tokenizer.n_vocab
         self._model = model  # must outlive the context
-        self._rows = _Rows(config.n_batch)
+        self._rows = _Rows(config.n_batch, config.max_outputs)
         self._closed = False
 
     @property
@@ -106,6 +107,12 @@ class Context:
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
 
+    def best(self, row: int) -> tuple[int, float]:
+        """The likeliest token after batch row `row`, and its probability."""
+        logits = self.logits(row)
+        token = int(logits.argmax())
+        return token, 1.0 / float(np.exp(logits - logits[token]).sum())
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits after batch row `row`, shape (vocabulary,): a view until the next batch."""
         pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
@@ -131,7 +138,8 @@ class _Rows:
     into one array of ids.
     """
 
-    def __init__(self, n_batch: int) -> None:
+    def __init__(self, n_batch: int, max_outputs: int) -> None:
+        self._max_outputs = max_outputs
         self.token = np.zeros(n_batch, dtype=np.int32)
         self.pos = np.zeros(n_batch, dtype=np.int32)
         self.seq = np.zeros(n_batch, dtype=np.int32)
@@ -161,6 +169,11 @@ class _Rows:
         if not 0 < n <= len(self.token):
             raise InvalidRequestError(
                 f"a batch of {n} rows; n_batch is {len(self.token)}", "n_batch"
+            )
+        if len(batch.output_rows) > self._max_outputs:  # llama.cpp would abort the process
+            raise InvalidRequestError(
+                f"a batch with {len(batch.output_rows)} outputs; {self._max_outputs} is the most",
+                "n_batch",
             )
         self.token[:n] = batch.tokens
         self.pos[:n] = batch.positions

@@ -1,0 +1,167 @@
+"""How long drafts should be: pure arithmetic over what has been measured.
+
+A drafted token is one more row in the next step. It pays if the tokens it is expected to bring, at the
+measured acceptance of its kind, cost less time than they would one step at a time, at the measured time
+of steps with that many rows. So drafts become shorter when guesses fail and when many requests run at
+once, and stop when they do not pay; a rare short probe notices when that changes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+# A draft must promise this much more speed than none: below, the estimate is noise.
+MARGIN = 1.03
+# And a drafted token per sequence is never taken to cost less than this share of a step.
+LEAST_ROW = 0.02
+# A row that was never measured is taken to cost this share of a step with one row.
+GUESSED_ROW = 0.05
+PROBE_LENGTH = 2
+FIRST_PROBE, LAST_PROBE = 16, 512  # tokens without a draft before a probe; doubled when it fails
+FORGET_EVERY = 512  # steps
+_FADE = 0.95
+_PRIOR_TRIALS = 4.0
+_SMOOTHING = 0.2
+_OUTLIER = 2.0
+
+
+@dataclass
+class Acceptance:
+    """The chance that a drafted token is right: right ones among those tested, the latest count most."""
+
+    hits: float = 0.0
+    trials: float = 0.0
+
+    def learn(self, hits: int, trials: int) -> None:
+        """Of `trials` tested tokens `hits` were right."""
+        fade = _FADE**trials
+        self.hits = self.hits * fade + hits
+        self.trials = self.trials * fade + trials
+
+    def chance(self, prior: float) -> float:
+        """The estimate, between `prior` and what was measured."""
+        return (self.hits + prior * _PRIOR_TRIALS) / (self.trials + _PRIOR_TRIALS)
+
+
+class StepTimes:
+    """Measured seconds of steps by their number of rows, and an estimate for numbers not yet seen."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._fresh: set[int] = set()
+        self._count = 0
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A step with `rows` rows took `seconds`; a single slow one does not count in full."""
+        self._forget_old()
+        self._fresh.add(rows)
+        if not self._seconds:
+            self._seconds[rows] = seconds
+            return
+        expected = self.seconds(rows)
+        seconds = min(seconds, _OUTLIER * expected)
+        known = self._seconds.get(rows)
+        self._seconds[rows] = seconds if known is None else known + _SMOOTHING * (seconds - known)
+
+    def _forget_old(self) -> None:
+        """Times not seen again for long may be of another load: better guess than believe them."""
+        self._count += 1
+        if self._count % FORGET_EVERY == 0:
+            self._seconds = {r: s for r, s in self._seconds.items() if r in self._fresh}
+            self._fresh.clear()
+
+    def seconds(self, rows: int) -> float:
+        """The estimate: measured, between the measured neighbours, or the nearest one plus a guess."""
+        known = self._seconds.get(rows)
+        if known is not None:
+            return known
+        below = max((r for r in self._seconds if r < rows), default=None)
+        above = min((r for r in self._seconds if r > rows), default=None)
+        if below is None or above is None:
+            return self._beyond(rows, below if above is None else above)
+        low, high = self._seconds[below], self._seconds[above]
+        return low + (high - low) * (rows - below) / (above - below)
+
+    def _beyond(self, rows: int, nearest: int | None) -> float:
+        if nearest is None:
+            return 1.0 + GUESSED_ROW * rows  # only ratios count
+        per_row = self._seconds[nearest] * GUESSED_ROW / (1 + GUESSED_ROW * nearest)
+        return self._seconds[nearest] + per_row * (rows - nearest)
+
+
+@dataclass
+class Probe:
+    """When to try a draft again although it is not expected to pay."""
+
+    interval: int = FIRST_PROBE
+    waited: int = 0
+
+    def due(self) -> bool:
+        """Called once per token without a draft."""
+        self.waited += 1
+        return self.waited >= self.interval
+
+    def learn(self, hits: int, trials: int) -> None:
+        """A draft was tested: ask soon again if most of it was right, later if not."""
+        self.waited = 0
+        self.interval = FIRST_PROBE if 2 * hits >= trials else min(2 * self.interval, LAST_PROBE)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A draft that could be made: its chance per token, the most tokens of use, whose time it takes."""
+
+    chance: float
+    most: int
+    source: int = 0
+
+
+@dataclass
+class _Trial:
+    """Lengths under consideration, and what they promise."""
+
+    lengths: list[int]
+    tokens: float
+    rows: int
+    longest: dict[int, int] = field(default_factory=dict)  # per source
+
+    def grow(self, index: int, candidate: Candidate) -> None:
+        self.lengths[index] += 1
+        self.rows += 1
+        self.tokens += candidate.chance ** self.lengths[index]
+        longest = max(self.longest.get(candidate.source, 0), self.lengths[index])
+        self.longest[candidate.source] = longest
+
+
+def choose_lengths(
+    candidates: Many[Candidate],
+    n_decoding: int,
+    room: int,
+    step_seconds: Callable[[int], float],
+    token_seconds: Many[float] = (0.0,),
+) -> list[int]:
+    """A length per candidate, 0 for none: the ones that promise most tokens per second.
+
+    `n_decoding` sequences get a token each in any case; `room` is the most drafted tokens in all.
+    `step_seconds` is a step's time by rows, `token_seconds` what a drafted token costs by source.
+    """
+    trial = _Trial([0] * len(candidates), float(n_decoding), n_decoding)
+    base = step_seconds(n_decoding)
+    best_rate, best = MARGIN * trial.tokens / base, list(trial.lengths)
+    heap = [(-c.chance, i) for i, c in enumerate(candidates) if c.most > 0]
+    heapq.heapify(heap)
+    while heap and trial.rows < n_decoding + room:
+        _, i = heapq.heappop(heap)
+        candidate = candidates[i]
+        trial.grow(i, candidate)
+        if trial.lengths[i] < candidate.most:
+            heapq.heappush(heap, (-(candidate.chance ** (trial.lengths[i] + 1)), i))
+        drafting = sum(token_seconds[s] * n for s, n in trial.longest.items())
+        least = base * (1 + LEAST_ROW * (trial.rows / n_decoding - 1))
+        rate = trial.tokens / (max(step_seconds(trial.rows), least) + drafting)
+        if rate > best_rate:
+            best_rate, best = rate, list(trial.lengths)
+    return best

@@ -1,0 +1,152 @@
+"""Speculative decoding: who guesses, how long, and what came of it.
+
+Before a step the engine asks for drafts; `Speculator` takes the most promising drafter for each
+sequence, lets `pace` choose the lengths, and writes the guesses to `Sequence.draft`. After the step it
+learns how many were right and how long it took. A drafter that raises is dropped: requests go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+from codellama.engine.drafter import Drafter, Outlook, Wish
+from codellama.engine.pace import (
+    PROBE_LENGTH,
+    Acceptance,
+    Candidate,
+    Probe,
+    StepTimes,
+    choose_lengths,
+)
+from codellama.engine.sequence import Sequence
+
+log = logging.getLogger("codellama.engine")
+
+
+@dataclass
+class _History:
+    """What is known of one sequence's drafts."""
+
+    kind: str = ""  # of the latest draft
+    acceptance: dict[str, Acceptance] = field(default_factory=dict)
+    probe: Probe = field(default_factory=Probe)
+
+
+@dataclass(frozen=True)
+class _Idea:
+    """A draft that `drafter` could make for `sequence`."""
+
+    sequence: Sequence
+    drafter: Drafter
+    kind: str
+    candidate: Candidate
+
+
+class Speculator:
+    """Asks the most promising of `drafters` for drafts of up to `n_max` tokens per sequence."""
+
+    def __init__(self, drafters: Many[Drafter] = (), n_max: int = 0) -> None:
+        self._drafters = list(drafters)
+        self._n_max = n_max
+        self._histories: dict[Sequence, _History] = {}
+        self._overall: dict[str, Acceptance] = {}
+        self._times = StepTimes()
+
+    def propose(self, sequences: Many[Sequence], room: int) -> None:
+        """Set `draft` of the sequences that are being decoded, `room` tokens in all at most."""
+        if not self._drafters or not self._n_max or room <= 0:
+            return
+        ideas = [idea for s in sequences if (idea := self._idea(s)) is not None]
+        if not ideas:
+            return
+        lengths = choose_lengths(
+            [idea.candidate for idea in ideas],
+            len(sequences),
+            room,
+            self._times.seconds,
+            [drafter.seconds_per_token for drafter in self._drafters],
+        )
+        room -= sum(lengths)
+        for i, idea in enumerate(ideas):
+            if not lengths[i] and room >= PROBE_LENGTH and self._history(idea).probe.due():
+                lengths[i] = min(PROBE_LENGTH, idea.candidate.most)
+                room -= lengths[i]
+        self._draft([(idea, n) for idea, n in zip(ideas, lengths, strict=True) if n])
+
+    def _idea(self, sequence: Sequence) -> _Idea | None:
+        most = min(self._n_max, sequence.draft_limit)
+        if most <= 0:
+            return None
+        best: _Idea | None = None
+        for source, drafter in enumerate(self._drafters):
+            outlook = drafter.outlook(sequence)
+            if outlook is None:
+                continue
+            candidate = Candidate(self._chance(sequence, outlook), most, source)
+            if best is None or candidate.chance > best.candidate.chance:
+                best = _Idea(sequence, drafter, outlook.kind, candidate)
+        return best
+
+    def _chance(self, sequence: Sequence, outlook: Outlook) -> float:
+        """What the sequence's own drafts of this kind showed, beginning with what all showed."""
+        overall = self._overall.setdefault(outlook.kind, Acceptance())
+        history = self._histories.setdefault(sequence, _History())
+        own = history.acceptance.setdefault(outlook.kind, Acceptance())
+        return own.chance(overall.chance(outlook.chance))
+
+    def _history(self, idea: _Idea) -> _History:
+        return self._histories[idea.sequence]
+
+    def _draft(self, wanted: list[tuple[_Idea, int]]) -> None:
+        for drafter in list(self._drafters):
+            mine = [(idea, n) for idea, n in wanted if idea.drafter is drafter]
+            if not mine:
+                continue
+            try:
+                drafts = drafter.draft([Wish(idea.sequence, n) for idea, n in mine])
+            except Exception as error:
+                self._drop(drafter, error)
+                continue
+            for (idea, _), draft in zip(mine, drafts, strict=True):
+                idea.sequence.draft = draft
+                self._history(idea).kind = idea.kind
+
+    def _drop(self, drafter: Drafter, error: Exception) -> None:
+        log.error("drafting failed and is off from now on: %s", error)
+        self._drafters.remove(drafter)
+        drafter.close()
+
+    def learn(self, sequence: Sequence, hits: int, trials: int) -> None:
+        """Of a sequence's draft `trials` tokens were tested and `hits` were right."""
+        history = self._histories.get(sequence)
+        if history is None or not trials:
+            return
+        history.acceptance[history.kind].learn(hits, trials)
+        self._overall[history.kind].learn(hits, trials)
+        history.probe.learn(hits, trials)
+
+    def learn_time(self, rows: int, seconds: float) -> None:
+        """A step that only decoded answers, with this many rows, took so long with all around it."""
+        self._times.learn(rows, seconds)
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        self._histories.pop(sequence, None)
+        for drafter in self._drafters:
+            drafter.forget(sequence)
+
+    def reset(self) -> None:
+        """A step has failed and the cache is empty."""
+        for drafter in list(self._drafters):
+            try:
+                drafter.reset()
+            except Exception as error:
+                self._drop(drafter, error)
+
+    def close(self) -> None:
+        """Free the drafters."""
+        for drafter in self._drafters:
+            drafter.close()
+        self._drafters.clear()

@@ -1,0 +1,117 @@
+"""What a GGUF's header says about loading it: context, KV cells, GPU layers, and whether another model may
+draft for it. Only headers are read; nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from codellama.devices import fit
+from codellama.errors import InvalidRequestError, ModelLoadError, UnsupportedError
+from codellama.native.library import library
+from codellama.params import ModelConfig
+from codellama.variants import Variant
+from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
+
+_BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per block
+    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
+    "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32,
+}  # fmt: skip
+
+# The last ids of Code Llama's vocabulary are tags of infilling, turns or nothing, by variant.
+MOST_FOREIGN = 16
+
+
+def model_header(path: Path) -> GGUFHeader:
+    """The header of a model that this runtime serves. Raises ModelLoadError."""
+    if path.is_dir():
+        raise ModelLoadError(
+            f"{path} is a folder: give a GGUF file, or make one with `codellama convert {path}`"
+        )
+    header = read_gguf_header(path)
+    architecture = header.metadata.get("general.architecture")
+    if architecture != "llama":
+        raise ModelLoadError(
+            f"{path} holds a model of architecture {architecture!r}: this runtime serves the Code "
+            "Llama family, architecture 'llama'"
+        )
+    return header
+
+
+def trained_ctx(header: GGUFHeader, variant: Variant | None) -> int:
+    """Early checkpoints of some variants claim too short a context: what the family table knows wins."""
+    claimed = int(header.metadata.get("llama.context_length") or 0)
+    return variant.n_ctx if variant else claimed or 4096
+
+
+def kv_bytes_per_cell(header: GGUFHeader, config: ModelConfig) -> int:
+    """Bytes that one token takes in the KV cache."""
+    meta = header.metadata
+    heads = int(meta.get("llama.attention.head_count") or 1)
+    kv_heads = int(meta.get("llama.attention.head_count_kv") or heads)
+    head_dim = int(meta.get("llama.attention.key_length") or 0) or (
+        int(meta.get("llama.embedding_length") or 0) // heads
+    )
+    per_value = (_BYTES_PER_VALUE[config.type_k] + _BYTES_PER_VALUE[config.type_v]) / 2
+    return fit.kv_bytes_per_cell(_n_layer(header), kv_heads, head_dim, per_value)
+
+
+def choose_cells(header: GGUFHeader, config: ModelConfig, n_ctx: int) -> int:
+    """KV cells for all requests, as many as the memory has room for."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return fit.choose_cells(n_ctx, config.n_seq_max, kv_bytes_per_cell(header, config), memory)
+
+
+def gpu_layers(
+    header: GGUFHeader, config: ModelConfig, cells: int, wanted: int | Literal["all", "auto"]
+) -> int:
+    """Layers to offload, counting the output layer. Raises UnsupportedError without a GPU."""
+    gpus = library().gpus()
+    if not gpus:
+        if wanted in ("auto", 0):
+            return 0
+        raise UnsupportedError(
+            f"n_gpu_layers={wanted} was asked for, but this llama.cpp has no GPU backend or sees "
+            "no GPU: set n_gpu_layers to auto or 0, or run scripts/setup on a machine with one"
+        )
+    if wanted == "auto":
+        tensors = {tensor.name: tensor.nbytes for tensor in header.tensors}
+        layers = fit.layer_bytes(tensors, _n_layer(header))
+        kv = kv_bytes_per_cell(header, config) * cells if config.offload_kqv else 0
+        return fit.place_layers(layers, kv, [gpu.free_bytes for gpu in gpus]).n_gpu_layers
+    return _n_layer(header) + 1 if wanted == "all" else int(wanted)
+
+
+def foreign_tokens(target: Mapping[str, Any], draft: Mapping[str, Any]) -> frozenset[int]:
+    """Ids of the target's vocabulary that mean something else, or nothing, to the draft model.
+
+    Raises InvalidRequestError naming the first difference if the vocabularies differ in more than the
+    last few ids, where Code Llama's variants keep their tags.
+    """
+    for key in ("model", "bos_token_id", "eos_token_id", "add_bos_token"):
+        name = f"tokenizer.ggml.{key}"
+        if target.get(name) != draft.get(name):
+            raise _incompatible(f"{name} is {draft.get(name)!r} there, {target.get(name)!r} here")
+    ours: list[str] = target.get("tokenizer.ggml.tokens") or []
+    theirs: list[str] = draft.get("tokenizer.ggml.tokens") or []
+    if abs(len(ours) - len(theirs)) > MOST_FOREIGN or not ours:
+        raise _incompatible(f"it has {len(theirs)} tokens there, {len(ours)} here")
+    shared = min(len(ours), len(theirs))
+    different = [i for i in range(shared) if ours[i] != theirs[i]]
+    if different and different[0] < max(len(ours), len(theirs)) - MOST_FOREIGN:
+        i = different[0]
+        raise _incompatible(f"token {i} is {theirs[i]!r} there, {ours[i]!r} here")
+    return frozenset(different) | frozenset(range(shared, len(ours)))
+
+
+def _incompatible(reason: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"draft_model: its vocabulary is not that of the model: {reason}", "draft_model"
+    )
+
+
+def _n_layer(header: GGUFHeader) -> int:
+    return int(header.metadata.get("llama.block_count") or 0)

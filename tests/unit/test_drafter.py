@@ -1,0 +1,59 @@
+"""N-gram drafts: the index against a plain search, and what is guessed."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama.engine.drafter import ORDERS, NgramDrafter, NgramIndex, Wish, continuation
+from tests.fake_runner import request
+
+
+def search(tokens: list[int]) -> tuple[int, int] | None:
+    """The index's answer by looking everywhere."""
+    for n in ORDERS:
+        for end in range(len(tokens) - 1, n - 1, -1):
+            if tokens[end - n : end] == tokens[-n:]:
+                return n, end
+    return None
+
+
+@given(st.lists(st.integers(0, 2), max_size=80), st.lists(st.integers(1, 20), max_size=20))
+def test_the_index_finds_what_a_search_finds(tokens: list[int], steps: list[int]) -> None:
+    index = NgramIndex()
+    known = 0
+    for step in [*steps, 80]:
+        known = min(len(tokens), known + step)
+        index.update(tokens[:known])
+        assert index.find(tokens[:known]) == search(tokens[:known])
+
+
+def test_the_longest_match_wins_over_the_latest() -> None:
+    tokens = [9, 8, 7, 1, 2, 3, 50, 51, 0, 1, 2, 3, 60, 61, 9, 8, 7, 1, 2, 3]
+    new = request(tokens, 10)
+    drafter = NgramDrafter()
+    outlook = drafter.outlook(new)
+    assert outlook is not None
+    assert outlook.kind == "ngram-6"
+    assert drafter.draft([Wish(new, 3)]) == [[50, 51, 0]]
+
+
+def test_nothing_to_go_by() -> None:
+    drafter = NgramDrafter()
+    assert drafter.outlook(request(range(50), 10)) is None
+    assert drafter.outlook(request([1], 10)) is None
+
+
+def test_a_guess_repeats_what_repeats_itself() -> None:
+    assert continuation([1, 2, 3, 1, 2, 3], 3, 7) == [1, 2, 3, 1, 2, 3, 1]
+    assert continuation([5, 6, 7, 8], 1, 2) == [6, 7]
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    drafter = NgramDrafter()
+    new = request([1, 2, 3, 4, 1, 2, 3], 5)
+    drafter.outlook(new)
+    drafter.forget(new)
+    assert drafter._indices == {}
+    assert drafter._found == {}
+    drafter.forget(new)

@@ -1,0 +1,248 @@
+"""Drafts in the engine: whatever is guessed, an answer ends as it would token by token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+
+import pytest
+
+from codellama.engine import Engine, FinishReason, Scheduler, Sequence, Speculator
+from codellama.engine.drafter import Outlook, Wish
+from tests.fake_runner import FakeRunner, expected, request
+from tests.unit.test_engine import Inbox, ask, closed_once
+
+Guess = Callable[[list[int], int], list[int]]
+Start = Callable[..., tuple[Engine, FakeRunner]]
+
+
+class Scripted:
+    """A drafter that guesses what `guess` returns for the tokens so far."""
+
+    seconds_per_token = 0.0
+
+    def __init__(self, guess: Guess) -> None:
+        self.guess = guess
+        self.asked: list[int] = []
+        self.forgotten = 0
+        self.resets = 0
+        self.closed = 0
+
+    def outlook(self, sequence: Sequence) -> Outlook | None:
+        return Outlook("scripted", 0.9)
+
+    def draft(self, wishes: Many[Wish]) -> list[list[int]]:
+        self.asked += [wish.length for wish in wishes]
+        return [self.guess(wish.sequence.tokens, wish.length) for wish in wishes]
+
+    def forget(self, sequence: Sequence) -> None:
+        self.forgotten += 1
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Eager(Speculator):
+    """Drafts as much as it may, whatever it measured."""
+
+    def propose(self, sequences: Many[Sequence], room: int) -> None:
+        for sequence in sequences:
+            length = min(room, self._n_max, sequence.draft_limit)
+            idea = self._idea(sequence) if length > 0 else None
+            if idea is not None:
+                self._draft([(idea, length)])
+                room -= len(sequence.draft)
+
+
+class Measured(Speculator):
+    """A step takes the time of ten rows, and of those it has."""
+
+    def learn_time(self, rows: int, seconds: float) -> None:
+        super().learn_time(rows, 10.0 + rows)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    engines: list[Engine] = []
+
+    def make(drafter: Scripted, kind: type[Speculator] = Eager) -> tuple[Engine, FakeRunner]:
+        runner = FakeRunner(4, 400)
+        engine = Engine(runner, Scheduler(4, 400, 64, 16), 1000, kind([drafter], 8))
+        engines.append(engine)
+        return engine, runner
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def right(tokens: list[int], length: int) -> list[int]:
+    return expected(tokens, length)
+
+
+def test_right_guesses_are_counted_and_save_steps(start: Start) -> None:
+    engine, runner = start(Scripted(right))
+    inbox, new = ask(engine, [1, 2, 3], 28)
+    final = inbox.final()
+    assert inbox.tokens() == expected([1, 2, 3], 28)
+    assert len(runner.batches) == 1 + 3, "28 tokens: one, then nine per step"
+    assert final.timings is not None
+    assert final.timings.draft_n == final.timings.draft_accepted == 24
+    assert (engine.status.draft_tokens, engine.status.draft_accepted) == (24, 24)
+    assert engine.status.tokens_decoded == 28
+    assert engine.status.prompt_tokens == 3
+    assert closed_once(new)
+
+
+def test_wrong_guesses_change_nothing(start: Start) -> None:
+    engine, _ = start(Scripted(lambda tokens, n: [-5] * n))
+    inbox, _ = ask(engine, [1, 2, 3], 20)
+    final = inbox.final()
+    assert inbox.tokens() == expected([1, 2, 3], 20)
+    assert final.timings is not None
+    assert final.timings.draft_accepted == 0
+    assert final.timings.draft_n > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9, 10, 11])
+def test_the_limit_ends_an_accepted_run(start: Start, n: int) -> None:
+    engine, _ = start(Scripted(lambda tokens, length: expected(tokens, 20)))
+    inbox, _ = ask(engine, [7], n)
+    assert inbox.final().finish_reason is FinishReason.LENGTH
+    assert inbox.tokens() == expected([7], n)
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_stop_token_ends_an_accepted_run(start: Start, place: int) -> None:
+    engine, runner = start(Scripted(right))
+    answer = expected([5], 8)
+    inbox, new = ask(engine, [5], 30, stop_tokens=[answer[place]])
+    assert inbox.final().stop == answer[place]
+    assert inbox.tokens() == answer[: answer.index(answer[place])]
+    assert closed_once(new)
+    follower, _ = ask(engine, [5, *answer[:place], 3], 4)
+    assert follower.tokens() == expected([5, *answer[:place], 3], 4), "the cache holds what it says"
+
+
+@pytest.mark.parametrize("place", range(1, 8))
+def test_a_stop_string_ends_an_accepted_run(start: Start, place: int) -> None:
+    engine, _ = start(Scripted(right))
+    answer = expected([5], 8)
+    text = "".join(f"<{t}>" for t in answer)
+    stop = f"{answer[place]}>"
+    inbox, _ = ask(engine, [5], 30, stop=(stop,))
+    assert inbox.final().stop == stop
+    assert inbox.text() == text[: text.index(stop)]
+
+
+def test_logprobs_go_with_their_tokens(start: Start) -> None:
+    engine, _ = start(Scripted(right))
+    inbox, _ = ask(engine, [5], 20, logprobs=1)
+    inbox.final()
+    assert [p.token for d in inbox.deltas for p in d.logprobs] == expected([5], 20)
+
+
+def test_a_cancel_inside_an_accepted_run_ends_it(start: Start) -> None:
+    engine, _ = start(Scripted(right))
+    inbox = Inbox()
+
+    def sink(delta: object) -> None:
+        inbox(delta)  # type: ignore[arg-type]
+        if len(inbox.deltas) == 4:
+            engine.cancel(new)
+
+    new = request([5], 100, sink=sink)
+    engine.submit([new])
+    assert inbox.final().finish_reason is FinishReason.CANCELLED
+    assert inbox.tokens() == expected([5], 4)
+
+
+def test_a_sink_that_throws_gets_no_more_of_the_run(start: Start) -> None:
+    engine, _ = start(Scripted(right))
+    calls: list[object] = []
+
+    def sink(delta: object) -> None:
+        calls.append(delta)
+        raise RuntimeError("nobody listens")
+
+    engine.submit([request([5], 100, sink=sink)])
+    assert engine.drain(10)
+    assert len(calls) == 2, "the first token, then the end"
+
+
+def test_a_drafter_that_fails_is_dropped_and_requests_go_on(start: Start) -> None:
+    def fail(tokens: list[int], length: int) -> list[int]:
+        raise RuntimeError("the draft model is gone")
+
+    drafter = Scripted(fail)
+    engine, _ = start(drafter)
+    inbox, _ = ask(engine, [5], 20)
+    assert inbox.tokens() == expected([5], 20)
+    assert drafter.closed == 1
+    assert len(drafter.asked) == 1
+
+
+def test_a_failed_step_resets_the_drafter(start: Start) -> None:
+    drafter = Scripted(right)
+    engine, runner = start(drafter)
+
+    def fail(_: object) -> None:
+        runner.fail = None
+        raise MemoryError
+
+    runner.fail = fail
+    assert ask(engine, [5], 20)[0].final().finish_reason is FinishReason.ERROR
+    assert drafter.resets == 1
+    assert ask(engine, [5], 20)[0].tokens() == expected([5], 20)
+    assert drafter.forgotten == 2
+
+
+def test_closing_closes_the_drafter(start: Start) -> None:
+    drafter = Scripted(right)
+    engine, _ = start(drafter)
+    engine.close()
+    assert drafter.closed == 1
+
+
+def test_failing_drafts_become_rare(start: Start) -> None:
+    drafter = Scripted(lambda tokens, n: [-5] * n)
+    engine, _ = start(drafter, Measured)
+    inbox, _ = ask(engine, [1], 380)
+    assert inbox.tokens() == expected([1], 380)
+    assert sum(drafter.asked) < 60, "a few to find out, then a probe now and then"
+
+
+def test_good_drafts_stay(start: Start) -> None:
+    drafter = Scripted(right)
+    engine, runner = start(drafter, Measured)
+    inbox, _ = ask(engine, [1], 300)
+    assert inbox.tokens() == expected([1], 300)
+    assert len(runner.batches) < 60
+
+
+def test_random_guesses_never_show(start: Start) -> None:
+    rng = random.Random(11)
+
+    def guess(tokens: list[int], length: int) -> list[int]:
+        return (expected(tokens, rng.randint(0, 6)) + [rng.randrange(1000)] * 5)[:length]
+
+    engine, runner = start(Scripted(guess))
+    asked = []
+    for i in range(150):
+        prompt = [rng.randrange(5) for _ in range(rng.randint(1, 40))]
+        inbox, new = ask(engine, prompt, rng.randint(1, 30))
+        asked.append((inbox, new, prompt))
+        if i % 4 == 0:
+            engine.cancel(rng.choice(asked)[1])
+    for inbox, new, prompt in asked:
+        inbox.final()
+        got = inbox.tokens()
+        assert got == expected(prompt, len(got))
+        assert closed_once(new)
+        if not new.cancelled:
+            assert len(got) == new.max_tokens
+    assert not runner.closed
