@@ -6,10 +6,11 @@ with itself. Afterwards `read` fetches rows of any tensor, in any order, from an
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,8 @@ class Source:
     """Tensors in local files, and the metadata that goes with them. Close it, or use `with`.
 
     `verbatim` says that tensors which are never quantized keep the type they have in the source (a
-    GGUF); otherwise they are stored as F32.
+    GGUF); otherwise they are stored as F32. `identity` says which weights these are, for people and to
+    tell whether an unfinished run was of the same ones; by default it is the files as they are now.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class Source:
         tensors: Sequence[SourceTensor],
         *,
         verbatim: bool,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.metadata = metadata
         self.tensors = tensors
         self.verbatim = verbatim
+        self.identity = _local_identity(path, tensors) if identity is None else identity
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -108,6 +112,15 @@ class Source:
                 self._files[path] = os.open(path, os.O_RDONLY)
             return self._files[path]
 
+    def release(self, path: Path) -> None:
+        """Say that nothing more will be read from the file `path`."""
+        with self._lock:
+            if path in self._files:
+                os.close(self._files.pop(path))
+
+    def interrupt(self) -> None:
+        """Make a `read` that waits for something give up: the run is over."""
+
     def close(self) -> None:
         """Close the files; the source cannot be read afterwards."""
         with self._lock:
@@ -124,6 +137,18 @@ class Source:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _local_identity(path: Path, tensors: Iterable[SourceTensor]) -> dict[str, str]:
+    """Name, and size and time of change of every file: where it lies does not matter."""
+    digest = hashlib.sha256()
+    for file in sorted({tensor.path for tensor in tensors}):
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise ConversionError(f"{file}: cannot be read: {error.strerror}") from error
+        digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return {"source": path.name, "weight files": digest.hexdigest()[:16]}
 
 
 def open_gguf(path: Path) -> Source:
