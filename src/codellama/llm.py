@@ -35,7 +35,8 @@ from codellama.native.sampler import Sampler
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
-from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
+from codellama.weights.gguf_header import GGUFHeader
+from codellama.weights.split import read_model_header
 
 MOST_CHOICES = 128  # OpenAI's limit for n
 
@@ -57,7 +58,7 @@ class LLM(LlamaCompatible):
     """
 
     def __init__(self, model: str | Path, **config: Any) -> None:
-        """Load a GGUF. `config` are the fields of `ModelConfig`.
+        """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
 
         Raises ModelLoadError if the file cannot be read or does not fit, UnsupportedError if GPU
         layers are asked of a llama.cpp without a GPU backend, InvalidRequestError for a bad option.
@@ -266,7 +267,7 @@ def _read_header(path: Path) -> GGUFHeader:
         raise ModelLoadError(
             f"{path} is a folder: give a GGUF file, or make one with `codellama convert {path}`"
         )
-    header = read_gguf_header(path)
+    header = read_model_header(path)
     architecture = header.metadata.get("general.architecture")
     if architecture != "llama":
         raise ModelLoadError(

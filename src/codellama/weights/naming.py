@@ -7,6 +7,7 @@ from pathlib import Path
 
 from codellama.errors import ConversionError
 from codellama.native.ggml import file_types
+from codellama.weights.split import unsplit_name
 
 TYPE = "{type}"
 NAME = "{name}"
@@ -40,6 +41,6 @@ def output_paths(output: Path, source_name: str, types: Sequence[str]) -> dict[s
 
 def model_name(source_name: str) -> str:
     """The name of a model without the ending and the type that a file of it has in its name."""
-    stem = source_name.removesuffix(".gguf")
+    stem = unsplit_name(source_name).removesuffix(".gguf")
     base, dot, last = stem.rpartition(".")
     return base if dot and last.upper() in file_types() else stem

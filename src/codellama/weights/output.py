@@ -18,19 +18,9 @@ from codellama.native.ggml import Bytes
 from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.journal import Journal, sync_folder
 from codellama.weights.plan import Plan, Slab
+from codellama.weights.split import part_paths
 
 log = logging.getLogger(__name__)
-
-
-def file_names(path: Path, n_files: int) -> list[Path]:
-    """The names of a GGUF in `n_files` files: llama.cpp's `name-00001-of-00003.gguf`, or `path`."""
-    if n_files == 1:
-        return [path]
-    prefix = path.name.removesuffix(".gguf")
-    return [
-        path.with_name(f"{prefix}-{number + 1:05}-of-{n_files:05}.gguf")
-        for number in range(n_files)
-    ]
 
 
 def journal_path(path: Path) -> Path:
@@ -48,7 +38,7 @@ class Output:
     def __init__(self, plan: Plan, path: Path) -> None:
         self.plan = plan
         self.path = path
-        self.paths = file_names(path, len(plan.files))
+        self.paths = part_paths(path, len(plan.files))
         self.done: set[int] = set()
         self._parts = [name.with_name(name.name + ".part") for name in self.paths]
         self._journal = Journal(journal_path(path))

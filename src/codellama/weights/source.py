@@ -18,9 +18,11 @@ from types import TracebackType
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
 from codellama.native.ggml import Bytes, TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config, read_json
-from codellama.weights.gguf_header import GGUFHeader, Value, read_gguf_header
+from codellama.weights.gguf_header import GGUFHeader, Value
 from codellama.weights.metadata import checkpoint_metadata
 from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
+from codellama.weights.split import KEYS as SPLIT_KEYS
+from codellama.weights.split import read_parts
 from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors
 from codellama.weights.vocab import read_vocabulary
 
@@ -152,28 +154,25 @@ def _local_identity(path: Path, tensors: Iterable[SourceTensor]) -> dict[str, st
 
 
 def open_gguf(path: Path) -> Source:
-    """A GGUF file of the Llama architecture as a source.
+    """A GGUF of the Llama architecture as a source; `path` is its first file if it is split.
 
     Raises:
-        ModelLoadError: not a GGUF, damaged, truncated, or one part of a split file.
+        ModelLoadError: not a GGUF, damaged, truncated, or a part is missing.
         ConversionError: the file holds no weights, or another architecture.
     """
     if path.is_dir():
         raise ModelLoadError(f"{path}: is a folder, not a GGUF file; use convert for a checkpoint")
-    header = read_gguf_header(path)
-    metadata = dict(header.values)
-    architecture = header.metadata.get("general.architecture")
+    parts = read_parts(path)
+    architecture = parts[0].metadata.get("general.architecture")
     if architecture != "llama":
         raise ConversionError(
             f"{path}: unknown architecture {architecture!r}: only llama is supported"
         )
-    if not header.tensors:
+    tensors = [tensor for part in parts for tensor in _gguf_tensors(part)]
+    if not tensors:
         raise ConversionError(f"{path}: holds a vocabulary only, there are no weights to quantize")
-    if header.metadata.get("split.count", 1) > 1:
-        raise ModelLoadError(f"{path}: is one part of a split GGUF: merge its parts first")
-    for key in ("split.no", "split.count", "split.tensors.count"):
-        metadata.pop(key, None)
-    return Source(path, metadata, _gguf_tensors(header), verbatim=True)
+    metadata = {key: value for key, value in parts[0].values.items() if key not in SPLIT_KEYS}
+    return Source(path, metadata, tensors, verbatim=True)
 
 
 def _gguf_tensors(header: GGUFHeader) -> list[SourceTensor]:
