@@ -57,7 +57,7 @@ class LLM(LlamaCompatible):
     """
 
     def __init__(self, model: str | Path, **config: Any) -> None:
-        """Load a GGUF. `config` are the fields of `ModelConfig`.
+        """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
 
         Raises ModelLoadError if the file cannot be read or does not fit, UnsupportedError if GPU
         layers are asked of a llama.cpp without a GPU backend, InvalidRequestError for a bad option.

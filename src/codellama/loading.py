@@ -14,7 +14,8 @@ from codellama.errors import InvalidRequestError, ModelLoadError, UnsupportedErr
 from codellama.native.library import library
 from codellama.params import ModelConfig
 from codellama.variants import Variant
-from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
+from codellama.weights.gguf_header import GGUFHeader
+from codellama.weights.split import read_model_header
 
 _BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per block
     "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
@@ -31,7 +32,7 @@ def model_header(path: Path) -> GGUFHeader:
         raise ModelLoadError(
             f"{path} is a folder: give a GGUF file, or make one with `codellama convert {path}`"
         )
-    header = read_gguf_header(path)
+    header = read_model_header(path)
     architecture = header.metadata.get("general.architecture")
     if architecture != "llama":
         raise ModelLoadError(

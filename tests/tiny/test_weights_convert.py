@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from codellama.cli import main
 from codellama.errors import ConversionError, ModelLoadError
 from codellama.native.ggml import quantize_rows, tensor_type, to_float
-from codellama.weights import writer
+from codellama.weights import encode, writer
 from codellama.weights.convert import convert, quantize
 from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.tensors import interleave_heads
@@ -196,7 +197,7 @@ def test_whatever_fails_leaves_the_old_file_and_nothing_else(
         raise failure
 
     (tmp_path / "x.gguf").write_bytes(b"old")
-    monkeypatch.setattr(writer, "_convert_all", fail)
+    monkeypatch.setattr(writer._Run, "run", fail)
     with pytest.raises((ConversionError, KeyboardInterrupt)) as caught:
         convert(folder, tmp_path / "x.gguf", force=True)
     if isinstance(failure, OSError):
@@ -208,20 +209,18 @@ def test_whatever_fails_leaves_the_old_file_and_nothing_else(
 def test_a_failing_slab_ends_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_finite", lambda kind, rows: kind.name != "BF16")
+    monkeypatch.setattr(encode, "_finite", lambda kind, rows: kind.name != "BF16")
     with pytest.raises(ConversionError, match="NaN or infinite"):
         convert(folder, tmp_path / "x.gguf", "Q4_0")
     assert os.listdir(tmp_path) == []
 
 
 def test_two_runs_do_not_write_the_same_file(folder: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / "x.gguf.part").open("w") as file:
+    with (tmp_path / "x.gguf.journal").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConversionError, match="another process is writing it"):
+        with pytest.raises(ConversionError, match="another process is writing this output"):
             convert(folder, tmp_path / "x.gguf")
-    # A part that nobody holds is what a killed run left behind: it is written over.
+    assert os.listdir(tmp_path) == ["x.gguf.journal"]
     convert(folder, tmp_path / "x.gguf")
     assert os.listdir(tmp_path) == ["x.gguf"]
 
@@ -237,6 +236,7 @@ def test_convert_command(folder: Path, tmp_path: Path) -> None:
     assert report.pop("seconds") >= 0
     assert report == {
         "path": str(tmp_path / "x.gguf"),
+        "files": [str(tmp_path / "x.gguf")],
         "bytes": (tmp_path / "x.gguf").stat().st_size,
         "type": "Q4_K_M",
         "tensors": 21,
@@ -281,7 +281,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, bf16: Path, tmp_
         (("convert", tmp_path / "in", "-o", target), "not a checkpoint folder"),
         (("convert", tmp_path / "none", "-o", target), "no such folder"),
         (("convert", folder, "-o", target, "--type", "IQ1_S"), "needs an importance matrix"),
-        (("convert", folder, "-o", out), "is a folder"),
+        (("convert", folder, "-o", target, "--type", "F16", "--type", "Q8_0"), "a file each"),
+        (("convert", folder, "-o", out, "--type", "F16", "--type", "f16"), "named twice"),
         (("convert", folder, "-o", out / "no" / "x.gguf"), "no such folder to write to"),
         (("quantize", text, "-o", target, "--type", "Q4_0"), "not a GGUF file"),
         (("quantize", cut, "-o", target, "--type", "Q4_0"), "truncated GGUF"),

@@ -158,6 +158,7 @@ def test_inspect_as_json(tmp_path: Path) -> None:
     facts = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)
     assert facts == {
         "file": str(path),
+        "files": 1,
         "file_bytes": path.stat().st_size,
         "model": "70b-instruct",
         "name": "CodeLlama 70b-instruct",
@@ -180,6 +181,6 @@ def test_inspect_as_json(tmp_path: Path) -> None:
 def test_inspect_for_people(tmp_path: Path) -> None:
     path = write_header(tmp_path / "m.gguf", name="34b-instruct")
     lines = CliRunner().invoke(main, ["inspect", str(path)]).output.splitlines()
-    assert "model          34b" in lines[2]
+    assert "model          34b" in lines[3]
     assert "stops          2 </s>" in lines
     assert "  F16          1 tensors        256 B" in lines

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from codellama.errors import CheckpointError, ConversionError, ModelLoadError
-from codellama.native.ggml import tensor_type
 from codellama.weights.gguf_header import TensorInfo, Value, ValueType, encode_header
-from codellama.weights.plan import make_plan, slabs_of
-from codellama.weights.recipe import Recipe, make_recipe, resolve_type
+from codellama.weights.plan import make_plan, reading_order, slabs
+from codellama.weights.recipe import make_recipe, resolve_type
 from codellama.weights.source import open_checkpoint, open_gguf
 from tests.checkpoints import (
     INDEX,
@@ -253,7 +252,7 @@ def test_a_gguf_that_cannot_be_quantized_says_why(tmp_path: Path) -> None:
         open_gguf(gguf_file(tmp_path / "a", [tensor], **other))
     with pytest.raises(ConversionError, match="vocabulary only"):
         open_gguf(gguf_file(tmp_path / "b", []))
-    with pytest.raises(ModelLoadError, match="one part of a split GGUF"):
+    with pytest.raises(ModelLoadError, match="the first of 3 parts"):
         open_gguf(gguf_file(tmp_path / "c", [tensor], **split))
 
 
@@ -289,14 +288,25 @@ def test_a_type_that_needs_an_importance_matrix_says_so(folder: Path) -> None:
 def test_a_plan_accounts_for_every_byte(folder: Path) -> None:
     with open_checkpoint(folder) as source:
         plan = make_plan(source, make_recipe(source, "Q4_K_M"))
-    end = len(plan.header)
+        work = list(slabs(source.tensors))
+    (file,) = plan.files
+    end = len(file.header)
     for tensor in plan.tensors:
-        assert tensor.offset == end
+        assert (tensor.file, tensor.offset) == (0, end)
         assert tensor.nbytes == tensor.source.rows * tensor.row_bytes
         end += -(-tensor.nbytes // 32) * 32
-    assert plan.nbytes == end
+    assert plan.nbytes == file.nbytes == end
     assert sum(plan.types.values()) == len(plan.tensors) == 21
-    assert sum(slab.source_bytes for slab in plan.slabs()) == plan.source_bytes
+    assert sum(slab.source_bytes for slab in work) == sum(t.nbytes for t in source.tensors)
+    assert sum(plan.place(slab)[2] for slab in work) == sum(t.nbytes for t in plan.tensors)
+    assert [slab.number for slab in work] == list(range(len(work)))
+
+
+def test_a_source_is_read_from_front_to_back(folder: Path) -> None:
+    with open_checkpoint(folder) as source:
+        places = [(tensor.path.name, tensor.offset) for tensor in reading_order(source.tensors)]
+    assert places == sorted(places)
+    assert places[0][0] == FIRST
 
 
 def test_slabs_cover_a_tensor_and_keep_heads_whole(
@@ -304,15 +314,14 @@ def test_slabs_cover_a_tensor_and_keep_heads_whole(
 ) -> None:
     monkeypatch.setattr("codellama.weights.plan.SLAB_ELEMENTS", 256 * 70)
     with open_checkpoint(folder) as source:
-        types = {tensor.name: tensor_type("BF16") for tensor in source.tensors}
-        plan = make_plan(source, Recipe("BF16", types, {}))
+        work = list(slabs(source.tensors))
     steps = {}
-    for tensor in plan.tensors:
-        slabs = list(slabs_of(tensor))
-        ends = [slab.first_row + slab.n_rows for slab in slabs]
-        assert [slab.first_row for slab in slabs] == [0, *ends[:-1]]
-        assert ends[-1] == tensor.source.rows
-        steps[tensor.source.name] = slabs[0].n_rows
+    for tensor in source.tensors:
+        own = [slab for slab in work if slab.tensor == tensor]
+        ends = [slab.first_row + slab.n_rows for slab in own]
+        assert [slab.first_row for slab in own] == [0, *ends[:-1]]
+        assert ends[-1] == tensor.rows
+        steps[tensor.name] = own[0].n_rows
     assert steps["blk.0.ffn_up.weight"] == 70
     assert steps["blk.0.attn_q.weight"] == 64  # two heads of 32 rows
     assert steps["blk.0.ffn_down.weight"] == 35

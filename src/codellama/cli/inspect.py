@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,20 @@ from codellama.prompts import chat_format_name
 from codellama.variants import recognise
 
 if TYPE_CHECKING:
-    from codellama.weights.gguf_header import GGUFHeader
+    from codellama.weights.gguf_header import GGUFHeader, TensorInfo
 
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def command(file: Path, as_json: bool) -> None:
-    """Show what the GGUF FILE is.
+    """Show what the GGUF FILE is; of a split one, name the first file.
 
     Model, chat format, stops, context and tensors by type are read from the header alone.
     """
-    from codellama.weights.gguf_header import read_gguf_header
+    from codellama.weights.split import read_parts
 
-    facts = describe(read_gguf_header(file))
+    facts = describe(read_parts(file))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -40,15 +41,17 @@ def command(file: Path, as_json: bool) -> None:
         click.echo(f"  {name:<8} {row['tensors']:>5} tensors {_size(row['bytes']):>12}")
 
 
-def describe(header: GGUFHeader) -> dict[str, Any]:
+def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
     """The facts of a GGUF as a JSON document: names, token ids, counts, sizes in bytes."""
-    metadata = header.metadata
+    metadata = parts[0].metadata
+    stored = [tensor for part in parts for tensor in part.tensors]
     variant = recognise(metadata)
     arch = metadata.get("general.architecture", "")
     tokens = metadata.get("tokenizer.ggml.tokens") or []
     return {
-        "file": str(header.path),
-        "file_bytes": header.path.stat().st_size,
+        "file": str(parts[0].path),
+        "files": len(parts),
+        "file_bytes": sum(part.path.stat().st_size for part in parts),
         "model": variant.name if variant else None,
         "name": metadata.get("general.name"),
         "architecture": arch,
@@ -61,9 +64,9 @@ def describe(header: GGUFHeader) -> dict[str, Any]:
         "layers": metadata.get(f"{arch}.block_count"),
         "vocabulary": len(tokens),
         "template": "tokenizer.chat_template" in metadata,
-        "tensors": len(header.tensors),
-        "tensor_bytes": sum(tensor.nbytes for tensor in header.tensors),
-        "types": _by_type(header),
+        "tensors": len(stored),
+        "tensor_bytes": sum(tensor.nbytes for tensor in stored),
+        "types": _by_type(stored),
     }
 
 
@@ -76,10 +79,10 @@ def _stops(
     return [{"id": i, "token": tokens[i] if i < len(tokens) else None} for i in sorted(ids)]
 
 
-def _by_type(header: GGUFHeader) -> dict[str, dict[str, int]]:
+def _by_type(tensors: Iterable[TensorInfo]) -> dict[str, dict[str, int]]:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for tensor in header.tensors:
+    for tensor in tensors:
         counts[tensor.type_name] += 1
         sizes[tensor.type_name] += tensor.nbytes
     return {name: {"tensors": counts[name], "bytes": size} for name, size in sizes.most_common()}

@@ -1,4 +1,4 @@
-"""`codellama quantize`: a GGUF to a GGUF of another type."""
+"""`codellama quantize`: a GGUF to GGUFs of other types."""
 
 from __future__ import annotations
 
@@ -6,60 +6,48 @@ from pathlib import Path
 
 import click
 
-from codellama.cli.convert import (
-    file_type,
-    force_option,
-    output_option,
-    print_report,
-    progress_bar,
-    threads_option,
-)
 from codellama.cli.options import json_option
+from codellama.cli.outputs import (
+    output_options,
+    print_reports,
+    source_name,
+    type_option,
+    writing,
+)
 
 
 @click.command("quantize")
 @click.argument("source", type=click.Path(path_type=Path))
-@output_option
-@click.option(
-    "--type",
-    "type_name",
-    required=True,
-    show_envvar=True,
-    callback=file_type,
-    help="Any type llama.cpp quantizes to, such as Q4_K_M.",
-)
-@force_option
+@type_option()
+@output_options
 @click.option(
     "--allow-requantize",
     is_flag=True,
     show_envvar=True,
     help="Accept a SOURCE that is quantized already; the result is worse than from BF16.",
 )
-@threads_option
 @json_option
 def command(
     source: Path,
+    types: tuple[str, ...],
     output: Path,
-    type_name: str,
+    split_bytes: int | None,
     force: bool,
-    allow_requantize: bool,
+    restart: bool,
     threads: int | None,
+    allow_requantize: bool,
     as_json: bool,
 ) -> None:
-    """Quantize the GGUF file SOURCE.
+    """Quantize the GGUF file SOURCE; of a split one, name the first file.
 
-    The result is byte for byte that of llama.cpp's own quantizer.
+    The result is byte for byte that of llama.cpp's own quantizer. Interrupted, the same command
+    goes on where it was.
     """
-    from codellama.weights.convert import quantize
+    from codellama.weights.convert import RunSettings, quantize_to
+    from codellama.weights.naming import output_paths
 
-    with progress_bar(f"{source.name} to {type_name}") as progress:
-        report = quantize(
-            source,
-            output,
-            type_name,
-            force=force,
-            allow_requantize=allow_requantize,
-            threads=threads,
-            progress=progress,
-        )
-    print_report(report, as_json=as_json)
+    outputs = output_paths(output, source_name(str(source)), types)
+    with writing(f"{source.name} to {', '.join(types)}", outputs) as progress:
+        settings = RunSettings(force, restart, threads, split_bytes, progress)
+        reports = quantize_to(source, outputs, settings, allow_requantize=allow_requantize)
+    print_reports(reports, as_json=as_json)

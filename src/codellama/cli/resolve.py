@@ -98,14 +98,17 @@ def models_folders() -> list[Path]:
 
 
 def _read(path: Path) -> LocalModel | None:
-    from codellama.weights.gguf_header import read_gguf_header
+    from codellama.weights.split import is_later_part, read_parts
 
+    if is_later_part(path):
+        return None
     try:
-        header = read_gguf_header(path)
+        parts = read_parts(path)
     except ModelLoadError as error:
         logger.warning("left out: %s", error)
         return None
-    return LocalModel(path, recognise(header.metadata), path.stat().st_size)
+    nbytes = sum(part.path.stat().st_size for part in parts)
+    return LocalModel(path, recognise(parts[0].metadata), nbytes)
 
 
 def _local_file(variant: Variant, type_name: str) -> Path:

@@ -113,6 +113,11 @@ def file_types() -> Mapping[str, int]:
     return dict(sorted(types.items(), key=lambda item: item[1]))
 
 
+def library_version() -> str:
+    """Which quantizers these are: the version of the package that brought them."""
+    return f"llama-cpp-python {llama_cpp.__version__}"
+
+
 def to_float(source: TensorType, rows: Bytes, out: Floats) -> None:
     """Decode `rows`, the bytes of whole blocks of type `source`, into the floats of `out`."""
     if source.name == "F32":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codellama.replies import Json
-from codellama.weights.gguf_header import read_gguf_header
+from codellama.weights.split import read_model_header
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
@@ -32,5 +32,5 @@ def model_meta(llm: LLM) -> Json:
 
 @functools.lru_cache(maxsize=1)
 def _weights(path: Path) -> tuple[int, int]:
-    tensors = read_gguf_header(path).tensors
+    tensors = read_model_header(path).tensors
     return sum(math.prod(t.shape) for t in tensors), sum(t.nbytes for t in tensors)

@@ -1,7 +1,8 @@
-"""A checkpoint or a GGUF in, a GGUF of any llama.cpp type out, in one pass.
+"""A checkpoint or a GGUF in, GGUFs of any llama.cpp types out, in one pass.
 
 `convert` and `quantize` are the same run with another source: open it, ask llama.cpp for the types, lay
-the file out, write it. Nothing is written before everything has been checked.
+the files out, write them. Nothing is written before everything has been checked. A run that was
+interrupted goes on where it was when it is started again.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from codellama.errors import ConversionError
+from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
 from codellama.weights.source import Source, open_checkpoint, open_gguf
@@ -21,19 +24,27 @@ from codellama.weights.writer import Progress, default_threads, write
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was written: `nbytes` of `path`, with `types` counting its tensors by type."""
+    """What was written: `nbytes` in `paths`, with `types` counting the tensors by type.
 
-    path: Path
+    `path` is the file to load: of a split GGUF the first.
+    """
+
+    paths: tuple[Path, ...]
     type: str
     nbytes: int
     n_tensors: int
     types: dict[str, int]
     seconds: float
 
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
     def to_json(self) -> dict[str, Any]:
         """As one JSON object."""
         return {
             "path": str(self.path),
+            "files": [str(path) for path in self.paths],
             "bytes": self.nbytes,
             "type": self.type,
             "tensors": self.n_tensors,
@@ -42,27 +53,53 @@ class Report:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """How a run goes; none of it changes a byte of the result, but for `split_bytes`.
+
+    `force` replaces files that exist. `restart` forgets an unfinished run of the same outputs instead
+    of going on with it. `threads` defaults to all cores. With `split_bytes` an output is spread over
+    files of at most so many bytes of weights. `progress` gets bytes done and in all.
+    """
+
+    force: bool = False
+    restart: bool = False
+    threads: int | None = None
+    split_bytes: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "split_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConversionError(f"{name} must be at least 1, not {value}")
+
+
 def convert(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     type_name: str = "BF16",
-    *,
-    force: bool = False,
-    progress: Progress | None = None,
-    threads: int | None = None,
+    **settings: Any,
 ) -> Report:
     """Turn the Hugging Face checkpoint in the folder `source` into the GGUF `output`.
 
-    `type_name` is any type llama.cpp quantizes to ("Q4_K_M", "bf16"). An existing `output` is an
-    error unless `force`. `threads` defaults to all cores; `progress` gets bytes done and in all.
+    `type_name` is any type llama.cpp quantizes to ("Q4_K_M", "bf16"); `settings` are the fields of
+    `RunSettings`. An existing `output` is an error unless `force`.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, inconsistent or of an unknown kind.
-        ConversionError: the type, the disk or the output is at fault. Nothing is left behind.
+        ConversionError: the type, the disk or the output is at fault.
     """
-    type_name = _check(output, type_name, force=force, threads=threads)
+    return convert_to(source, {type_name: Path(output)}, RunSettings(**settings))[0]
+
+
+def convert_to(
+    source: str | os.PathLike[str], outputs: Mapping[str, Path], settings: RunSettings
+) -> list[Report]:
+    """As `convert`, to several types (type to output) with one reading of the source."""
+    outputs = _check(outputs, settings)
     with open_checkpoint(Path(source)) as opened:
-        return _run(opened, Path(output), type_name, progress=progress, threads=threads)
+        return _run(opened, outputs, settings)
 
 
 def quantize(
@@ -70,10 +107,8 @@ def quantize(
     output: str | os.PathLike[str],
     type_name: str,
     *,
-    force: bool = False,
     allow_requantize: bool = False,
-    progress: Progress | None = None,
-    threads: int | None = None,
+    **settings: Any,
 ) -> Report:
     """Turn the GGUF `source` into the GGUF `output` of another type; arguments as for `convert`.
 
@@ -81,54 +116,69 @@ def quantize(
 
     Raises:
         ModelLoadError: `source` is no GGUF, damaged or truncated.
-        ConversionError: the type, the disk or the output is at fault. Nothing is left behind.
+        ConversionError: the type, the disk or the output is at fault.
     """
-    type_name = _check(output, type_name, force=force, threads=threads)
+    outputs = {type_name: Path(output)}
+    return quantize_to(source, outputs, RunSettings(**settings), allow_requantize=allow_requantize)[
+        0
+    ]
+
+
+def quantize_to(
+    source: str | os.PathLike[str],
+    outputs: Mapping[str, Path],
+    settings: RunSettings,
+    *,
+    allow_requantize: bool = False,
+) -> list[Report]:
+    """As `quantize`, to several types (type to output) with one reading of the source."""
+    outputs = _check(outputs, settings)
     with open_gguf(Path(source)) as opened:
-        return _run(
-            opened,
-            Path(output),
-            type_name,
-            progress=progress,
-            threads=threads,
-            allow_requantize=allow_requantize,
-        )
+        return _run(opened, outputs, settings, allow_requantize=allow_requantize)
 
 
-def _check(
-    output: str | os.PathLike[str], type_name: str, *, force: bool, threads: int | None
-) -> str:
-    output = Path(output)
-    type_name = resolve_type(type_name)
-    if threads is not None and threads < 1:
-        raise ConversionError(f"threads must be at least 1, not {threads}")
-    if output.is_dir():
-        raise ConversionError(f"{output}: is a folder: name the file to write")
-    if output.exists() and not force:
-        raise ConversionError(f"{output}: exists already: choose another name or pass --force")
-    if not output.absolute().parent.is_dir():
-        raise ConversionError(f"{output.parent}: no such folder to write to")
-    return type_name
+def _check(outputs: Mapping[str, Path], settings: RunSettings) -> dict[str, Path]:
+    """The outputs under llama.cpp's names of the types; what can be refused at once is."""
+    for output in outputs.values():
+        if output.is_dir():
+            raise ConversionError(f"{output}: is a folder: name the file to write")
+        if output.exists() and not (settings.force or Output.begun(output)):
+            raise ConversionError(f"{output}: exists already: choose another name or pass --force")
+        if not output.absolute().parent.is_dir():
+            raise ConversionError(f"{output.parent}: no such folder to write to")
+    return {resolve_type(type_name): output for type_name, output in outputs.items()}
 
 
 def _run(
     source: Source,
-    output: Path,
-    type_name: str,
+    targets: Mapping[str, Path],
+    settings: RunSettings,
     *,
-    progress: Progress | None,
-    threads: int | None,
     allow_requantize: bool = False,
-) -> Report:
+) -> list[Report]:
     started = time.monotonic()
-    recipe = make_recipe(source, type_name, allow_requantize=allow_requantize)
-    plan = make_plan(source, recipe)
-    write(plan, source, output, threads=threads or default_threads(), progress=progress)
+    outputs = []
+    for type_name, path in targets.items():
+        recipe = make_recipe(source, type_name, allow_requantize=allow_requantize)
+        outputs.append(Output(make_plan(source, recipe, settings.split_bytes), path))
+    write(
+        outputs,
+        source,
+        threads=settings.threads or default_threads(),
+        progress=settings.progress,
+        force=settings.force,
+        restart=settings.restart,
+    )
+    return [_report(output, time.monotonic() - started) for output in outputs]
+
+
+def _report(output: Output, seconds: float) -> Report:
+    plan = output.plan
     return Report(
-        path=output,
-        type=recipe.type_name,
+        paths=tuple(output.paths),
+        type=plan.type_name,
         nbytes=plan.nbytes,
         n_tensors=len(plan.tensors),
         types=plan.types,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from codellama.errors import ConversionError
 from codellama.native.ggml import TensorType
 from codellama.weights.gguf_header import (
     TensorInfo,
     Value,
+    ValueType,
     alignment_of,
     encode_header,
     tensor_offsets,
@@ -21,13 +25,34 @@ from codellama.weights.tensors import file_order
 SLAB_ELEMENTS = 2**20
 """Weights converted at once by one thread: 4 MiB as F32, enough to make the overhead vanish."""
 
+_MAX_FILES = 99_999  # five digits in the names of split files, and split.count has 16 bits
+_ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Some whole rows of a tensor, the unit of work: any thread can convert any slab at any time.
+
+    `number` counts the slabs of a source in the order they are read.
+    """
+
+    number: int
+    tensor: SourceTensor
+    first_row: int
+    n_rows: int
+
+    @property
+    def source_bytes(self) -> int:
+        return self.n_rows * self.tensor.row_bytes
+
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the output: `offset` and `nbytes` say where its bytes go."""
+    """A tensor of the output: its bytes go to `offset` of the file with number `file`."""
 
     source: SourceTensor
     type: TensorType
+    file: int
     offset: int
     nbytes: int
 
@@ -37,56 +62,73 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True)
-class Slab:
-    """Some whole rows of a tensor, the unit of work: any thread can convert any slab at any time."""
+class PlannedFile:
+    """One file of the output: `header` up to the first tensor, and `nbytes` in all."""
 
-    tensor: PlannedTensor
-    first_row: int
-    n_rows: int
-
-    @property
-    def source_bytes(self) -> int:
-        return self.n_rows * self.tensor.source.row_bytes
+    header: bytes
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The output file: `header` to the first tensor, `tensors` in file order, `nbytes` in all."""
+    """The output: one file, or several for a split GGUF; `tensors` in file order.
+
+    `identity` names what makes the bytes what they are. A run can be continued only by a plan with
+    the same identity.
+    """
 
     type_name: str
-    header: bytes
+    files: tuple[PlannedFile, ...]
     tensors: tuple[PlannedTensor, ...]
-    nbytes: int
+    identity: Mapping[str, str]
 
     @property
-    def source_bytes(self) -> int:
-        """Bytes of weights that have to be read."""
-        return sum(tensor.source.nbytes for tensor in self.tensors)
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.nbytes for file in self.files)
 
     @property
     def types(self) -> dict[str, int]:
         """Number of tensors of each type, most frequent first."""
         return dict(Counter(tensor.type.name for tensor in self.tensors).most_common())
 
-    def slabs(self) -> Iterator[Slab]:
-        """All the work, in file order."""
-        for tensor in self.tensors:
-            yield from slabs_of(tensor)
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, PlannedTensor]:
+        return {tensor.source.name: tensor for tensor in self.tensors}
+
+    def place(self, slab: Slab) -> tuple[int, int, int]:
+        """Where a slab's bytes go: number of the file, offset in it, count."""
+        planned = self.by_name[slab.tensor.name]
+        row_bytes = planned.row_bytes
+        return planned.file, planned.offset + slab.first_row * row_bytes, slab.n_rows * row_bytes
 
 
-def make_plan(source: Source, recipe: Recipe) -> Plan:
-    """Lay out the file that `recipe` makes of `source`."""
-    metadata: dict[str, Value] = final_metadata(source, recipe)
+def make_plan(source: Source, recipe: Recipe, max_file_bytes: int | None = None) -> Plan:
+    """Lay out the output that `recipe` makes of `source`.
+
+    With `max_file_bytes` the tensors are spread over files of at most so many bytes of weights, as
+    llama.cpp's gguf-split does it; a single larger tensor gets a file to itself.
+    """
+    metadata = final_metadata(source, recipe)
     tensors = sorted(source.tensors, key=lambda tensor: file_order(tensor.name))
     infos = [_info(tensor, recipe.types[tensor.name]) for tensor in tensors]
-    header = encode_header(metadata, infos)
-    sizes = [info.nbytes for info in infos]
-    *offsets, end = tensor_offsets(len(header), sizes, alignment_of(metadata))
-    planned = tuple(
-        PlannedTensor(tensor, recipe.types[tensor.name], offset, size)
-        for tensor, offset, size in zip(tensors, offsets, sizes, strict=True)
-    )
-    return Plan(recipe.type_name, header, planned, end)
+    groups = _groups([info.nbytes for info in infos], max_file_bytes)
+    files, planned = [], []
+    for number, group in enumerate(groups):
+        values = _file_metadata(metadata, number, len(groups), len(tensors))
+        part = infos[group.start : group.stop]
+        header = encode_header(values, part)
+        *offsets, end = tensor_offsets(
+            len(header), [info.nbytes for info in part], alignment_of(values)
+        )
+        files.append(PlannedFile(header, end))
+        for tensor, info, offset in zip(
+            tensors[group.start : group.stop], part, offsets, strict=True
+        ):
+            kind = recipe.types[tensor.name]
+            planned.append(PlannedTensor(tensor, kind, number, offset, info.nbytes))
+    identity = _identity(source, recipe, max_file_bytes, files)
+    return Plan(recipe.type_name, tuple(files), tuple(planned), identity)
 
 
 def _info(tensor: SourceTensor, kind: TensorType) -> TensorInfo:
@@ -94,12 +136,72 @@ def _info(tensor: SourceTensor, kind: TensorType) -> TensorInfo:
     return TensorInfo(tensor.name, tensor.shape[::-1], kind.name, 0, nbytes)
 
 
-def slabs_of(tensor: PlannedTensor) -> Iterator[Slab]:
-    """The slabs of one tensor: whole heads where rows of a head change places."""
-    source = tensor.source
-    step = max(1, SLAB_ELEMENTS // source.columns)
-    if source.heads:
-        head_dim = source.rows // source.heads
+def _groups(sizes: Sequence[int], limit: int | None) -> list[range]:
+    """Which tensors share a file: as many as fit in `limit` bytes, counted with their padding."""
+    begins, filled = [0], 0
+    for index, size in enumerate(sizes):
+        padded = -(-size // _ALIGNMENT) * _ALIGNMENT
+        if limit is not None and filled and filled + padded > limit:
+            begins.append(index)
+            filled = 0
+        filled += padded
+    if len(begins) > _MAX_FILES or len(begins) >= 2**16:
+        raise ConversionError(
+            f"a file size of {limit} bytes makes {len(begins)} files: choose a larger one"
+        )
+    return [range(*bounds) for bounds in zip(begins, [*begins[1:], len(sizes)], strict=True)]
+
+
+def _file_metadata(
+    metadata: Mapping[str, Value], number: int, n_files: int, n_tensors: int
+) -> dict[str, Value]:
+    """The keys of one file: all are in the first; where it is split, each says which part it is."""
+    if n_files == 1:
+        return dict(metadata)
+    return {
+        **(metadata if number == 0 else {}),
+        "split.no": Value(ValueType.UINT16, number),
+        "split.count": Value(ValueType.UINT16, n_files),
+        "split.tensors.count": Value(ValueType.INT32, n_tensors),
+    }
+
+
+def _identity(
+    source: Source, recipe: Recipe, max_file_bytes: int | None, files: Iterable[PlannedFile]
+) -> dict[str, str]:
+    layout = hashlib.sha256()
+    for file in files:
+        layout.update(file.header)
+    for slab in slabs(source.tensors):
+        if slab.first_row == 0:
+            layout.update(f"{slab.number} {slab.tensor.name} {slab.tensor.heads}\n".encode())
+    return {
+        **source.identity,
+        **recipe.identity,
+        "split size": "none" if max_file_bytes is None else str(max_file_bytes),
+        "layout": layout.hexdigest(),
+    }
+
+
+def reading_order(tensors: Iterable[SourceTensor]) -> list[SourceTensor]:
+    """Tensors file by file and from front to back, so that a source is read once and in order."""
+    return sorted(tensors, key=lambda tensor: (tensor.path, tensor.offset))
+
+
+def slabs(tensors: Iterable[SourceTensor]) -> Iterator[Slab]:
+    """All the work, in reading order."""
+    number = 0
+    for tensor in reading_order(tensors):
+        step = _rows_per_slab(tensor)
+        for first in range(0, tensor.rows, step):
+            yield Slab(number, tensor, first, min(step, tensor.rows - first))
+            number += 1
+
+
+def _rows_per_slab(tensor: SourceTensor) -> int:
+    """Whole heads where rows of a head change places."""
+    step = max(1, SLAB_ELEMENTS // tensor.columns)
+    if tensor.heads:
+        head_dim = tensor.rows // tensor.heads
         step = max(1, step // head_dim) * head_dim
-    for first in range(0, source.rows, step):
-        yield Slab(tensor, first, min(step, source.rows - first))
+    return step

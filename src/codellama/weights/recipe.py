@@ -16,6 +16,7 @@ from codellama.native.ggml import (
     TensorType,
     can_decode,
     file_types,
+    library_version,
     quantize_file,
     tensor_type,
 )
@@ -40,6 +41,11 @@ class Recipe:
     type_name: str
     types: Mapping[str, TensorType]
     keys: Mapping[str, Value]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What, besides the source, makes the result what it is."""
+        return {"type": self.type_name, "llama.cpp": library_version()}
 
 
 def resolve_type(name: str) -> str:

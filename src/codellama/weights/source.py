@@ -6,10 +6,11 @@ with itself. Afterwards `read` fetches rows of any tensor, in any order, from an
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +18,11 @@ from types import TracebackType
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
 from codellama.native.ggml import Bytes, TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config, read_json
-from codellama.weights.gguf_header import GGUFHeader, Value, read_gguf_header
+from codellama.weights.gguf_header import GGUFHeader, Value
 from codellama.weights.metadata import checkpoint_metadata
 from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
+from codellama.weights.split import KEYS as SPLIT_KEYS
+from codellama.weights.split import read_parts
 from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors
 from codellama.weights.vocab import read_vocabulary
 
@@ -65,7 +68,8 @@ class Source:
     """Tensors in local files, and the metadata that goes with them. Close it, or use `with`.
 
     `verbatim` says that tensors which are never quantized keep the type they have in the source (a
-    GGUF); otherwise they are stored as F32.
+    GGUF); otherwise they are stored as F32. `identity` says which weights these are, for people and to
+    tell whether an unfinished run was of the same ones; by default it is the files as they are now.
     """
 
     def __init__(
@@ -75,11 +79,13 @@ class Source:
         tensors: Sequence[SourceTensor],
         *,
         verbatim: bool,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.metadata = metadata
         self.tensors = tensors
         self.verbatim = verbatim
+        self.identity = _local_identity(path, tensors) if identity is None else identity
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -108,6 +114,15 @@ class Source:
                 self._files[path] = os.open(path, os.O_RDONLY)
             return self._files[path]
 
+    def release(self, path: Path) -> None:
+        """Say that nothing more will be read from the file `path`."""
+        with self._lock:
+            if path in self._files:
+                os.close(self._files.pop(path))
+
+    def interrupt(self) -> None:
+        """Make a `read` that waits for something give up: the run is over."""
+
     def close(self) -> None:
         """Close the files; the source cannot be read afterwards."""
         with self._lock:
@@ -126,29 +141,38 @@ class Source:
         self.close()
 
 
+def _local_identity(path: Path, tensors: Iterable[SourceTensor]) -> dict[str, str]:
+    """Name, and size and time of change of every file: where it lies does not matter."""
+    digest = hashlib.sha256()
+    for file in sorted({tensor.path for tensor in tensors}):
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise ConversionError(f"{file}: cannot be read: {error.strerror}") from error
+        digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return {"source": path.name, "weight files": digest.hexdigest()[:16]}
+
+
 def open_gguf(path: Path) -> Source:
-    """A GGUF file of the Llama architecture as a source.
+    """A GGUF of the Llama architecture as a source; `path` is its first file if it is split.
 
     Raises:
-        ModelLoadError: not a GGUF, damaged, truncated, or one part of a split file.
+        ModelLoadError: not a GGUF, damaged, truncated, or a part is missing.
         ConversionError: the file holds no weights, or another architecture.
     """
     if path.is_dir():
         raise ModelLoadError(f"{path}: is a folder, not a GGUF file; use convert for a checkpoint")
-    header = read_gguf_header(path)
-    metadata = dict(header.values)
-    architecture = header.metadata.get("general.architecture")
+    parts = read_parts(path)
+    architecture = parts[0].metadata.get("general.architecture")
     if architecture != "llama":
         raise ConversionError(
             f"{path}: unknown architecture {architecture!r}: only llama is supported"
         )
-    if not header.tensors:
+    tensors = [tensor for part in parts for tensor in _gguf_tensors(part)]
+    if not tensors:
         raise ConversionError(f"{path}: holds a vocabulary only, there are no weights to quantize")
-    if header.metadata.get("split.count", 1) > 1:
-        raise ModelLoadError(f"{path}: is one part of a split GGUF: merge its parts first")
-    for key in ("split.no", "split.count", "split.tensors.count"):
-        metadata.pop(key, None)
-    return Source(path, metadata, _gguf_tensors(header), verbatim=True)
+    metadata = {key: value for key, value in parts[0].values.items() if key not in SPLIT_KEYS}
+    return Source(path, metadata, tensors, verbatim=True)
 
 
 def _gguf_tensors(header: GGUFHeader) -> list[SourceTensor]:

@@ -1,184 +1,186 @@
-"""Runs a Plan: rows in, quantized rows out at their offset, on all cores, a few slabs in memory.
+"""Runs plans: the rows of a source in, encoded rows out at their offsets, on all cores.
 
-The file grows under `<output>.part`, is checked, and only then gets its name; whatever goes wrong, the
-part is removed and an older file of that name is untouched.
+The source is read once, however many outputs are made of it. Only a few slabs are in memory. Finished
+slabs go to the journal of each output every few seconds, so a run that ends early, for whatever reason,
+is continued by the next one with the same plans.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import logging
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
-
-import numpy as np
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from codellama.errors import ConversionError
-from codellama.native.ggml import Bytes, TensorType, quantize_rows, to_float, valid_rows
-from codellama.weights.gguf_header import read_gguf_header
-from codellama.weights.plan import Plan, Slab
+from codellama.weights.encode import Encoder, UnusableWeightsError
+from codellama.weights.output import Output
+from codellama.weights.plan import Slab, slabs
+from codellama.weights.recorder import Recorder
 from codellama.weights.source import Source
-from codellama.weights.tensors import interleave_heads
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes of weights read so far and in all, from the thread that called `write`."""
+"""Called with the bytes of weights done so far and in all, from the thread that called `write`."""
 
-# Bits of the exponent by type: all of them set means infinity or NaN.
-_EXPONENTS = {
-    "F32": (np.uint32, 0x7F800000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-}
+Work = TypeVar("Work")
+Result = TypeVar("Result")
 
 
 def write(
-    plan: Plan, source: Source, output: Path, *, threads: int, progress: Progress | None = None
+    outputs: Sequence[Output],
+    source: Source,
+    *,
+    threads: int,
+    progress: Progress | None = None,
+    force: bool = False,
+    restart: bool = False,
 ) -> None:
-    """Write the file that `plan` describes to `output`, replacing one that is there.
+    """Write all `outputs`, or go on where an earlier run of the same plans was.
+
+    A file that is there already is replaced with `force` only, and not before the new one is ready;
+    `restart` forgets an earlier run.
+
+    After a failure in the middle, Ctrl-C included, parts and journals stay for the next run. They are
+    removed when nothing was finished, or when the weights themselves are unusable.
 
     Raises:
         ConversionError: the disk is too small or fails, weights are not finite or do not fit the
-            type, another process writes the same file.
+            type, another process writes the same output, a file is in the way, or an unfinished run
+            had another plan.
     """
-    part = output.with_name(output.name + ".part")
+    opened: list[Output] = []
     try:
-        with _part_file(part) as file:
-            _check_space(plan, output)
-            os.ftruncate(file, plan.nbytes)
-            _write_at(file, memoryview(plan.header), 0)
-            _convert_all(plan, source, file, threads, progress)
-            _check_result(plan, part)
-            os.replace(part, output)
+        for output in outputs:
+            output.open(force=force, restart=restart)
+            opened.append(output)
+        todo = [output for output in outputs if not output.written]
+        if todo:
+            _check_space(todo)
+            for output in todo:
+                output.prepare()
+            _Run(todo, source, threads, progress).run()
+        for output in outputs:
+            output.finish()
     except OSError as error:
+        _abandon(opened, keep=True)
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise ConversionError(f"{output}: cannot be written: {reason}") from error
+        if any(Output.begun(output.path) for output in opened):
+            reason = f"{reason}; the same command goes on where it was"
+        raise ConversionError(f"{outputs[0].path}: cannot be written: {reason}") from error
+    except BaseException as error:
+        _abandon(opened, keep=not isinstance(error, UnusableWeightsError))
+        raise
+    finally:
+        for output in opened:
+            output.close()
+
+
+def _abandon(outputs: Iterable[Output], *, keep: bool) -> None:
+    for output in outputs:
+        with contextlib.suppress(OSError):
+            output.abandon(keep=keep)
+
+
+def _check_space(outputs: Sequence[Output]) -> None:
+    needed: Counter[int] = Counter()
+    for output in outputs:
+        folder = output.path.absolute().parent
+        disk = folder.stat().st_dev
+        needed[disk] += output.space_needed()
+        free = shutil.disk_usage(folder).free
+        if needed[disk] > free:
+            raise ConversionError(
+                f"{output.path}: the result needs {needed[disk] / 1e9:.2f} GB and {folder} has "
+                f"{free / 1e9:.2f} GB free: make room or choose a smaller type"
+            )
+
+
+class _Run:
+    """One pass over the source: what an earlier run claims is checked, the rest is made."""
+
+    def __init__(
+        self, outputs: Sequence[Output], source: Source, threads: int, progress: Progress | None
+    ) -> None:
+        self.outputs = outputs
+        self.source = source
+        self.threads = threads
+        self.progress = progress
+        self.encoder = Encoder(source, outputs)
+        self.total = sum(tensor.nbytes for tensor in source.tensors)
+        self.done = 0
+
+    def run(self) -> None:
+        with _pool(self.threads, self.source) as pool:
+            ahead = 4 * self.threads
+            for checked in _in_pool(pool, ahead, self._check, self._claimed()):
+                self._advance(checked)
+            missing = [slab for slab in slabs(self.source.tensors) if self._lacking(slab)]
+            with Recorder(self.outputs, self.source, missing) as recorder:
+                for slab, crcs in _in_pool(pool, ahead, self._make, missing):
+                    recorder.add(slab, crcs)
+                    self._advance(slab)
+
+    def _advance(self, slab: Slab | None) -> None:
+        """Count a slab that all outputs have, and report."""
+        if slab is not None:
+            self.done += slab.source_bytes
+        if self.progress:
+            self.progress(self.done, self.total)
+
+    def _claimed(self) -> Iterator[Slab]:
+        for slab in slabs(self.source.tensors):
+            if any(slab.number in output.claimed for output in self.outputs):
+                yield slab
+
+    def _check(self, slab: Slab) -> Slab | None:
+        """Believe what reads back right; the slab itself if no output lacks it then."""
+        for output in self.outputs:
+            if slab.number in output.claimed:
+                if output.holds(slab):
+                    output.done.add(slab.number)
+                else:
+                    log.info("%s: slab %d is damaged and made again", output.path, slab.number)
+        return None if self._lacking(slab) else slab
+
+    def _lacking(self, slab: Slab) -> list[int]:
+        """The outputs, by number, that have to get this slab."""
+        return [n for n, output in enumerate(self.outputs) if slab.number not in output.done]
+
+    def _make(self, slab: Slab) -> tuple[Slab, dict[int, int]]:
+        return slab, self.encoder.make(slab, self._lacking(slab))
 
 
 @contextlib.contextmanager
-def _part_file(part: Path) -> Iterator[int]:
-    """A file of our own under this name; on failure it is removed."""
-    file = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConversionError(f"{part}: another process is writing it") from error
-        try:
-            os.ftruncate(file, 0)
-            yield file
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    finally:
-        os.close(file)
-
-
-def _check_space(plan: Plan, output: Path) -> None:
-    free = shutil.disk_usage(output.parent).free
-    if plan.nbytes > free:
-        raise ConversionError(
-            f"{output}: the result needs {plan.nbytes / 1e9:.2f} GB and {output.parent} has "
-            f"{free / 1e9:.2f} GB free: make room or choose a smaller type"
-        )
-
-
-def _check_result(plan: Plan, part: Path) -> None:
-    header = read_gguf_header(part)
-    if [info.offset for info in header.tensors] != [tensor.offset for tensor in plan.tensors]:
-        raise ConversionError(f"{part}: the header written is not the one planned")
-
-
-def _convert_all(
-    plan: Plan, source: Source, file: int, threads: int, progress: Progress | None
-) -> None:
-    """Feed slabs to the pool, never more than two per thread; the first failure ends it."""
-    worker = _Worker(source, file)
-    pending: set[Future[int]] = set()
-    done_bytes, total = 0, plan.source_bytes
+def _pool(threads: int, source: Source) -> Iterator[ThreadPoolExecutor]:
+    """A pool that is empty when it is left; after a failure nothing new is begun."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
     try:
-        for slab in plan.slabs():
-            pending.add(pool.submit(worker.convert, slab))
-            if len(pending) >= 2 * threads:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                done_bytes += sum(future.result() for future in finished)
-                if progress:
-                    progress(done_bytes, total)
-        for future in pending:
-            done_bytes += future.result()
-        if progress:
-            progress(done_bytes, total)
+        yield pool
+    except BaseException:
+        source.interrupt()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Worker(threading.local):
-    """Converts slabs; each thread has buffers of its own, which it uses again and again."""
-
-    def __init__(self, source: Source, file: int) -> None:
-        self.source = source
-        self.file = file
-        self._buffers: dict[str, Bytes] = {}
-
-    def _buffer(self, name: str, nbytes: int) -> Bytes:
-        held = self._buffers.get(name)
-        if held is None or held.nbytes < nbytes:
-            held = self._buffers[name] = np.empty(nbytes, np.uint8)
-        return held[:nbytes]
-
-    def convert(self, slab: Slab) -> int:
-        """Read, reorder, convert and write one slab; returns the bytes read."""
-        planned = slab.tensor
-        tensor = planned.source
-        rows = self._buffer("rows", slab.source_bytes)
-        self.source.read(tensor, slab.first_row, rows)
-        if not _finite(tensor.type, rows):
-            raise ConversionError(f"{tensor.path}: {tensor.name} holds NaN or infinite weights")
-        if tensor.heads:
-            by_row = rows.reshape(slab.n_rows, -1)
-            rows = interleave_heads(by_row, tensor.rows // tensor.heads).reshape(-1)
-        if planned.type != tensor.type:
-            rows = self._encode(slab, rows)
-        _write_at(self.file, rows.data, planned.offset + slab.first_row * planned.row_bytes)
-        return slab.source_bytes
-
-    def _encode(self, slab: Slab, rows: Bytes) -> Bytes:
-        planned = slab.tensor
-        tensor = planned.source
-        shape = (slab.n_rows, tensor.columns)
-        floats = self._buffer("floats", 4 * shape[0] * shape[1]).view(np.float32).reshape(shape)
-        to_float(tensor.type, rows, floats)
-        out = self._buffer("out", slab.n_rows * planned.row_bytes)
-        quantize_rows(planned.type, floats, out)
-        if not (_finite(planned.type, out) and _valid(planned.type, out)):
-            raise ConversionError(
-                f"{tensor.path}: {tensor.name} has weights too large for {planned.type.name}; "
-                "choose another type, such as BF16"
-            )
-        return out
-
-
-def _finite(kind: TensorType, rows: Bytes) -> bool:
-    if kind.name not in _EXPONENTS:
-        return True
-    dtype, exponent = _EXPONENTS[kind.name]
-    return bool((rows.view(dtype) & dtype(exponent)).max() < exponent)
-
-
-def _valid(kind: TensorType, rows: Bytes) -> bool:
-    return not kind.quantized or valid_rows(kind, rows)
-
-
-def _write_at(file: int, view: memoryview, position: int) -> None:
-    while view:
-        count = os.pwrite(file, view, position)
-        view = view[count:]
-        position += count
+def _in_pool(
+    pool: ThreadPoolExecutor, ahead: int, function: Callable[[Work], Result], work: Iterable[Work]
+) -> Iterator[Result]:
+    """`map` in the pool with at most `ahead` items under way; the first failure ends it."""
+    pending: deque[Future[Result]] = deque()
+    for item in work:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def default_threads() -> int:

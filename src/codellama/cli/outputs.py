@@ -1,0 +1,184 @@
+"""What the commands that write GGUFs share: options, names of the files, the bar, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codellama.errors import ConversionError
+
+if TYPE_CHECKING:
+    from codellama.weights.convert import Report
+
+Progress = Callable[[int, int], None]
+
+_SIZE = re.compile(r"(\d+)([KMG])", re.IGNORECASE)
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def file_types(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Callback of --type: names of llama.cpp's, in any case; anything else is bad usage."""
+    from codellama.weights.recipe import resolve_type
+
+    try:
+        return tuple(resolve_type(value) for value in values)
+    except ConversionError as error:
+        raise click.BadParameter(str(error), ctx=ctx, param=param) from error
+
+
+def file_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Callback of --split-max-size: bytes, from a number with K, M or G (decimal, as llama.cpp)."""
+    if value is None:
+        return None
+    found = _SIZE.fullmatch(value.strip())
+    if not found or not int(found[1]):
+        raise click.BadParameter(f"{value!r} is not a size such as 10G or 500M", ctx, param)
+    return int(found[1]) * _UNITS[found[2].upper()]
+
+
+def type_option(default: str | None = None) -> Callable[[Any], Any]:
+    """--type, repeatable; without a `default` it has to be given."""
+    return click.option(
+        "--type",
+        "types",
+        multiple=True,
+        required=default is None,
+        default=None if default is None else (default,),
+        show_default=default is not None,
+        show_envvar=True,
+        callback=file_types,
+        metavar="TYPE",
+        help="Any type llama.cpp quantizes to, such as Q4_K_M, Q8_0, BF16 or F16. Several are made "
+        "from one reading of SOURCE.",
+    )
+
+
+def output_options(command: Any) -> Any:
+    """--output, --split-max-size, --force, --restart and --threads."""
+    for option in reversed(_OUTPUT_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OUTPUT_OPTIONS = (
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=True,
+        show_envvar=True,
+        help="The GGUF to write: a file, a folder, or a name with {type} (and {name}) in it. "
+        "Several types need one of the last two.",
+    ),
+    click.option(
+        "--split-max-size",
+        "split_bytes",
+        callback=file_size,
+        metavar="SIZE",
+        show_envvar=True,
+        help="Split each GGUF into files of at most so many bytes of weights, such as 10G or 500M.",
+    ),
+    click.option("-f", "--force", is_flag=True, show_envvar=True, help="Replace files that exist."),
+    click.option(
+        "--restart",
+        is_flag=True,
+        show_envvar=True,
+        help="Begin anew, even if an unfinished run could be continued.",
+    ),
+    click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(min=1),
+        show_envvar=True,
+        help="Threads that quantize. [default: one per core]",
+    ),
+)
+
+
+def source_name(source: str) -> str:
+    """What `{name}` stands for: the last part of a path or of a repository's name."""
+    return Path(source).absolute().name
+
+
+@contextlib.contextmanager
+def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None]:
+    """Around a run: shows the bar, and says after Ctrl-C how to go on."""
+    from codellama.weights.output import Output
+
+    percent = 0.0
+
+    def follow(done: int, total: int) -> None:
+        nonlocal percent
+        percent = 100 * done / total
+        if show:
+            show(done, total)
+
+    try:
+        with progress_bar(title) as show:
+            yield follow
+    except KeyboardInterrupt:
+        if any(Output.begun(path) for path in outputs.values()):
+            click.echo(
+                f"\nInterrupted at {percent:.0f} %: the same command goes on from there.", err=True
+            )
+        raise
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Progress | None]:
+    """A bar on stderr with bytes, rate and time left; None when stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_reports(reports: Sequence[Report], *, as_json: bool) -> None:
+    """Say what was written: a JSON object, or a list of them for several types; lines for people."""
+    if as_json:
+        documents = [report.to_json() for report in reports]
+        click.echo(json.dumps(documents[0] if len(documents) == 1 else documents))
+        return
+    for line in map(_line, reports):
+        click.echo(line)
+
+
+def _line(report: Report) -> str:
+    types = _listed(f"{count} {name}" for name, count in report.types.items())
+    files = f" in {len(report.paths)} files" if len(report.paths) > 1 else ""
+    return (
+        f"{report.path}: {report.type}, {report.nbytes / 1e9:.2f} GB{files}, "
+        f"{report.n_tensors} tensors ({types}) in {report.seconds:.1f} s"
+    )
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(parts)

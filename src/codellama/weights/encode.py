@@ -1,0 +1,106 @@
+"""Turns slabs of a source into the encoded rows of the outputs; safe from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from codellama.errors import ConversionError
+from codellama.native.ggml import Bytes, Floats, TensorType, quantize_rows, to_float, valid_rows
+from codellama.weights.output import Output
+from codellama.weights.plan import Slab
+from codellama.weights.source import Source, SourceTensor
+from codellama.weights.tensors import interleave_heads
+
+# Bits of the exponent by type: all of them set means infinity or NaN.
+_EXPONENTS = {
+    "F32": (np.uint32, 0x7F800000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+}
+
+
+class UnusableWeightsError(ConversionError):
+    """The weights themselves are at fault: the same run would fail again at the same place."""
+
+
+class Encoder(threading.local):
+    """Reads, reorders, converts and writes slabs.
+
+    Each thread has buffers of its own, which it uses again and again.
+    """
+
+    def __init__(self, source: Source, outputs: Sequence[Output]) -> None:
+        self.source = source
+        self.outputs = outputs
+        self._buffers: dict[str, Bytes] = {}
+
+    def make(self, slab: Slab, numbers: Iterable[int]) -> dict[int, int]:
+        """Write a slab to the outputs with these numbers; returns the CRC of each one's bytes.
+
+        Raises:
+            UnusableWeightsError: NaN, infinity, or numbers that a type cannot hold.
+            ConversionError: the source cannot be read.
+        """
+        rows = self._read(slab)
+        floats: Floats | None = None
+        encoded = {slab.tensor.type: rows}
+        crcs = {}
+        for number in numbers:
+            output = self.outputs[number]
+            kind = output.plan.by_name[slab.tensor.name].type
+            if kind not in encoded:
+                if floats is None:
+                    floats = self._floats(slab, rows)
+                encoded[kind] = self._encode(slab.tensor, kind, floats)
+            crcs[number] = output.write(slab, encoded[kind])
+        return crcs
+
+    def _buffer(self, name: str, nbytes: int) -> Bytes:
+        held = self._buffers.get(name)
+        if held is None or held.nbytes < nbytes:
+            held = self._buffers[name] = np.empty(nbytes, np.uint8)
+        return held[:nbytes]
+
+    def _read(self, slab: Slab) -> Bytes:
+        tensor = slab.tensor
+        rows = self._buffer("rows", slab.source_bytes)
+        self.source.read(tensor, slab.first_row, rows)
+        if not _finite(tensor.type, rows):
+            raise UnusableWeightsError(
+                f"{tensor.path}: {tensor.name} holds NaN or infinite weights"
+            )
+        if tensor.heads:
+            by_row = rows.reshape(slab.n_rows, -1)
+            rows = interleave_heads(by_row, tensor.rows // tensor.heads).reshape(-1)
+        return rows
+
+    def _floats(self, slab: Slab, rows: Bytes) -> Floats:
+        shape = slab.n_rows, slab.tensor.columns
+        floats = self._buffer("floats", 4 * shape[0] * shape[1]).view(np.float32).reshape(shape)
+        to_float(slab.tensor.type, rows, floats)
+        return floats
+
+    def _encode(self, tensor: SourceTensor, kind: TensorType, floats: Floats) -> Bytes:
+        n_rows, n_columns = floats.shape
+        out = self._buffer(kind.name, n_rows * kind.row_bytes(n_columns))
+        quantize_rows(kind, floats, out)
+        if not (_finite(kind, out) and _valid(kind, out)):
+            raise UnusableWeightsError(
+                f"{tensor.path}: {tensor.name} has weights too large for {kind.name}; "
+                "choose another type, such as BF16"
+            )
+        return out
+
+
+def _finite(kind: TensorType, rows: Bytes) -> bool:
+    if kind.name not in _EXPONENTS:
+        return True
+    dtype, exponent = _EXPONENTS[kind.name]
+    return bool((rows.view(dtype) & dtype(exponent)).max() < exponent)
+
+
+def _valid(kind: TensorType, rows: Bytes) -> bool:
+    return not kind.quantized or valid_rows(kind, rows)
