@@ -367,6 +367,29 @@ def test_health_needs_no_key(locked: Live, path: str) -> None:
     assert locked.get(path).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8080", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:8080", 403),
+        ("192.168.0.2", 403),
+    ],
+)
+def test_without_a_key_only_loopback_names_are_answered(
+    live: Live, locked: Live, host: str, status: int
+) -> None:
+    response = live.post("/tokenize", {"host": host}, content="x")
+    assert response.status_code == status
+    if status == 403:
+        assert "--api-key" in response.json()["error"]["message"]
+    keyed = {"host": host, "authorization": f"Bearer {KEYS[0]}"}
+    assert locked.post("/tokenize", keyed, content="x").status_code == 200
+
+
 def test_large_bodies_are_refused(locked: Live) -> None:
     headers = {"x-api-key": KEYS[0], "content-type": "application/json"}
     body = json.dumps({"prompt": "x" * 2000}).encode()

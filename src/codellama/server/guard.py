@@ -1,4 +1,4 @@
-"""The door: API keys, content type and size of bodies, before anything is read or parsed.
+"""The door: API keys, names, content type and size of bodies, before anything is read or parsed.
 
 Plain ASGI, so that the routes still see the client's disconnect.
 """
@@ -14,14 +14,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama.protocol.errors import plain_body
+from codellama.server.config import is_loopback
 
 PUBLIC = frozenset({"/health", "/v1/health"})
 
 
 class Guard:
-    """Middleware that answers 401, 413 or 415 itself and lets everything else pass."""
+    """Middleware that answers 401, 403, 413 or 415 itself and lets everything else pass."""
 
     def __init__(self, app: ASGIApp, api_keys: Sequence[str], max_body_bytes: int) -> None:
+        """Without `api_keys` only requests to a loopback name are let in."""
         self._app = app
         self._keys = [key.encode() for key in api_keys]
         self._max_body = max_body_bytes
@@ -39,6 +41,13 @@ class Guard:
         await self._app(scope, self._limited(receive), send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        if not self._keys and not is_loopback(host_name(headers.get("host", ""))):
+            # A web page may make its own name point here; then it could read what it asked for.
+            message = (
+                "without an API key only localhost, 127.0.0.1 and [::1] are answered: use one of "
+                "these names, or start the server with --api-key"
+            )
+            return JSONResponse(plain_body(403, message), 403)
         if scope["path"] not in PUBLIC and not self._has_key(headers):
             body = plain_body(401, "Invalid API Key")
             return JSONResponse(body, 401, headers={"www-authenticate": "Bearer"})
@@ -76,6 +85,13 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the body must not be larger than {self._max_body} bytes"
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without the port and the brackets of an IPv6 address."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
 
 
 def _is_json(content_type: str) -> bool:
