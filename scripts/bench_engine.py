@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -76,32 +76,39 @@ def main(
     """Measure the engine with MODEL, inside this process."""
     if quick:
         tokens, prompt = 100, 200
-    settings = {
-        "model": model.name,
-        "runs": runs,
-        "tokens": tokens,
-        "prompt": prompt,
-        "threads": threads,
-        "batch_size": batch_size,
-        "n_gpu_layers": n_gpu_layers,
-    }
-    bench = EngineBench(model, settings, sorted(set(widths)))
+    settings = Settings(
+        model, runs, tuple(sorted(set(widths))), tokens, prompt, threads, batch_size, n_gpu_layers
+    )
+    bench = EngineBench(settings)
     try:
         rows = bench.run(() if alone else servers.built("llama-batched-bench", "llama-bench"))
     except BenchError as error:
         raise click.ClickException(str(error)) from error
-    document = heading("engine", settings, servers.versions())
+    described = dataclasses.asdict(settings) | {"model": model.name}
+    document = heading("engine", described, servers.versions())
     document["results"] = [row.to_json() for row in rows]
     publish(document, [table(f"{runs} runs, medians", rows)])
 
 
-class EngineBench:
-    """One model, measured `settings["runs"]` times, ours and llama.cpp's programs in turn."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured: `tokens` to decode with each of `widths` sequences, `prompt` tokens to read."""
 
-    def __init__(self, model: Path, settings: dict[str, Any], widths: Sequence[int]) -> None:
-        self._model = model
+    model: Path
+    runs: int
+    widths: tuple[int, ...]
+    tokens: int
+    prompt: int
+    threads: int
+    batch: int
+    gpu_layers: int
+
+
+class EngineBench:
+    """One model, measured several times, ours and llama.cpp's programs in turn."""
+
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._widths = widths
         self._rng = random.Random(0)
         self._rows: dict[str, Row] = {}
 
@@ -110,29 +117,30 @@ class EngineBench:
         from codellama import LLM
 
         s = self._settings
-        most = max(self._widths)
+        most = max(s.widths)
         with (
             Clock() as clock,
             LLM(
-                self._model,
+                s.model,
                 n_seq_max=most,
-                n_ctx=s["prompt"] + s["tokens"] + SHORT,
-                kv_cells=max(most * (s["tokens"] + SHORT), s["prompt"] + s["tokens"]) + 256,
-                n_threads=s["threads"],
-                n_batch=s["batch_size"],
-                n_ubatch=s["batch_size"],
-                n_gpu_layers=s["n_gpu_layers"],
+                n_ctx=s.prompt + s.tokens + SHORT,
+                kv_cells=max(most * (s.tokens + SHORT), s.prompt + s.tokens) + 256,
+                n_threads=s.threads,
+                n_batch=s.batch,
+                n_ubatch=s.batch,
+                n_gpu_layers=s.gpu_layers,
                 **_no_drafts(),
             ) as llm,
         ):
             self._decode(llm, clock, 1)  # touches the weights for the first time
-            for run in range(s["runs"]):
-                for width in self._widths:
+            for run in range(s.runs):
+                for width in s.widths:
                     self._add_steps(width, self._decode(llm, clock, width))
-                self._add("prompt", _prompt_title(s), "tokens/s", OURS, self._prompt(llm, clock))
+                rate = self._prompt(llm, clock)
+                self._add("prompt", f"prompt of {s.prompt} tokens", "tokens/s", OURS, rate)
                 self._run_programs(programs)
-                print(f"run {run + 1} of {s['runs']} done", file=sys.stderr, flush=True)
-        return [row for row in self._rows.values() if row.values]
+                print(f"run {run + 1} of {s.runs} done", file=sys.stderr, flush=True)
+        return list(self._rows.values())
 
     def _decode(self, llm: LLM, clock: Clock, width: int) -> Steps:
         """Decode with `width` sequences; the steps in which all of them took part."""
@@ -140,7 +148,7 @@ class EngineBench:
         running = [
             llm.complete(
                 self._ids(llm, SHORT),
-                max_tokens=self._settings["tokens"],
+                max_tokens=self._settings.tokens,
                 temperature=0,
                 ignore_eos=True,
             )
@@ -153,7 +161,7 @@ class EngineBench:
     def _prompt(self, llm: LLM, clock: Clock) -> float:
         """Tokens per second from the first llama_decode of a prompt to the end of the last."""
         clock.reset()
-        count = self._settings["prompt"]
+        count = self._settings.prompt
         llm.complete(self._ids(llm, count), max_tokens=1, temperature=0, ignore_eos=True).result()
         return float(count / clock.span())
 
@@ -183,24 +191,24 @@ class EngineBench:
     def _batched_bench(self) -> dict[int, float]:
         """Tokens per second by width."""
         s = self._settings
-        cells = max(self._widths) * (s["tokens"] + SHORT) + 256
-        widths = ",".join(map(str, self._widths))
-        options = ["-c", str(cells), "-npp", str(SHORT), "-ntg", str(s["tokens"]), "-npl", widths]
-        options += ["-tb", str(s["threads"]), "-kvu", "--output-format", "jsonl"]
+        cells = max(s.widths) * (s.tokens + SHORT) + 256
+        widths = ",".join(map(str, s.widths))
+        options = ["-c", str(cells), "-npp", str(SHORT), "-ntg", str(s.tokens), "-npl", widths]
+        options += ["-tb", str(s.threads), "-kvu", "--output-format", "jsonl"]
         lines = self._program("llama-batched-bench", options).splitlines()
         found = [json.loads(line) for line in lines if line.startswith("{")]
         return {one["pl"]: one["speed_tg"] for one in found}
 
     def _llama_bench(self) -> float:
         """Tokens per second of a prompt."""
-        options = ["-p", str(self._settings["prompt"]), "-n", "0", "-r", "1", "-o", "json"]
+        options = ["-p", str(self._settings.prompt), "-n", "0", "-r", "1", "-o", "json"]
         return float(json.loads(self._program("llama-bench", options))[0]["avg_ts"])
 
     def _program(self, name: str, options: Sequence[str]) -> str:
         s = self._settings
-        command = [str(servers.tool(name)), "-m", str(self._model), "-t", str(s["threads"])]
-        command += ["-b", str(s["batch_size"]), "-ub", str(s["batch_size"])]
-        command += ["-ngl", str(s["n_gpu_layers"]), *options]
+        command = [str(servers.tool(name)), "-m", str(s.model), "-t", str(s.threads)]
+        command += ["-b", str(s.batch), "-ub", str(s.batch)]
+        command += ["-ngl", str(s.gpu_layers), *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BenchError(f"{name} ended with code {done.returncode}:\n{done.stderr[-1000:]}")
@@ -213,10 +221,6 @@ def _no_drafts() -> dict[str, str]:
 
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     return {"spec_type": "none"} if "spec_type" in fields else {}
-
-
-def _prompt_title(settings: dict[str, Any]) -> str:
-    return f"prompt of {settings['prompt']} tokens"
 
 
 if __name__ == "__main__":
