@@ -25,6 +25,7 @@ from codellama.engine import (
     EngineStatus,
     ModelDrafter,
     NgramDrafter,
+    PromptCache,
     Scheduler,
     Speculator,
 )
@@ -42,6 +43,7 @@ from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
+MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
 
 
@@ -90,6 +92,9 @@ class LLM(LlamaCompatible):
             self.config.n_batch,
             self.config.prefill_chunk,
             self.config.max_outputs,
+            PromptCache(
+                self.config.cache_ram * MIB, loading.kv_bytes_per_cell(header, self.config)
+            ),
         )
         speculator = Speculator(drafters, self.config.spec_draft_n_max)
         self._engine = Engine(context, scheduler, self.config.max_queue, speculator)
