@@ -197,6 +197,18 @@ class Scheduler:
             self._edits.append(Trim(slot.id, n))
             del slot.tokens[n:]
 
+    def plan_save(self, tokens: list[int]) -> tuple[KVState | None, list[Edit]]:
+        """The edits that write the state sharing most with `tokens`, all that were planned before them,
+        and the state; None if nothing is shared."""
+        slot = max(self.slots, key=lambda s: common_prefix(s.tokens, tokens))
+        shared = common_prefix(slot.tokens, tokens)
+        state, _ = self.prompt_cache.best(tokens, self.cells, shared)
+        edits, self._edits = self._edits, []
+        if state is None and shared:
+            state = KVState(list(slot.tokens))
+            edits.append(Save(slot.id, state))
+        return state, edits
+
     # -- a step -------------------------------------------------------------------------------
 
     def decoding(self) -> list[Sequence]:
