@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
 
-from codellama.batch import Batch, Fork, TokenLogprob
+from codellama.batch import Batch, Edit, Fork, Restore, Save, TokenLogprob, Trim
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Delta, Sequence
 
@@ -45,21 +46,32 @@ class FakeRunner:
     def run(self, batch: Batch) -> None:
         if self.fail is not None:
             self.fail(batch)
-        assert batch.tokens, "llama_decode refuses an empty batch"
         self.batches.append(batch)
         for edit in batch.edits:
-            if isinstance(edit, Fork):
-                assert edit.n_keep <= len(self.kv[edit.source])
-                self.kv[edit.target] = self.kv[edit.source][: edit.n_keep]
-            else:
-                assert edit.n_keep <= len(self.kv[edit.target])
-                del self.kv[edit.target][edit.n_keep :]
+            self.edit(edit)
         self.rows = []
         for token, position, seq in zip(batch.tokens, batch.positions, batch.seq_ids, strict=True):
             assert position == len(self.kv[seq]), "a gap in positions"
             self.kv[seq].append(token)
             self.rows.append(list(self.kv[seq]))
         assert sum(map(len, self.kv)) <= self.cells, "the KV cache is full"
+
+    def edit(self, edit: Edit) -> None:
+        match edit:
+            case Fork(source, target, n_keep):
+                assert n_keep <= len(self.kv[source])
+                self.kv[target] = self.kv[source][:n_keep]
+            case Trim(target, n_keep):
+                assert n_keep <= len(self.kv[target])
+                del self.kv[target][n_keep:]
+            case Save(source, state):
+                assert state.tokens == self.kv[source]
+                state.data = bytearray(array("q", self.kv[source]).tobytes())
+            case Restore(target, state):
+                assert state.data is not None
+                self.kv[target] = array("q", bytes(state.data)).tolist()
+                assert self.kv[target] == state.tokens
+                assert sum(map(len, self.kv)) <= self.cells, "no room to restore"
 
     def sample(self, sampler: FakeSampler, row: int) -> int:
         assert row in self.batches[-1].output_rows

@@ -25,14 +25,39 @@ class Fork:
     n_keep: int
 
 
-Edit = Trim | Fork
+@dataclass(eq=False)
+class KVState:
+    """The KV cache of `tokens` as llama.cpp writes it; `data` is None until it has been written."""
+
+    tokens: list[int]
+    data: bytearray | None = None
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write what sequence `source` holds into `state`; if that fails, `state.data` stays None."""
+
+    source: int
+    state: KVState
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Make sequence `target` hold `state`."""
+
+    target: int
+    state: KVState
+
+
+Edit = Trim | Fork | Save | Restore
 
 
 @dataclass
 class Batch:
     """One step: KV edits first, then rows of (token, position, sequence id).
 
-    `output_rows` are the indices of the rows whose logits are wanted, ascending.
+    Without rows, only the edits are carried out. `output_rows` are the indices of the rows whose
+    logits are wanted, ascending.
     """
 
     edits: list[Edit] = field(default_factory=list)

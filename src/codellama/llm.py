@@ -25,6 +25,7 @@ from codellama.engine import (
     EngineStatus,
     ModelDrafter,
     NgramDrafter,
+    PromptCache,
     Scheduler,
     Speculator,
 )
@@ -34,7 +35,9 @@ from codellama.errors import (
     ContextLengthError,
     InvalidRequestError,
 )
+from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
+from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
@@ -42,6 +45,7 @@ from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
+MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
 
 
@@ -84,12 +88,19 @@ class LLM(LlamaCompatible):
             undo.callback(context.close)
             drafters = self._drafters(draft, cells, undo)
             self._resources = undo.pop_all()
+        self._cells = cells
+        self._owner = fingerprint(
+            self.path, header.data_offset, library().version, self.config.type_k, self.config.type_v
+        )
         scheduler = Scheduler(
             self.config.n_seq_max,
             cells,
             self.config.n_batch,
             self.config.prefill_chunk,
             self.config.max_outputs,
+            PromptCache(
+                self.config.cache_ram * MIB, loading.kv_bytes_per_cell(header, self.config)
+            ),
         )
         speculator = Speculator(drafters, self.config.spec_draft_n_max)
         self._engine = Engine(context, scheduler, self.config.max_queue, speculator)
@@ -252,6 +263,24 @@ class LLM(LlamaCompatible):
     def status(self) -> EngineStatus:
         """A snapshot of the engine after its latest step."""
         return self._engine.status
+
+    def save_state(self, tokens: Sequence[int], path: str | Path) -> bool:
+        """Write the KV state that shares most with `tokens` to a file; False if there is none."""
+        state = self._engine.save_state(tokens)
+        if state is None:
+            return False
+        write_state(Path(path), self._owner, state)
+        return True
+
+    def load_state(self, path: str | Path) -> None:
+        """Take in what `save_state` wrote: the next prompt that begins with its tokens resumes there.
+
+        Raises StaleStateError if the file belongs to another model or other settings, or is damaged.
+        """
+        state = read_state(Path(path), self._owner)
+        if len(state.tokens) > self._cells:
+            raise StaleStateError(f"{path} holds {len(state.tokens)} tokens, more than fit here")
+        self._engine.add_state(state)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait for the running ones; False after `timeout` seconds."""

@@ -8,6 +8,7 @@ all, or whose answer failed, is not kept. A session is used by one thread at a t
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,18 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
+from codellama.kv_file import StaleStateError
 from codellama.params import Message
 
 if TYPE_CHECKING:
     from codellama.completion import Completion
     from codellama.llm import LLM
 
+log = logging.getLogger("codellama.session")
+
 
 class Answer:
     """An answer as it comes: iterate it for text, or wait for `.text()`. Read it once.
 
     Leaving the loop early cancels it and keeps what was read. `finish_reason`, `usage` and `timings`
-    are known at its end.
+    are known at its end; `tokens` are the ids so far.
     """
 
     def __init__(self, completion: Completion, keep: Callable[[str], None]) -> None:
@@ -36,6 +40,7 @@ class Answer:
         self.finish_reason: FinishReason | None = None
         self.usage = Usage()
         self.timings = Timings()
+        self.tokens: list[int] = []
 
     def events(self) -> Iterator[Delta]:
         """Deltas until the final one."""
@@ -43,6 +48,7 @@ class Answer:
         try:
             for _, delta in self._completion.events():
                 said += delta.text
+                self.tokens += delta.tokens
                 self.finish_reason = delta.finish_reason
                 self.usage = delta.usage or self.usage
                 self.timings = delta.timings or self.timings
@@ -68,7 +74,10 @@ class Answer:
 
 
 class Session:
-    """A conversation with `llm`, which begins with the system text `system` if there is one."""
+    """A conversation with `llm`, which begins with the system text `system` if there is one.
+
+    `notice` says what a loaded conversation could not bring along.
+    """
 
     def __init__(self, llm: LLM, system: str | None = None) -> None:
         self.llm = llm
@@ -77,6 +86,8 @@ class Session:
         self._question: str | None = None
         self._answered = False
         self._running: Answer | None = None
+        self._tokens: tuple[int, ...] = ()  # of the latest prompt and its answer
+        self.notice: str | None = None
 
     @property
     def system(self) -> str | None:
@@ -116,9 +127,16 @@ class Session:
         self._stop()
         self._turns, self._question, self._answered = [], None, False
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the conversation as JSON: the model's name and the messages."""
+    def save(self, path: str | os.PathLike[str], *, kv: bool = False) -> None:
+        """Write the conversation as JSON: the model's name and the messages.
+
+        With `kv` the model's KV state of it goes to a file beside it, `path` with ".kv" appended (a
+        few MiB for a small model, hundreds for a large one), so that `load` need not decode it again.
+        """
         path = Path(path)
+        state_path = _state_path(path)
+        if not kv or not self._tokens or not self.llm.save_state(self._tokens, state_path):
+            state_path.unlink(missing_ok=True)  # that of an earlier save is of no use any more
         document = {"model": self.llm.name, "messages": self.messages}
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -128,7 +146,9 @@ class Session:
     def load(cls, path: str | os.PathLike[str], llm: LLM) -> Session:
         """The conversation that `save` wrote to `path`, to go on with `llm` (any model will do).
 
-        Raises InvalidRequestError if the file is not such a document.
+        A KV state beside it is used if it is of this model and these settings; else `notice` says
+        why not, and the conversation is decoded again. Raises InvalidRequestError if the file is
+        not such a document.
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -147,7 +167,17 @@ class Session:
         session._turns = turns
         if turns:
             session._question, session._answered = turns[-2]["content"], True
+        session._load_state(_state_path(Path(path)))
         return session
+
+    def _load_state(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            self.llm.load_state(path)
+        except StaleStateError as error:
+            self.notice = f"the conversation will be decoded again: {error}"
+            log.warning("%s", self.notice)
 
     def _with_system(self, turns: list[Message]) -> list[Message]:
         head = [] if self._system is None else [Message(role="system", content=self._system)]
@@ -161,6 +191,7 @@ class Session:
 
         def keep(said: str) -> None:
             if said and self._running is answer:
+                self._tokens = (*completion.prompt.tokens, *answer.tokens)
                 self._turns += [question, Message(role="assistant", content=said)]
                 self._answered = True
 
@@ -171,3 +202,7 @@ class Session:
         if self._running is not None:
             self._running.cancel()
             self._running = None
+
+
+def _state_path(path: Path) -> Path:
+    return path.with_name(path.name + ".kv")

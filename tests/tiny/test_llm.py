@@ -384,3 +384,18 @@ def test_a_model_without_chat_format(tmp_path: Path) -> None:
             llm.chat("hi")
         text = llm.complete("abc", echo=True, **GREEDY).text()
         assert text.startswith("abc")
+
+
+def test_a_prompt_comes_back_from_host_memory(tiny_gguf: Path) -> None:
+    long = "one conversation " * 12
+    other = "another talk altogether " * 12
+    with LLM(tiny_gguf, n_seq_max=1, n_threads=1, cache_ram=0) as llm:
+        want = llm.complete(long + "x", **GREEDY).result().choices[0].tokens
+    with LLM(tiny_gguf, n_seq_max=1, n_threads=1, cache_ram=8) as llm:
+        llm.complete(long, **GREEDY).result()
+        llm.complete(other, **GREEDY).result()
+        back = llm.complete(long + "x", **GREEDY).result()
+        assert back.usage.cached_tokens >= len(long)
+        assert back.choices[0].tokens == want
+        again = llm.complete(other + "x", **GREEDY).result()
+        assert again.usage.cached_tokens >= len(other)

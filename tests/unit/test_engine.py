@@ -319,3 +319,35 @@ def test_random_cancels_leave_nothing_behind(start: Start) -> None:
         assert closed_once(new)
     assert engine.drain(10)
     assert not runner.closed
+
+
+def test_a_state_is_written_between_steps_and_comes_back(start: Start) -> None:
+    engine, runner = start(n_slots=1)
+    prompt = list(range(100))
+    ask(engine, prompt, 3)[0].final()
+    state = engine.save_state(prompt)
+    assert state is not None
+    assert state.tokens[:100] == prompt
+    other, _ = start(n_slots=1)
+    other.add_state(state)
+    inbox, new = ask(other, [*prompt, 7], 3)
+    assert inbox.tokens() == expected([*prompt, 7], 3)
+    assert new.cached_tokens == 100
+    assert other.save_state([900]) is None
+
+
+def test_a_state_that_cannot_be_written(start: Start) -> None:
+    engine, runner = start(n_slots=1)
+    ask(engine, list(range(100)), 3)[0].final()
+
+    def fail(_: Batch) -> None:
+        runner.fail = None
+        raise DecodeError("no")
+
+    runner.fail = fail
+    with pytest.raises(DecodeError):
+        engine.save_state(list(range(100)))
+    assert ask(engine, [1], 3)[0].tokens() == expected([1], 3)
+    engine.close()
+    with pytest.raises(EngineDeadError):
+        engine.save_state([1])

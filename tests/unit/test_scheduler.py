@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.batch import Fork, Trim
-from codellama.engine.scheduler import WORTH_WAITING, Sample, Scheduler, Step, common_prefix
+from codellama.engine.prefix import common_prefix
+from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
+from codellama.engine.scheduler import WORTH_WAITING, Sample, Scheduler, Step
 from codellama.engine.sequence import Sequence, State
 from tests.fake_runner import FakeRunner, expected, next_token, request
 
@@ -26,8 +28,10 @@ class Loop:
         n_batch: int = 64,
         chunk: int = 16,
         max_outputs: int | None = None,
+        cache_bytes: int = 0,
     ) -> None:
-        self.scheduler = Scheduler(n_slots, cells, n_batch, chunk, max_outputs)
+        cache = PromptCache(cache_bytes, 8)  # the fake states have eight bytes per token
+        self.scheduler = Scheduler(n_slots, cells, n_batch, chunk, max_outputs, cache)
         self.runner = FakeRunner(n_slots, cells)
         self.clock = 0.0
         self.steps: list[Step] = []
@@ -259,6 +263,74 @@ def test_drafts_leave_an_output_for_every_slot() -> None:
     assert len(loop.steps[-1].batch.output_rows) == 7
 
 
+LONG = 2 * WORTH_KEEPING
+
+
+def serve(loop: Loop, *tokens: int) -> Sequence:
+    new = request(tokens, 2)
+    loop.submit(new)
+    loop.run()
+    assert answer(new) == expected(tokens, 2)
+    return new
+
+
+def test_a_prompt_that_comes_back_is_restored() -> None:
+    loop = Loop(n_slots=1, cells=1000, cache_bytes=10_000)
+    first, second = range(LONG), range(500, 500 + LONG)
+    serve(loop, *first)
+    assert serve(loop, *second).cached_tokens == 0
+    assert serve(loop, *first, 7).cached_tokens == LONG
+    assert serve(loop, *second, 7).cached_tokens == LONG
+
+
+def test_a_tail_that_is_cut_off_is_stored() -> None:
+    loop = Loop(n_slots=1, cells=1000, cache_bytes=10_000)
+    serve(loop, *range(LONG))
+    assert serve(loop, *range(10), 800).cached_tokens == 10
+    assert serve(loop, *range(LONG), 7).cached_tokens == LONG
+
+
+def test_without_host_memory_nothing_comes_back() -> None:
+    loop = Loop(n_slots=1, cells=1000)
+    serve(loop, *range(LONG))
+    serve(loop, *range(500, 500 + LONG))
+    assert serve(loop, *range(LONG), 7).cached_tokens == 0
+
+
+def test_only_part_of_a_stored_state_is_used() -> None:
+    loop = Loop(n_slots=1, cells=1000, cache_bytes=10_000)
+    serve(loop, *range(LONG))
+    serve(loop, 1)
+    assert serve(loop, *range(LONG - 10), 900, 901).cached_tokens == LONG - 10
+
+
+def test_what_another_slot_holds_is_not_stored() -> None:
+    loop = Loop(n_slots=3, cells=2000, cache_bytes=100_000)
+    for i in range(3):
+        serve(loop, *range(LONG), 900 + i)
+    serve(loop, 1)
+    assert len(loop.scheduler.prompt_cache) == 0
+
+
+def test_room_is_made_before_a_state_is_restored() -> None:
+    loop = Loop(n_slots=2, cells=2 * LONG + 20, cache_bytes=100_000)
+    serve(loop, *range(LONG))
+    serve(loop, *range(500, 500 + LONG))
+    serve(loop, *range(700, 700 + LONG))
+    back = serve(loop, *range(LONG), 3)
+    assert back.cached_tokens == LONG
+
+
+def test_a_failed_step_leaves_no_empty_state() -> None:
+    loop = Loop(n_slots=1, cells=1000, cache_bytes=10_000)
+    serve(loop, *range(LONG))
+    loop.submit(request(range(500, 500 + LONG), 2))
+    loop.scheduler.admit(99.0)
+    assert len(loop.scheduler.prompt_cache) == 1
+    loop.scheduler.reset()
+    assert len(loop.scheduler.prompt_cache) == 0
+
+
 @pytest.mark.parametrize("n", [0, 1, 5, 64, 1000])
 def test_common_prefix(n: int) -> None:
     a = list(range(1000))
@@ -271,16 +343,23 @@ def test_common_prefix(n: int) -> None:
 def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
     """Whatever comes and goes, answers are those of lone requests and the invariants hold."""
     rng = random.Random(seed)
-    loop = Loop(n_slots, cells, n_batch=rng.randint(8, 64), chunk=rng.randint(1, 32))
+    loop = Loop(
+        n_slots,
+        cells,
+        n_batch=rng.randint(8, 64),
+        chunk=rng.randint(1, 32),
+        cache_bytes=rng.choice([0, 700, 3000]),
+    )
     if rng.random() < 0.7:
         loop.guess = lambda sequence: half_right(sequence, rng)
-    beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, 50))] for _ in range(3)]
+    longest = rng.choice([50, 110])
+    beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, longest))] for _ in range(3)]
     everyone: list[Sequence] = []
     for _ in range(60):
         if rng.random() < 0.5:
-            prompt = rng.choice(beginnings)[: rng.randint(1, 50)]
+            prompt = rng.choice(beginnings)[: rng.randint(1, longest)]
             prompt += [rng.randrange(9) for _ in range(rng.randint(0, 5))]
-            new = request(prompt, rng.randint(1, cells - len(prompt)) % 12 + 1)
+            new = request(prompt, rng.randint(1, 12))
             if new.reserve <= cells:
                 everyone.append(new)
                 loop.submit(new)

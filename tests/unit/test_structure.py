@@ -28,6 +28,7 @@ LEVELS = {
             "replies",
             "compat",
             "loading",
+            "kv_file",
             "llm",
             "session",
         ),

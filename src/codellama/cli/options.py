@@ -140,6 +140,8 @@ serving_options = _bundle(
             help="Requests answered at once."),
     _shared("kv_cells", "--kv-cells", type=int,
             help="Tokens all requests may hold together.", default="--ctx-size times --parallel"),
+    _shared("cache_ram", "--cache-ram", type=int,
+            help="MiB of host memory for prompts that left the cache; 0: none."),
     _shared("max_queue", "--max-queue", type=int,
             help="Requests that may wait; more are refused."),
     _shared("prefill_chunk", "--prefill-chunk", type=int,

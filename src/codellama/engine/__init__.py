@@ -7,6 +7,7 @@ from codellama.batch import Batch, TokenLogprob
 from codellama.engine.drafter import Drafter, NgramDrafter
 from codellama.engine.engine import Engine, EngineStatus, Runner
 from codellama.engine.model_drafter import ModelDrafter
+from codellama.engine.prompt_cache import PromptCache
 from codellama.engine.scheduler import Scheduler, Slot
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State, Timings, Usage
 from codellama.engine.speculator import Speculator
@@ -20,6 +21,7 @@ __all__ = [
     "FinishReason",
     "ModelDrafter",
     "NgramDrafter",
+    "PromptCache",
     "Runner",
     "Scheduler",
     "Sequence",

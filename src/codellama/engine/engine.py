@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Many
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from codellama.batch import Batch, TokenLogprob
+from codellama.batch import Batch, KVState, TokenLogprob
 from codellama.engine.scheduler import Sample, Scheduler
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
 from codellama.engine.speculator import Speculator
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
 
 log = logging.getLogger("codellama.engine")
+T = TypeVar("T")
 
 # A context that fails this often in a row is taken to be beyond repair.
 MOST_FAILURES = 3
@@ -89,6 +92,7 @@ class Engine:
         self._speculator = speculator or Speculator()
         self._limit = len(scheduler.slots) + max_queue
         self._inbox: list[Sequence] = []
+        self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._changed = threading.Condition()
         self._pending = 0  # submitted and not ended; guarded by _changed
         self._draining = False
@@ -126,6 +130,24 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
+    def save_state(self, tokens: Many[int]) -> KVState | None:
+        """The KV state that shares most with `tokens`, or None if nothing of them is cached."""
+        return self._call(lambda: self._save_state(list(tokens)))
+
+    def add_state(self, state: KVState) -> None:
+        """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
+        self._call(lambda: self._scheduler.prompt_cache.add(state))
+
+    def _call(self, job: Callable[[], T]) -> T:
+        """Run `job` on the engine's thread between two steps; EngineDeadError if it has ended."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._dead is not None or self._closing:
+                raise EngineDeadError("the engine has stopped")
+            self._jobs.append((future, job))
+            self._changed.notify_all()
+        return future.result()
+
     @property
     def status(self) -> EngineStatus:
         """The latest snapshot."""
@@ -162,12 +184,18 @@ class Engine:
     def _take_inbox(self) -> bool:
         """Wait for work and take it in; False when it is time to stop."""
         with self._changed:
-            while not (self._inbox or self._scheduler.has_work or self._closing):
+            while not (self._inbox or self._jobs or self._scheduler.has_work or self._closing):
                 self._changed.wait()
+            jobs, self._jobs = self._jobs, []
             for sequence in self._inbox:
                 self._scheduler.submit(sequence)
             self._inbox.clear()
-            return not self._closing and self._dead is None
+        for future, job in jobs:
+            try:
+                future.set_result(job())
+            except Exception as error:
+                future.set_exception(error)
+        return not self._closing and self._dead is None
 
     def _step(self) -> None:
         for sequence in self._scheduler.live():
@@ -191,6 +219,15 @@ class Engine:
             if not step.n_prompt:
                 self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
         self._publish()
+
+    def _save_state(self, tokens: list[int]) -> KVState | None:
+        state, edits = self._scheduler.plan_save(tokens)
+        try:
+            self._runner.run(Batch(edits))
+        except Exception as error:
+            self._recover(error)
+            raise
+        return state if state is not None and state.data is not None else None
 
     def _advance(self, sample: Sample) -> None:
         """Draw the next tokens of one request; its failure is its own."""
@@ -304,7 +341,10 @@ class Engine:
         with self._changed:
             self._dead = self._dead or error
             late, self._inbox = self._inbox, []
+            jobs, self._jobs = self._jobs, []
         reason = error if isinstance(error, EngineDeadError) else EngineDeadError(str(error))
+        for future, _ in jobs:
+            future.set_exception(reason)
         for sequence in self._scheduler.live() + late:
             self._end(sequence, FinishReason.ERROR, error=reason)
         self._status = replace(self._status, n_running=0, n_waiting=0, dead=True)

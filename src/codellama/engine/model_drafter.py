@@ -14,7 +14,7 @@ from typing import Protocol
 
 from codellama.batch import Batch, Fork, Trim
 from codellama.engine.drafter import Outlook, Wish
-from codellama.engine.scheduler import common_prefix
+from codellama.engine.prefix import common_prefix
 from codellama.engine.sequence import Sequence
 
 _OUTLOOK = Outlook("model", 0.7)

@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from codellama.batch import Batch, Edit, Fork, Trim
+from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, Trim
+from codellama.engine.prefix import common_prefix
+from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
 from codellama.engine.sequence import Sequence, State
 
 # Waiting for another prompt pays only for more than a few tokens; below, decoding them is quicker.
@@ -54,7 +56,8 @@ class Scheduler:
 
     `n_slots` requests run at once over `cells` KV cells. A step decodes at most `n_batch` tokens;
     while answers are being written, prompts get at most `prefill_chunk` of them. At most
-    `max_outputs` of its rows (None: all) have logits, enough for one per slot.
+    `max_outputs` of its rows (None: all) have logits, enough for one per slot. Caches that must
+    leave their slot go to `prompt_cache`.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class Scheduler:
         n_batch: int,
         prefill_chunk: int,
         max_outputs: int | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         self.slots = [Slot(i) for i in range(n_slots)]
         self.cells = cells
         self.n_batch = n_batch
         self.prefill_chunk = prefill_chunk
         self.max_outputs = n_batch if max_outputs is None else max_outputs
+        self.prompt_cache = PromptCache() if prompt_cache is None else prompt_cache
         self.waiting: deque[Sequence] = deque()
         self._edits: list[Edit] = []
         self._clock = 0
@@ -136,38 +141,73 @@ class Scheduler:
         self, sequence: Sequence, free: list[Slot], donor: Slot, shared: int, now: float
     ) -> None:
         """Give `sequence` a slot: the donor's own if most of it is shared, else the stalest one."""
+        stored, stored_share = self._stored(sequence, shared)
+        if stored is not None:
+            shared = 0
         continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
         others = [slot for slot in free if slot is not donor] or free
         slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
         if slot is donor:
-            self._keep(slot, shared)
+            self._give_up(slot, shared)
         else:
-            self._keep(slot, 0)
+            self._give_up(slot, 0)
             if shared:
                 self._edits.append(Fork(donor.id, slot.id, shared))
                 slot.tokens = donor.tokens[:shared]
         slot.sequence = sequence
         sequence.state = State.PREFILL
-        sequence.cursor = sequence.cached_tokens = shared
         sequence.admitted_at = now
-        self._make_room(now_busy=slot)
+        self._make_room(max(0, len(stored.tokens) - sequence.reserve) if stored else 0)
+        if stored is not None:
+            self._edits.append(Restore(slot.id, stored))
+            slot.tokens = list(stored.tokens)
+            self._keep(slot, stored_share)
+        sequence.cursor = sequence.cached_tokens = len(slot.tokens)
 
-    def _make_room(self, now_busy: Slot) -> None:
-        """Drop idle caches, stalest first, until all reservations fit beside the rest."""
+    def _stored(self, sequence: Sequence, shared: int) -> tuple[KVState | None, int]:
+        """A stored state that shares clearly more with the prompt than any slot, and how much."""
+        most = self.cells - self.reserved
+        stored, share = self.prompt_cache.best(sequence.tokens, most, shared)
+        return stored, min(share, len(sequence.prompt) - 1)
+
+    def _give_up(self, slot: Slot, n: int) -> None:
+        """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
+        others = (other for other in self.slots if other is not slot)
+        elsewhere = max((common_prefix(o.tokens, slot.tokens) for o in others), default=0)
+        if len(slot.tokens) - max(elsewhere, n) >= WORTH_KEEPING:
+            state = self.prompt_cache.keep(slot.tokens)
+            if state is not None:
+                self._edits.append(Save(slot.id, state))
+        self._keep(slot, n)
+
+    def _make_room(self, extra: int) -> None:
+        """Drop idle caches, stalest first, until all reservations and `extra` fit beside the rest."""
         idle = sorted(
             (s for s in self.slots if s.sequence is None and s.tokens), key=lambda s: s.last_used
         )
         held = sum(len(slot.tokens) for slot in idle)
         for slot in idle:
-            if self.reserved + held <= self.cells:
+            if self.reserved + held + extra <= self.cells:
                 return
             held -= len(slot.tokens)
-            self._keep(slot, 0)
+            self._give_up(slot, 0)
 
     def _keep(self, slot: Slot, n: int) -> None:
         if len(slot.tokens) > n:
             self._edits.append(Trim(slot.id, n))
             del slot.tokens[n:]
+
+    def plan_save(self, tokens: list[int]) -> tuple[KVState | None, list[Edit]]:
+        """The edits that write the state sharing most with `tokens`, all that were planned before them,
+        and the state; None if nothing is shared."""
+        slot = max(self.slots, key=lambda s: common_prefix(s.tokens, tokens))
+        shared = common_prefix(slot.tokens, tokens)
+        state, _ = self.prompt_cache.best(tokens, self.cells, shared)
+        edits, self._edits = self._edits, []
+        if state is None and shared:
+            state = KVState(list(slot.tokens))
+            edits.append(Save(slot.id, state))
+        return state, edits
 
     # -- a step -------------------------------------------------------------------------------
 
@@ -225,6 +265,7 @@ class Scheduler:
     def commit(self, step: Step) -> None:
         """The batch has been decoded: its tokens are in the cache now."""
         self._clock += 1
+        self.prompt_cache.tidy()
         for slot, tokens in step.decoded:
             slot.tokens += tokens
             slot.last_used = self._clock
@@ -258,6 +299,7 @@ class Scheduler:
     def reset(self) -> None:
         """The KV cache has been cleared: forget what the slots held and all that was planned."""
         self._edits.clear()
+        self.prompt_cache.tidy()
         for slot in self.slots:
             slot.tokens.clear()
 
@@ -272,15 +314,3 @@ class Scheduler:
             assert 0 <= sequence.cursor < len(sequence.tokens)
             assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
         assert all(sequence.state is State.WAITING for sequence in self.waiting)
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """Number of leading tokens that `a` and `b` share; slices are compared, which runs in C."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

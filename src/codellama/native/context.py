@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from typing import Any, cast
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from codellama.batch import Batch, Edit, Fork, TokenLogprob
+from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, TokenLogprob, Trim
 from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
 from codellama.native.library import library
 from codellama.native.model import Model
@@ -27,6 +28,8 @@ _KV_TYPES = {
     "f32": 0, "f16": 1, "bf16": 30, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
     "iq4_nl": 20,
 }  # fmt: skip  # ggml_type of ggml.h
+# Of a sequence's state: magic, sequence id, number of streams, then the number of cells.
+_CELL_COUNT = 12
 _DECODE_ERRORS = {
     1: "no room in the KV cache",
     2: "aborted",
@@ -77,6 +80,8 @@ class Context:
         """Carry out the batch's KV edits, then decode its rows. Raises DecodeError."""
         for edit in batch.edits:
             self._edit(edit)
+        if not batch.tokens:
+            return
         native = self._rows.fill(batch)
         status = llama_cpp.llama_decode(self._handle, native)
         if status != 0:
@@ -84,11 +89,38 @@ class Context:
             raise DecodeError(f"llama.cpp could not decode {len(batch.tokens)} tokens: {reason}")
 
     def _edit(self, edit: Edit) -> None:
-        if isinstance(edit, Fork):
-            llama_cpp.llama_memory_seq_rm(self._memory, edit.target, -1, -1)
-            llama_cpp.llama_memory_seq_cp(self._memory, edit.source, edit.target, 0, edit.n_keep)
-        elif not llama_cpp.llama_memory_seq_rm(self._memory, edit.target, edit.n_keep, -1):
-            raise DecodeError(f"llama.cpp could not trim sequence {edit.target}")
+        match edit:
+            case Fork(source, target, n_keep):
+                llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
+                llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_keep)
+            case Trim(target, n_keep):
+                if not llama_cpp.llama_memory_seq_rm(self._memory, target, n_keep, -1):
+                    raise DecodeError(f"llama.cpp could not trim sequence {target}")
+            case Save(source, state):
+                state.data = self._save(source)
+            case Restore(target, state):
+                self._restore(target, state)
+
+    def _save(self, sequence: int) -> bytearray | None:
+        """The KV state of a sequence; None if llama.cpp or the memory fails."""
+        size = llama_cpp.llama_state_seq_get_size(self._handle, sequence)
+        try:
+            data = bytearray(size)
+        except MemoryError:
+            return None
+        buffer = (ctypes.c_uint8 * size).from_buffer(data)
+        written = llama_cpp.llama_state_seq_get_data(self._handle, buffer, size, sequence)
+        return data if 0 < written == size else None
+
+    def _restore(self, sequence: int, state: KVState) -> None:
+        """Put a KV state back. Raises DecodeError if it is not one of as many tokens as it says."""
+        data = state.data or bytearray()
+        n_cells = int.from_bytes(data[_CELL_COUNT : _CELL_COUNT + 4], sys.byteorder)
+        if n_cells != len(state.tokens) or n_cells > self.cells:
+            raise DecodeError(f"a KV state of {n_cells} cells for {len(state.tokens)} tokens")
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        if not llama_cpp.llama_state_seq_set_data(self._handle, buffer, len(data), sequence):
+            raise DecodeError(f"llama.cpp could not restore a KV state of {n_cells} tokens")
 
     def sample(self, sampler: Sampler, row: int) -> int:
         """Draw the token that follows batch row `row` and tell the sampler of it."""

@@ -62,6 +62,11 @@ class Library:
                     self._errors.append(line)
                 self.log.log(_LEVELS.get(self._level, logging.DEBUG), "%s", line)
 
+    @property
+    def version(self) -> str:
+        """Version of llama-cpp-python, and so of the llama.cpp in it."""
+        return str(llama_cpp.__version__)
+
     def clear_errors(self) -> None:
         """Forget the errors logged so far; call before something whose failure is to be explained."""
         with self._lock:

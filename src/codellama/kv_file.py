@@ -1,0 +1,84 @@
+"""A KV state on disk, so that a conversation goes on in another process without decoding it again.
+
+The file is a magic number, the length of a JSON header, the header (what the state belongs to, its
+tokens, the digest of the data) and the data as llama.cpp wrote it. All of it is checked before llama.cpp
+sees a byte; a state of another model, other settings or another llama.cpp is of no use and says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from codellama.batch import KVState
+from codellama.errors import InvalidRequestError
+
+MAGIC = b"CLKV0001"
+MOST_HEADER = 64 * 2**20  # bytes; tokens take about six each
+
+
+class StaleStateError(InvalidRequestError):
+    """A KV state that cannot be used here; the conversation itself is not affected."""
+
+
+def write_state(path: Path, owner: str, state: KVState) -> None:
+    """Write `state` to `path`; `owner` identifies the model and settings that it belongs to."""
+    assert state.data is not None, "only written states are saved"
+    header = {
+        "owner": owner,
+        "tokens": state.tokens,
+        "n_bytes": len(state.data),
+        "sha256": hashlib.sha256(state.data).hexdigest(),
+    }
+    text = json.dumps(header).encode()
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(MAGIC + struct.pack("<Q", len(text)) + text)
+            file.write(state.data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_state(path: Path, owner: str) -> KVState:
+    """Read what `write_state` wrote. Raises StaleStateError with the reason if it is of no use."""
+    try:
+        with path.open("rb") as file:
+            return _read(file, owner)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        if isinstance(error, StaleStateError):
+            raise
+        raise StaleStateError(f"{path} cannot be read: {error!r}") from error
+
+
+def _read(file: BinaryIO, owner: str) -> KVState:
+    size = os.fstat(file.fileno()).st_size
+    if file.read(len(MAGIC)) != MAGIC:
+        raise StaleStateError(f"{file.name} is not a saved KV state")
+    (n_header,) = struct.unpack("<Q", file.read(8))
+    if n_header > min(size, MOST_HEADER):
+        raise StaleStateError(f"{file.name} is truncated")
+    header = json.loads(file.read(n_header))
+    if header["owner"] != owner:
+        raise StaleStateError(f"{file.name} belongs to another model, llama.cpp or KV settings")
+    if header["n_bytes"] != size - file.tell():
+        raise StaleStateError(f"{file.name} is truncated")
+    data = bytearray(file.read())
+    if hashlib.sha256(data).hexdigest() != header["sha256"]:
+        raise StaleStateError(f"{file.name} is damaged")
+    return KVState([int(token) for token in header["tokens"]], data)
+
+
+def fingerprint(model: Path, header_bytes: int, *settings: object) -> str:
+    """Identifies a model file by its header and size, together with `settings`."""
+    digest = hashlib.sha256()
+    with model.open("rb") as file:
+        digest.update(file.read(header_bytes))
+        digest.update(str(os.fstat(file.fileno()).st_size).encode())
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()

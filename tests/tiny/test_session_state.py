@@ -1,0 +1,76 @@
+"""A conversation saved with its KV state goes on in another process without being decoded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codellama import LLM
+from codellama.kv_file import StaleStateError
+from codellama.session import Session
+
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+QUESTION = "How do I reverse a list in Python, and how do I do it without changing the list?"
+
+
+def saved(path: Path, model: Path, **options: Any) -> Session:
+    with LLM(model, n_threads=1, n_seq_max=2, **options) as llm:
+        talk = Session(llm, "Be brief.")
+        talk.ask(QUESTION, **GREEDY).text()
+        talk.save(path, kv=True)
+    return talk
+
+
+def test_it_resumes_without_prefill(tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    before = saved(path, tiny_gguf)
+    with LLM(tiny_gguf, n_threads=1, n_seq_max=2, cache_ram=0) as llm:
+        fresh = Session(llm)
+        fresh._turns, fresh._system = list(before._turns), "Be brief."
+        want = fresh.ask("And a tuple?", **GREEDY)
+        text = want.text()
+        assert want.usage.cached_tokens == 0
+    with LLM(tiny_gguf, n_threads=1, n_seq_max=2, cache_ram=0) as llm:
+        talk = Session.load(path, llm)
+        assert talk.notice is None
+        assert talk.messages == before.messages
+        answer = talk.ask("And a tuple?", **GREEDY)
+        assert answer.text() == text
+        assert answer.usage.cached_tokens > len(QUESTION)
+
+
+def test_other_settings_decode_again_with_a_notice(tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    saved(path, tiny_gguf)
+    with LLM(tiny_gguf, n_threads=1, n_seq_max=2, type_k="f32") as llm:
+        talk = Session.load(path, llm)
+        assert talk.notice is not None
+        assert "KV settings" in talk.notice
+        answer = talk.ask("And a tuple?", **GREEDY)
+        answer.text()
+        assert answer.usage.cached_tokens == 0
+
+
+def test_saving_without_the_state_removes_the_old_one(tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    talk = saved(path, tiny_gguf)
+    assert (tmp_path / "talk.json.kv").exists()
+    talk.save(path)
+    assert not (tmp_path / "talk.json.kv").exists()
+
+
+def test_states_by_tokens(tiny_gguf: Path, tmp_path: Path) -> None:
+    with LLM(tiny_gguf, n_threads=1, n_seq_max=1) as llm:
+        assert not llm.save_state([1, 70, 71], tmp_path / "none.kv")
+        tokens = [1, *range(70, 170)]
+        want = llm.complete(tokens, **GREEDY).result().choices[0].tokens
+        assert llm.save_state(tokens, tmp_path / "some.kv")
+        llm.load_state(tmp_path / "some.kv")
+        llm.complete([1, 60], **GREEDY).result()
+        again = llm.complete(tokens, **GREEDY).result()
+        assert again.usage.cached_tokens == len(tokens) - 1
+        assert again.choices[0].tokens == want
+    with LLM(tiny_gguf, n_ctx=64, n_seq_max=1, n_threads=1) as llm, pytest.raises(StaleStateError):
+        llm.load_state(tmp_path / "some.kv")
