@@ -22,6 +22,7 @@ from codellama.native.ggml import quantize_rows, tensor_type, to_float
 from codellama.weights import encode, writer
 from codellama.weights.convert import convert, quantize
 from codellama.weights.gguf_header import read_gguf_header
+from codellama.weights.options import QuantOptions
 from codellama.weights.tensors import interleave_heads
 from tests.checkpoints import NORMAL, Checkpoint, random_tensors, write_checkpoint, write_shards
 from tests.unit.test_weights_chat_template import CARD_DIALOG, CARD_IDS, NEW_PIECES
@@ -127,11 +128,12 @@ def test_progress_ends_at_the_total(folder: Path, tmp_path: Path) -> None:
 
 
 def test_quantized_weights_are_not_quantized_again_unasked(bf16: Path, tmp_path: Path) -> None:
+    again = QuantOptions(allow_requantize=True)
     quantize(bf16, tmp_path / "q8.gguf", "Q8_0")
     with pytest.raises(ConversionError, match="is Q8_0 already.*--allow-requantize"):
         quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
     assert os.listdir(tmp_path) == ["q8.gguf"]
-    quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0", allow_requantize=True)
+    quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0", options=again)
     assert tensors_of(tmp_path / "q4.gguf")["blk.0.ffn_up.weight"][0] == "Q4_0"
     # The same type is a copy, which loses nothing.
     quantize(tmp_path / "q8.gguf", tmp_path / "copy.gguf", "Q8_0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,6 +11,8 @@ from codellama.cli.options import json_option
 from codellama.cli.outputs import (
     output_options,
     print_reports,
+    quant_options,
+    quantizer_options,
     source_name,
     type_option,
     writing,
@@ -20,6 +23,7 @@ from codellama.cli.outputs import (
 @click.argument("source", type=click.Path(path_type=Path))
 @type_option(default="BF16")
 @output_options
+@quant_options
 @json_option
 def command(
     source: Path,
@@ -30,6 +34,7 @@ def command(
     restart: bool,
     threads: int | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Convert the checkpoint in the folder SOURCE to a GGUF, quantized on the way.
 
@@ -43,6 +48,8 @@ def command(
 
     outputs = output_paths(output, source_name(str(source)), types)
     with writing(f"{source.name} to {', '.join(types)}", outputs) as progress:
-        settings = RunSettings(force, restart, threads, split_bytes, progress)
+        settings = RunSettings(
+            force, restart, threads, split_bytes, progress, quantizer_options(options)
+        )
         reports = convert_to(source, outputs, settings)
     print_reports(reports, as_json=as_json)

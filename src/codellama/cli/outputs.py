@@ -15,6 +15,7 @@ from codellama.errors import ConversionError
 
 if TYPE_CHECKING:
     from codellama.weights.convert import Report
+    from codellama.weights.options import QuantOptions
 
 Progress = Callable[[int, int], None]
 
@@ -101,6 +102,74 @@ _OUTPUT_OPTIONS = (
         help="Threads that quantize. [default: one per core]",
     ),
 )
+
+
+def quant_options(command: Any) -> Any:
+    """Options of the quantizer; read them with `quantizer_options`."""
+    for option in reversed(_QUANT_OPTIONS):
+        command = option(command)
+    return command
+
+
+def tensor_types(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """Callback of --tensor-type: pairs of a regular expression and a type."""
+    pairs = []
+    for value in values:
+        pattern, equals, kind = value.rpartition("=")
+        if not (pattern and equals):
+            reason = f"{value!r} is not REGEX=TYPE, such as ffn_down=Q6_K"
+            raise click.BadParameter(reason, ctx=ctx, param=param)
+        pairs.append((pattern, kind))
+    return tuple(pairs)
+
+
+_QUANT_OPTIONS = (
+    click.option(
+        "--imatrix",
+        type=click.Path(path_type=Path),
+        show_envvar=True,
+        help="Importance matrix, as llama-imatrix writes it; the smallest types need one.",
+    ),
+    click.option(
+        "--output-type",
+        metavar="TYPE",
+        show_envvar=True,
+        help="Type of output.weight, such as Q8_0.",
+    ),
+    click.option(
+        "--embedding-type", metavar="TYPE", show_envvar=True, help="Type of token_embd.weight."
+    ),
+    click.option(
+        "--tensor-type",
+        "tensor_types",
+        multiple=True,
+        metavar="REGEX=TYPE",
+        callback=tensor_types,
+        show_envvar=True,
+        help="Type of the tensors whose names match, such as ffn_down=Q6_K; repeatable, the first "
+        "match counts.",
+    ),
+    click.option(
+        "--pure", is_flag=True, show_envvar=True, help="No mixture: the same type for every matrix."
+    ),
+    click.option(
+        "--leave-output",
+        is_flag=True,
+        show_envvar=True,
+        help="Leave output.weight as it is in SOURCE.",
+    ),
+)
+
+
+def quantizer_options(options: Mapping[str, Any]) -> QuantOptions:
+    """The options of `quant_options`, checked; the importance matrix is read."""
+    from codellama.weights.imatrix_file import read_imatrix
+    from codellama.weights.options import QuantOptions
+
+    path = options["imatrix"]
+    return QuantOptions(**{**options, "imatrix": None if path is None else read_imatrix(path)})
 
 
 def source_name(source: str) -> str:

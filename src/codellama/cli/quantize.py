@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,6 +11,8 @@ from codellama.cli.options import json_option
 from codellama.cli.outputs import (
     output_options,
     print_reports,
+    quant_options,
+    quantizer_options,
     source_name,
     type_option,
     writing,
@@ -20,6 +23,7 @@ from codellama.cli.outputs import (
 @click.argument("source", type=click.Path(path_type=Path))
 @type_option()
 @output_options
+@quant_options
 @click.option(
     "--allow-requantize",
     is_flag=True,
@@ -35,8 +39,8 @@ def command(
     force: bool,
     restart: bool,
     threads: int | None,
-    allow_requantize: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Quantize the GGUF file SOURCE; of a split one, name the first file.
 
@@ -48,6 +52,8 @@ def command(
 
     outputs = output_paths(output, source_name(str(source)), types)
     with writing(f"{source.name} to {', '.join(types)}", outputs) as progress:
-        settings = RunSettings(force, restart, threads, split_bytes, progress)
-        reports = quantize_to(source, outputs, settings, allow_requantize=allow_requantize)
+        settings = RunSettings(
+            force, restart, threads, split_bytes, progress, quantizer_options(options)
+        )
+        reports = quantize_to(source, outputs, settings)
     print_reports(reports, as_json=as_json)

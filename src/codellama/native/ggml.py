@@ -1,4 +1,4 @@
-"""Tensor types and row conversion of ggml, and llama.cpp's own quantizer: what llama_cpp does not bind.
+"""Tensor types and row conversion of ggml, which llama_cpp does not bind.
 
 Rows come and go as contiguous numpy arrays that the caller owns. Every call drops the GIL, so a thread
 pool converts on all cores. Nothing here decides anything: which type a tensor gets is `weights.recipe`.
@@ -10,14 +10,11 @@ import ctypes
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
-
-from codellama.native.library import library
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -59,6 +56,8 @@ def _ggml() -> ctypes.CDLL:
     ggml: ctypes.CDLL = binding.libggml
     ggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
     ggml.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
+    ggml.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+    ggml.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
     ggml.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
     ggml.ggml_validate_row_data.restype = ctypes.c_bool
     ggml.ggml_quantize_chunk.argtypes = [
@@ -131,37 +130,39 @@ def can_decode(source: TensorType) -> bool:
     return source.name == "F32" or bool(_traits(source.id).to_float)
 
 
-def quantize_rows(target: TensorType, rows: Floats, out: Bytes) -> None:
+def quantizable(target: TensorType) -> bool:
+    """Whether `quantize_rows` can make this type; integers and types of intermediates it cannot."""
+    return target.name in ("F32", "F16", "BF16") or (
+        target.quantized and target.name not in ("Q8_1", "Q8_K")
+    )
+
+
+def requires_importance(target: TensorType) -> bool:
+    """Whether `quantize_rows` would abort the process without `importance`."""
+    return bool(_ggml().ggml_quantize_requires_imatrix(target.id))
+
+
+def quantize_rows(
+    target: TensorType, rows: Floats, out: Bytes, importance: Floats | None = None
+) -> None:
     """Encode `rows` (rows by columns) as `target` into `out`, which has exactly their size.
 
-    The bytes are those of `llama_model_quantize`, whatever rows are encoded together.
+    `importance` has a weight for each column. The bytes are those of `llama_model_quantize`, whatever
+    rows are encoded together.
     """
     n_rows, n_columns = rows.shape
     if out.nbytes != n_rows * target.row_bytes(n_columns):
         raise ValueError(f"out has {out.nbytes} bytes, {n_rows} rows of {target.name} need others")
+    if importance is None and requires_importance(target):
+        raise ValueError(f"{target.name} needs an importance for each column")
+    if importance is not None and importance.size != n_columns:
+        raise ValueError(f"{importance.size} importances for {n_columns} columns")
+    weights = None if importance is None else importance.ctypes.data
     _ggml().ggml_quantize_chunk(
-        target.id, rows.ctypes.data, out.ctypes.data, 0, n_rows, n_columns, None
+        target.id, rows.ctypes.data, out.ctypes.data, 0, n_rows, n_columns, weights
     )
 
 
 def valid_rows(stored: TensorType, rows: Bytes) -> bool:
     """Whether encoded rows hold no infinity and no NaN; ggml says on stderr where one is."""
     return bool(_ggml().ggml_validate_row_data(stored.id, rows.ctypes.data, rows.nbytes))
-
-
-def quantize_file(
-    source: Path, target: Path, file_type: int, *, allow_requantize: bool, dry_run: bool = False
-) -> bool:
-    """Run `llama_model_quantize` on a GGUF; False if it failed, `library().last_error()` has why.
-
-    With `dry_run` nothing is written and a missing importance matrix is no failure.
-    """
-    library().clear_errors()
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = file_type
-    params.allow_requantize = allow_requantize
-    params.dry_run = dry_run
-    status = llama_cpp.llama_model_quantize(
-        str(source).encode(), str(target).encode(), ctypes.byref(params)
-    )
-    return bool(status == 0)

@@ -75,7 +75,7 @@ class Library:
     def last_error(self) -> str:
         """The most telling error line since `clear_errors`: the first, since later ones follow from it."""
         with self._lock:
-            return self._errors[0] if self._errors else ""
+            return next((line for line in self._errors if line.strip("= ")), "")
 
     def devices(self) -> list[Device]:
         """All devices of the compiled-in backends, in llama.cpp's order."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import ConversionError
+from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
@@ -55,7 +56,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How a run goes; none of it changes a byte of the result, but for `split_bytes`.
+    """How a run goes, and with `options` and `split_bytes` what it makes beyond the type.
 
     `force` replaces files that exist. `restart` forgets an unfinished run of the same outputs instead
     of going on with it. `threads` defaults to all cores. With `split_bytes` an output is spread over
@@ -67,6 +68,7 @@ class RunSettings:
     threads: int | None = None
     split_bytes: int | None = None
     progress: Progress | None = None
+    options: QuantOptions = QuantOptions()
 
     def __post_init__(self) -> None:
         for name in ("threads", "split_bytes"):
@@ -106,35 +108,29 @@ def quantize(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     type_name: str,
-    *,
-    allow_requantize: bool = False,
     **settings: Any,
 ) -> Report:
     """Turn the GGUF `source` into the GGUF `output` of another type; arguments as for `convert`.
 
-    Weights that are quantized already are refused unless `allow_requantize`.
+    Weights that are quantized already are refused unless the options allow it.
 
     Raises:
         ModelLoadError: `source` is no GGUF, damaged or truncated.
         ConversionError: the type, the disk or the output is at fault.
     """
     outputs = {type_name: Path(output)}
-    return quantize_to(source, outputs, RunSettings(**settings), allow_requantize=allow_requantize)[
-        0
-    ]
+    return quantize_to(source, outputs, RunSettings(**settings))[0]
 
 
 def quantize_to(
     source: str | os.PathLike[str],
     outputs: Mapping[str, Path],
     settings: RunSettings,
-    *,
-    allow_requantize: bool = False,
 ) -> list[Report]:
     """As `quantize`, to several types (type to output) with one reading of the source."""
     outputs = _check(outputs, settings)
     with open_gguf(Path(source)) as opened:
-        return _run(opened, outputs, settings, allow_requantize=allow_requantize)
+        return _run(opened, outputs, settings)
 
 
 def _check(outputs: Mapping[str, Path], settings: RunSettings) -> dict[str, Path]:
@@ -153,13 +149,11 @@ def _run(
     source: Source,
     targets: Mapping[str, Path],
     settings: RunSettings,
-    *,
-    allow_requantize: bool = False,
 ) -> list[Report]:
     started = time.monotonic()
     outputs = []
     for type_name, path in targets.items():
-        recipe = make_recipe(source, type_name, allow_requantize=allow_requantize)
+        recipe = make_recipe(source, type_name, settings.options)
         outputs.append(Output(make_plan(source, recipe, settings.split_bytes), path))
     write(
         outputs,

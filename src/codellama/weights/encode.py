@@ -44,6 +44,7 @@ class Encoder(threading.local):
             UnusableWeightsError: NaN, infinity, or numbers that a type cannot hold.
             ConversionError: the source cannot be read.
         """
+        # Outputs of one run share the importance matrix, so a type is encoded once for all.
         rows = self._read(slab)
         floats: Floats | None = None
         encoded = {slab.tensor.type: rows}
@@ -54,7 +55,8 @@ class Encoder(threading.local):
             if kind not in encoded:
                 if floats is None:
                     floats = self._floats(slab, rows)
-                encoded[kind] = self._encode(slab.tensor, kind, floats)
+                importance = output.plan.importance(slab)
+                encoded[kind] = self._encode(slab.tensor, kind, floats, importance)
             crcs[number] = output.write(slab, encoded[kind])
         return crcs
 
@@ -83,10 +85,12 @@ class Encoder(threading.local):
         to_float(slab.tensor.type, rows, floats)
         return floats
 
-    def _encode(self, tensor: SourceTensor, kind: TensorType, floats: Floats) -> Bytes:
+    def _encode(
+        self, tensor: SourceTensor, kind: TensorType, floats: Floats, importance: Floats | None
+    ) -> Bytes:
         n_rows, n_columns = floats.shape
         out = self._buffer(kind.name, n_rows * kind.row_bytes(n_columns))
-        quantize_rows(kind, floats, out)
+        quantize_rows(kind, floats, out, importance)
         if not (_finite(kind, out) and _valid(kind, out)):
             raise UnusableWeightsError(
                 f"{tensor.path}: {tensor.name} has weights too large for {kind.name}; "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from codellama.errors import ConversionError
-from codellama.native.ggml import TensorType
+from codellama.native.ggml import Floats, TensorType
 from codellama.weights.gguf_header import (
     TensorInfo,
     Value,
@@ -31,7 +31,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class Slab:
-    """Some whole rows of a tensor, the unit of work: any thread can convert any slab at any time.
+    """Some whole rows of a matrix, the unit of work: any thread can convert any slab at any time.
 
     `number` counts the slabs of a source in the order they are read.
     """
@@ -74,13 +74,14 @@ class Plan:
     """The output: one file, or several for a split GGUF; `tensors` in file order.
 
     `identity` names what makes the bytes what they are. A run can be continued only by a plan with
-    the same identity.
+    the same identity. `weights` are the importance of columns, by tensor.
     """
 
     type_name: str
     files: tuple[PlannedFile, ...]
     tensors: tuple[PlannedTensor, ...]
     identity: Mapping[str, str]
+    weights: Mapping[str, Floats]
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +96,15 @@ class Plan:
     @functools.cached_property
     def by_name(self) -> Mapping[str, PlannedTensor]:
         return {tensor.source.name: tensor for tensor in self.tensors}
+
+    def importance(self, slab: Slab) -> Floats | None:
+        """The weights of a slab's columns, if there are any."""
+        known = self.weights.get(slab.tensor.name)
+        if known is None:
+            return None
+        columns = slab.tensor.columns
+        matrix = slab.first_row // (slab.tensor.rows // slab.tensor.n_matrices)
+        return known[matrix * columns : (matrix + 1) * columns]
 
     def place(self, slab: Slab) -> tuple[int, int, int]:
         """Where a slab's bytes go: number of the file, offset in it, count."""
@@ -128,7 +138,7 @@ def make_plan(source: Source, recipe: Recipe, max_file_bytes: int | None = None)
             kind = recipe.types[tensor.name]
             planned.append(PlannedTensor(tensor, kind, number, offset, info.nbytes))
     identity = _identity(source, recipe, max_file_bytes, files)
-    return Plan(recipe.type_name, tuple(files), tuple(planned), identity)
+    return Plan(recipe.type_name, tuple(files), tuple(planned), identity, recipe.importance)
 
 
 def _info(tensor: SourceTensor, kind: TensorType) -> TensorInfo:
@@ -193,9 +203,11 @@ def slabs(tensors: Iterable[SourceTensor]) -> Iterator[Slab]:
     number = 0
     for tensor in reading_order(tensors):
         step = _rows_per_slab(tensor)
-        for first in range(0, tensor.rows, step):
-            yield Slab(number, tensor, first, min(step, tensor.rows - first))
-            number += 1
+        per_matrix = tensor.rows // tensor.n_matrices
+        for start in range(0, tensor.rows, per_matrix):
+            for first in range(start, start + per_matrix, step):
+                yield Slab(number, tensor, first, min(step, start + per_matrix - first))
+                number += 1
 
 
 def _rows_per_slab(tensor: SourceTensor) -> int:

@@ -8,44 +8,62 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from codellama.errors import ConversionError
 from codellama.native.ggml import (
+    Floats,
     TensorType,
     can_decode,
     file_types,
     library_version,
-    quantize_file,
+    requires_importance,
     tensor_type,
 )
 from codellama.native.library import library
+from codellama.native.quantizer import QuantizerParams, quantize_file
 from codellama.weights.gguf_header import (
     GGUFHeader,
     TensorInfo,
     Value,
+    ValueType,
     encode_header,
     read_gguf_header,
     tensor_offsets,
 )
+from codellama.weights.imatrix_file import ImportanceMatrix
+from codellama.weights.options import QuantOptions, weight_type
 from codellama.weights.source import Source, SourceTensor
 
 _OWN_KEYS = ("general.quantization_version", "general.file_type")
+_OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
+_MOST_TEXT = 127  # bytes of a text that llama-quantize writes
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The answer for one file type: a type for every tensor, and the two keys the quantizer sets."""
+    """The answer for one file type: a type for every tensor, and the keys the quantizer sets.
+
+    `importance` has a weight per column for the tensors that the importance matrix knows.
+    """
 
     type_name: str
     types: Mapping[str, TensorType]
     keys: Mapping[str, Value]
+    importance: Mapping[str, Floats] = field(default_factory=dict)
+    options: str = "none"
 
     @property
     def identity(self) -> dict[str, str]:
         """What, besides the source, makes the result what it is."""
-        return {"type": self.type_name, "llama.cpp": library_version()}
+        return {
+            "type": self.type_name,
+            "options": self.options,
+            "llama.cpp": library_version(),
+        }
 
 
 def resolve_type(name: str) -> str:
@@ -60,19 +78,51 @@ def resolve_type(name: str) -> str:
     return name.upper()
 
 
-def make_recipe(source: Source, type_name: str, *, allow_requantize: bool = False) -> Recipe:
+def make_recipe(source: Source, type_name: str, options: QuantOptions | None = None) -> Recipe:
     """Ask llama.cpp how a file of this type would store the tensors of `source`.
 
     Raises:
         ConversionError: an unknown type, one that needs an importance matrix, tensors that are
-            quantized already (unless `allow_requantize`), or whatever else llama.cpp refuses.
+            quantized already (unless allowed), or whatever else llama.cpp refuses.
     """
     type_name = resolve_type(type_name)
-    header = _ask(source, type_name)
+    options = options or QuantOptions()
+    header = _ask(source, type_name, options)
     types = {info.name: tensor_type(info.type_name) for info in header.tensors}
     for tensor in source.tensors:
-        _check_change(tensor, types[tensor.name], allow_requantize=allow_requantize)
-    return Recipe(type_name, types, {key: header.values[key] for key in _OWN_KEYS})
+        if options.leave_output and tensor.name == _OUTPUT:
+            types[tensor.name] = tensor.type
+        _check_change(tensor, types[tensor.name], allow_requantize=options.allow_requantize)
+    keys = {key: header.values[key] for key in _OWN_KEYS}
+    if options.imatrix:
+        keys |= _imatrix_keys(options.imatrix)
+    importance = _fitting(source, options.importance)
+    return Recipe(type_name, types, keys, importance, options.describe())
+
+
+def _fitting(source: Source, importance: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Those that have a weight for every column of every matrix of their tensor."""
+    return {
+        tensor.name: importance[tensor.name]
+        for tensor in source.tensors
+        if tensor.name in importance
+        and importance[tensor.name].size == tensor.columns * tensor.n_matrices
+    }
+
+
+def _imatrix_keys(imatrix: ImportanceMatrix) -> dict[str, Value]:
+    """What llama-quantize notes; the file's name goes without its folders, which mean nothing here."""
+
+    def text(value: str) -> Value:
+        return Value(ValueType.STRING, value.encode()[:_MOST_TEXT].decode(errors="ignore"))
+
+    keys = {"quantize.imatrix.file": text(imatrix.path.name)}
+    if imatrix.datasets:
+        keys["quantize.imatrix.dataset"] = text(imatrix.datasets[0])
+    keys["quantize.imatrix.entries_count"] = Value(ValueType.UINT32, len(imatrix.entries))
+    if imatrix.n_chunks > 0:
+        keys["quantize.imatrix.chunks_count"] = Value(ValueType.UINT32, imatrix.n_chunks)
+    return keys
 
 
 def _check_change(tensor: SourceTensor, target: TensorType, *, allow_requantize: bool) -> None:
@@ -87,21 +137,81 @@ def _check_change(tensor: SourceTensor, target: TensorType, *, allow_requantize:
         raise ConversionError(f"{tensor.path}: {tensor.name} is {tensor.type.name}, not a weight")
 
 
-def _ask(source: Source, type_name: str) -> GGUFHeader:
-    file_type = file_types()[type_name]
+def _ask(source: Source, type_name: str, options: QuantOptions) -> GGUFHeader:
     with tempfile.TemporaryDirectory(prefix="codellama-") as folder:
-        skeleton, answer = Path(folder, "skeleton.gguf"), Path(folder, "answer.gguf")
+        skeleton = Path(folder, "skeleton.gguf")
         _write_skeleton(source, skeleton)
-        if quantize_file(skeleton, answer, file_type, allow_requantize=True):
-            return read_gguf_header(answer)
-        reason = library().last_error()
-        # A dry run differs in one thing: it does not mind that the importance matrix is missing.
-        if quantize_file(skeleton, answer, file_type, allow_requantize=True, dry_run=True):
-            raise ConversionError(
-                f"type {type_name} needs an importance matrix, without one its result would be "
-                "useless: choose a type that needs none, such as Q2_K or IQ3_S"
-            )
-        raise ConversionError(f"{source.path}: llama.cpp cannot make {type_name} of it: {reason}")
+        if options.imatrix or options.names_types:
+            filled = _filled(source, options)
+            trial = _quantized(source, skeleton, type_name, options, filled)
+            _check_importance(source, trial, options)
+        return _quantized(source, skeleton, type_name, options, options.importance)
+
+
+def _filled(source: Source, options: QuantOptions) -> dict[str, Floats]:
+    """The importance of every tensor, made up where none is known: with it no type can fail."""
+    known = _fitting(source, options.importance)
+    return {
+        tensor.name: known.get(tensor.name, np.ones(tensor.columns * tensor.n_matrices, np.float32))
+        for tensor in source.tensors
+    }
+
+
+def _check_importance(source: Source, trial: GGUFHeader, options: QuantOptions) -> None:
+    """Refuse what would make ggml abort the process: some types cannot do without importance."""
+    known = _fitting(source, options.importance)
+    types = {info.name: tensor_type(info.type_name) for info in trial.tensors}
+    for tensor in source.tensors:
+        kind = types[tensor.name]
+        if kind == tensor.type or tensor.name in known or not requires_importance(kind):
+            continue
+        lack = (
+            f"{options.imatrix.path} has none for it"
+            if options.imatrix
+            else "there is no --imatrix"
+        )
+        option = {_OUTPUT: "--output-type", _EMBEDDING: "--embedding-type"}.get(tensor.name)
+        remedy = f": choose another type for it with {option}" if option else ""
+        raise ConversionError(
+            f"{tensor.name} would be {kind.name}, which needs an importance matrix, and {lack}{remedy}"
+        )
+
+
+def _quantized(
+    source: Source,
+    skeleton: Path,
+    type_name: str,
+    options: QuantOptions,
+    importance: Mapping[str, Floats],
+) -> GGUFHeader:
+    answer = skeleton.with_name("answer.gguf")
+    params = _params(type_name, options, importance)
+    if quantize_file(skeleton, answer, params):
+        return read_gguf_header(answer)
+    reason = library().last_error()
+    # A dry run differs in one thing: it does not mind that the importance matrix is missing.
+    if not options.imatrix and quantize_file(skeleton, answer, replace(params, dry_run=True)):
+        raise ConversionError(
+            f"type {type_name} needs an importance matrix, without one its result would be useless: "
+            "give one with --imatrix, or choose a type that needs none, such as Q2_K or IQ3_S"
+        )
+    raise ConversionError(f"{source.path}: llama.cpp cannot make {type_name} of it: {reason}")
+
+
+def _params(
+    type_name: str, options: QuantOptions, importance: Mapping[str, Floats]
+) -> QuantizerParams:
+    return QuantizerParams(
+        file_type=file_types()[type_name],
+        allow_requantize=True,
+        pure=options.pure,
+        quantize_output=not options.leave_output,
+        output_type=weight_type(options.output_type) if options.output_type else None,
+        embedding_type=weight_type(options.embedding_type) if options.embedding_type else None,
+        # llama-quantize takes patterns in lower case, whatever was typed.
+        tensor_types=[(text.lower(), weight_type(kind)) for text, kind in options.tensor_types],
+        importance=importance,
+    )
 
 
 def _write_skeleton(source: Source, path: Path) -> None:
@@ -130,5 +240,5 @@ def _shrunk(tensor: SourceTensor, *, verbatim: bool) -> TensorInfo:
 
 def final_metadata(source: Source, recipe: Recipe) -> dict[str, Value]:
     """The metadata of the result: the source's, and at the end the keys the quantizer sets there."""
-    kept = {key: value for key, value in source.metadata.items() if key not in _OWN_KEYS}
+    kept = {key: value for key, value in source.metadata.items() if key not in recipe.keys}
     return {**kept, **recipe.keys}

@@ -56,6 +56,11 @@ class SourceTensor:
         return math.prod(self.shape[:-1])
 
     @property
+    def n_matrices(self) -> int:
+        """Matrices of the same shape that make up the tensor: 1, or as many as there are experts."""
+        return math.prod(self.shape[:-2])
+
+    @property
     def row_bytes(self) -> int:
         return self.type.row_bytes(self.columns)
 
