@@ -40,6 +40,13 @@ ROOT = Path(__file__).resolve().parent.parent
     "--steps", type=click.IntRange(min=1), help="Length of the run in steps of 8192 tokens."
 )
 @click.option(
+    "--polish",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Steps after those of --steps in which the written questions are most of what is seen.",
+)
+@click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
     default=100.0,
@@ -61,6 +68,7 @@ def main(
     out: Path,
     work: Path,
     steps: int | None,
+    polish: int,
     minutes: float,
     device: str,
     threads: int | None,
@@ -79,12 +87,11 @@ def main(
         raise click.ClickException(f"{error}; install it: pip install -e '.[train]'") from error
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.ClickException("--device cuda: torch finds no CUDA device here; use cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device, cuda=torch.cuda.is_available())
     if threads:
         torch.set_num_threads(threads)
+    if polish and steps is None:
+        raise click.UsageError("--polish needs --steps")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = work / "tokenizer.model"
     if not tokenizer.exists():
@@ -100,10 +107,17 @@ def main(
     if checkpoint.exists():
         state.load(checkpoint)
     if not export_only:
-        trainer(work, training.Budget(steps, minutes * 60), device, seed).run(state)
+        trainer(work, training.Budget(steps, minutes * 60, polish), device, seed).run(state)
     export.write_checkpoint(out, shape, state.model.state_dict(), tokenizer)
     bits = training.held_out_bits_per_byte(state.model, vocabulary.Vocabulary(tokenizer))
     print(f"{out}: step {state.step}, held-out bits per byte {bits:.4f}")
+
+
+def chosen_device(wanted: str, *, cuda: bool) -> str:
+    """cpu or cuda; ClickException if there is no CUDA device to honour the wish."""
+    if wanted == "cuda" and not cuda:
+        raise click.ClickException("--device cuda: torch finds no CUDA device here; use cpu")
+    return ("cuda" if cuda else "cpu") if wanted == "auto" else wanted
 
 
 def trainer(work: Path, budget: Budget, device: str, seed: int) -> Trainer:
@@ -111,10 +125,12 @@ def trainer(work: Path, budget: Budget, device: str, seed: int) -> Trainer:
     from demo_model import batches, samples, training, vocabulary
 
     pieces = vocabulary.Vocabulary(work / "tokenizer.model")
+    drawn = samples.Samples(pieces)
     return training.Trainer(
         vocabulary=pieces,
         code=batches.CodeStream(pieces, work),
-        samples=samples.Samples(pieces).draw,
+        samples=drawn.draw,
+        questions=drawn.draw_mostly_questions,
         budget=budget,
         checkpoint=work / "checkpoint.pt",
         seed=seed,

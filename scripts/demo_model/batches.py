@@ -38,6 +38,9 @@ class Stage:
 # Short rows are cheaper; long ones come last, together with what has to be remembered word by word.
 STAGES = (Stage(0.0, 256, 0.0), Stage(0.35, 512, 0.5), Stage(0.85, 1024, 0.5))
 
+# After the run proper: what is still library keeps the style, the rest is for knowing the answers.
+POLISH = Stage(1.0, 512, 0.75)
+
 
 def stage_at(progress: float) -> Stage:
     """The stage of a run of which the share `progress` (0 to 1) is done."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from codellama import LLM, FinishReason, Message
-from codellama.batch import Batch, Trim
+from codellama.batch import Batch
 from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig
@@ -90,17 +90,27 @@ def _messages(question: Question, wording: int) -> list[Message]:
 
 
 def _nats(path: Path, texts: Sequence[str]) -> Iterator[float]:
+    config = ModelConfig(n_seq_max=1)
     with Model(path) as model:
-        context = Context(model, ModelConfig(n_seq_max=1, n_batch=WINDOW), WINDOW)
+        context = Context(model, config, WINDOW)
         for text in texts:
             ids = model.tokenizer.encode(text)
             for first in range(0, len(ids), WINDOW - 1):
                 window = [model.tokenizer.bos, *ids[first : first + WINDOW - 1]]
-                batch = Batch(edits=[Trim(0, 0)], output_rows=list(range(len(window) - 1)))
-                batch.add(window, 0, 0)
-                context.run(batch)
-                logits = np.stack([context.logits(row) for row in batch.output_rows])
-                highest = logits.max(axis=1)
-                log_sums = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
-                yield float((log_sums - logits[batch.output_rows, window[1:]]).sum())
+                context.clear()
+                for start in range(0, len(window) - 1, config.max_outputs):
+                    yield _chunk_nats(context, window, start, config.max_outputs)
         context.close()
+
+
+def _chunk_nats(context: Context, window: Sequence[int], start: int, length: int) -> float:
+    """What the tokens after `length` positions from `start` on cost, in nats."""
+    inputs = list(window[start : min(start + length, len(window) - 1)])
+    batch = Batch(output_rows=list(range(len(inputs))))
+    batch.add(inputs, start, 0)
+    context.run(batch)
+    logits = np.stack([context.logits(row) for row in batch.output_rows])
+    highest = logits.max(axis=1)
+    log_sums = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    targets = window[start + 1 : start + 1 + len(inputs)]
+    return float((log_sums - logits[batch.output_rows, targets]).sum())

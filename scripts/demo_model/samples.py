@@ -65,6 +65,10 @@ class Samples:
             return self._infill(_pick(self.python, rng).code, rng)
         return self._infill(_pick(self.functions, rng), rng)
 
+    def draw_mostly_questions(self, rng: np.random.Generator) -> list[int]:
+        """Token ids of one sample; four of five are dialogs whatever `draw` would have chosen."""
+        return self._dialog(rng) if rng.random() < 0.8 else self.draw(rng)
+
     def _dialog(self, rng: np.random.Generator) -> list[int]:
         count = int(rng.choice((1, 2, 3), p=(0.8, 0.15, 0.05)))
         picked = [_pick(self.questions, rng) for _ in range(count)]

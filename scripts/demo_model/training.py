@@ -18,6 +18,7 @@ from torch.nn import functional
 from demo_model import corpus
 from demo_model.batches import (
     IGNORED,
+    POLISH,
     CodeStream,
     Draw,
     Ids,
@@ -34,16 +35,27 @@ log = logging.getLogger("demo_model")
 TOKENS_PER_STEP = 8192
 WARM_UP_STEPS = 20
 DECAY_FROM = 0.5
+POLISH_RATE = 0.6
 SAVE_EVERY = 25
 EVALUATE_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps, or seconds of training time when `steps` is None."""
+    """How long to train: a number of steps, or seconds of training time when `steps` is None.
+
+    `polish` more steps follow, in which the written samples are most of what is seen.
+    """
 
     steps: int | None
     seconds: float = math.inf
+    polish: int = 0
+
+    def polished(self, step: int) -> float:
+        """Share of the polishing that is done; below 0 before it begins."""
+        if not self.polish or self.steps is None:
+            return -1.0
+        return (step - self.steps) / self.polish
 
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget that is used up, 0 to 1."""
@@ -94,6 +106,7 @@ class Trainer:
     vocabulary: Vocabulary
     code: CodeStream
     samples: Draw
+    questions: Draw
     budget: Budget
     checkpoint: Path
     seed: int
@@ -101,10 +114,16 @@ class Trainer:
 
     def run(self, state: State) -> None:
         """Train until the budget is used up; save on the way and at the end."""
-        while (progress := self.budget.progress(state.step, state.elapsed)) < 1.0:
+        while True:
             begin = time.monotonic()
-            stage = stage_at(progress)
-            loss = self._step(state, stage, learning_rate(state.step, progress))
+            progress = self.budget.progress(state.step, state.elapsed)
+            polished = self.budget.polished(state.step)
+            if progress < 1.0:
+                loss = self._step(state, stage_at(progress), learning_rate(state.step, progress))
+            elif 0.0 <= polished < 1.0:
+                loss = self._step(state, POLISH, POLISH_RATE * (1.0 - polished))
+            else:
+                break
             state.step += 1
             state.elapsed += time.monotonic() - begin
             rate = TOKENS_PER_STEP / (time.monotonic() - begin)
@@ -142,7 +161,8 @@ class Trainer:
         from_samples = round(rows * stage.sample_share)
         rng = np.random.default_rng([self.seed, state.step])
         code = self.code.rows(rng, rows - from_samples, stage.length)
-        samples = sample_rows(self.samples, rng, from_samples, stage.length)
+        draw = self.questions if stage is POLISH else self.samples
+        samples = sample_rows(draw, rng, from_samples, stage.length)
         return np.concatenate([code[0], samples[0]]), np.concatenate([code[1], samples[1]])
 
 
