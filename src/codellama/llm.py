@@ -8,6 +8,7 @@ engine as token ids. Every way of asking ends in `generate`.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -240,9 +241,13 @@ class LLM(LlamaCompatible):
             max_tokens=limit,
             sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
             sink=functools.partial(mailbox.put, index),
-            detokenizer=Detokenizer(self.tokenizer.piece, params.stop, prompt.drop_leading_space),
+            detokenizer=Detokenizer(
+                self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
+            ),
             stop_tokens=stop_tokens | frozenset(params.stop_tokens),
             logprobs=params.logprobs,
+            deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
+            max_decode_s=params.t_max_predict_ms / 1000 or None,
         )
 
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:

@@ -22,6 +22,9 @@ T = TypeVar("T", "SamplingParams", "ModelConfig")
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+SAMPLERS = (  # llama.cpp's default order
+    *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
+)
 MAX_DRAFTED = 64  # drafted tokens in a step, all sequences together
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, which means "random"
 
@@ -60,7 +63,12 @@ class SamplingParams:
     the number of alternatives reported per token (0: the chosen one only; None: no logprobs).
     `top_k` 0, `repeat_last_n` -1 and `dry_penalty_last_n` -1 mean the vocabulary or the whole
     context. `seed` None is random. `stop` holds strings, `stop_tokens` ids; neither is part of
-    the answer. `logit_bias` maps a token id to what is added to its logit; -inf bans it.
+    the answer. `logit_bias` maps a token id to what is added to its logit; -inf bans it. `samplers`
+    are the steps and their order; those not named are off, and "infill" may be among them.
+
+    Three limits end an answer with the reason "length": `timeout_s` seconds after it was asked for;
+    the first line end after `t_max_predict_ms` milliseconds of writing (0: no limit); and, from the
+    second line on, a line indented by less than `n_indent` spaces or tabs, of which nothing is kept.
     """
 
     max_tokens: int | None = None
@@ -92,11 +100,15 @@ class SamplingParams:
     stop_tokens: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    samplers: tuple[str, ...] = SAMPLERS
+    timeout_s: float | None = None
+    t_max_predict_ms: int = 0
+    n_indent: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name in ("stop", "stop_tokens", "dry_sequence_breakers"):
+        for name in ("stop", "stop_tokens", "dry_sequence_breakers", "samplers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, low, high in _SAMPLING_RANGES:
             _check_number(self, name, low, high)
@@ -113,6 +125,11 @@ class SamplingParams:
         for token in self.stop_tokens:
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError("stop_tokens must hold token ids", "stop_tokens")
+        for name in self.samplers:
+            if name not in (*SAMPLERS, "infill"):
+                raise InvalidRequestError(
+                    f"samplers: {name!r} is not one of {', '.join(SAMPLERS)}, infill", "samplers"
+                )
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError(
@@ -260,6 +277,9 @@ _SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
     ("presence_penalty", -2, 2),
     ("seed", 0, MAX_SEED),
     ("logprobs", 0, 100),
+    ("timeout_s", 0, math.inf),
+    ("t_max_predict_ms", 0, math.inf),
+    ("n_indent", 0, math.inf),
 )
 
 _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
@@ -299,7 +319,7 @@ def _check_number(params: object, name: str, low: float, high: float) -> None:
     default = next(f.default for f in dataclasses.fields(params) if f.name == name)  # type: ignore[arg-type]
     if value is None and default is None:
         return
-    whole = default is None or _is_int(default)
+    whole = name != "timeout_s" and (default is None or _is_int(default))
     good_type = _is_int(value) or (not whole and isinstance(value, float))
     if not good_type or not low <= value <= high:
         kind = "a whole number" if whole else "a number"

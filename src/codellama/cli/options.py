@@ -177,6 +177,8 @@ sampling_options = _bundle(
             default="none", help="File with a GBNF grammar that the answer must follow."),
     _shared("json_schema", "--json-schema", type=click.File("r", encoding="utf-8"), callback=_read,
             default="none", help="File with a JSON schema that the answer must follow."),
+    _shared("timeout_s", "--timeout", type=float,
+            help="Seconds after which an answer ends.", default="none"),
     _shared("ignore_eos", "--ignore-eos/--no-ignore-eos",
             help="Go on after the end of the answer."),
 )  # fmt: skip

@@ -198,10 +198,12 @@ class Engine:
         return not self._closing and self._dead is None
 
     def _step(self) -> None:
+        started = time.perf_counter()
         for sequence in self._scheduler.live():
             if sequence.cancelled:
                 self._end(sequence, FinishReason.CANCELLED)
-        started = time.perf_counter()
+            elif sequence.deadline is not None and started >= sequence.deadline:
+                self._end(sequence, FinishReason.LENGTH)
         self._scheduler.admit(started)
         self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
@@ -279,7 +281,7 @@ class Engine:
         stopped = sequence.detokenizer.stopped
         if stopped is not None:
             self._end(sequence, FinishReason.STOP, stop=stopped, last=delta)
-        elif sequence.generated >= sequence.max_tokens:
+        elif sequence.generated >= sequence.max_tokens or sequence.out_of_limits(text):
             self._end(sequence, FinishReason.LENGTH, last=delta)
         else:
             self._send(sequence, delta)

@@ -110,7 +110,8 @@ _ids = itertools.count()
 class Sequence:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 
-    `max_tokens` is already cut to what the context has room for. `cursor` is the number of
+    `max_tokens` is already cut to what the context has room for. After `max_decode_s` seconds of
+    writing the answer ends with its line, at `deadline` in any case. `cursor` is the number of
     `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those. `draft` are
     guesses at what comes next, for the next step only.
     """
@@ -122,6 +123,8 @@ class Sequence:
     detokenizer: Detokenizer
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
+    deadline: float | None = None  # of time.perf_counter
+    max_decode_s: float | None = None
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING
@@ -153,6 +156,14 @@ class Sequence:
     def draft_limit(self) -> int:
         """The longest draft of use: it ends before the last token that may be written."""
         return self.max_tokens - self.generated - 1
+
+    def out_of_limits(self, text: str) -> bool:
+        """Whether the answer ends with `text`: a line too little indented, or a line end too late."""
+        if self.detokenizer.outdented:
+            return True
+        if self.max_decode_s is None or "\n" not in text:
+            return False
+        return time.perf_counter() - self.first_token_at > self.max_decode_s
 
     def usage(self) -> Usage:
         """Token counts as of now."""
