@@ -185,7 +185,11 @@ class LLM(LlamaCompatible):
     def complete(
         self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
     ) -> Completion:
-        """Continue a text (or token ids); with `echo` the answer begins with the prompt."""
+        """Continue a text (or token ids); with `echo` the answer begins with the prompt.
+
+        With `echo` and `logprobs` the prompt's tokens are scored too: their log probabilities come
+        first, NaN for the very first one. `max_tokens=0` then only scores.
+        """
         sampling = SamplingParams.of(**params)
         return self.generate(self.complete_prompt(prompt), n=n, params=sampling, echo=echo)
 
@@ -214,7 +218,7 @@ class LLM(LlamaCompatible):
         try:
             with self._model.using():
                 for i in range(n):
-                    requests.append(self._request(prompt, params, limit, i, mailbox))
+                    requests.append(self._request(prompt, params, limit, i, mailbox, echo))
             self._engine.submit(requests)
         except BaseException:
             for request in requests:
@@ -230,7 +234,13 @@ class LLM(LlamaCompatible):
         return text.removeprefix(" ") if self.tokenizer.add_space_prefix else text
 
     def _request(
-        self, prompt: Prompt, params: SamplingParams, limit: int, index: int, mailbox: Mailbox
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        limit: int,
+        index: int,
+        mailbox: Mailbox,
+        echo: bool,
     ) -> Request:
         stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
         banned = sorted(stop_tokens) if params.ignore_eos else []
@@ -246,6 +256,7 @@ class LLM(LlamaCompatible):
             ),
             stop_tokens=stop_tokens | frozenset(params.stop_tokens),
             logprobs=params.logprobs,
+            prompt_logprobs=params.logprobs if echo else None,
             deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
             max_decode_s=params.t_max_predict_ms / 1000 or None,
         )

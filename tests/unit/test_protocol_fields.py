@@ -293,11 +293,10 @@ def test_openai_completions_write_sixteen_tokens_by_default() -> None:
     assert sampling(ChatRequest, {"messages": MESSAGES}).max_tokens is None
 
 
-@pytest.mark.parametrize("given", [{"best_of": 2}, {"echo": True, "logprobs": 1}])
-def test_what_openai_completions_cannot_do(given: dict[str, Any]) -> None:
+def test_what_openai_completions_cannot_do() -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        sampling(CompletionRequest, {"prompt": "x", **given})
-    assert caught.value.param in given
+        sampling(CompletionRequest, {"prompt": "x", "best_of": 2})
+    assert caught.value.param == "best_of"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ else only submits and cancels. Every submitted request ends in exactly one final
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from codellama.batch import Batch, KVState, TokenLogprob
-from codellama.engine.scheduler import Sample, Scheduler
+from codellama.engine.scheduler import Sample, Scheduler, Scored
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
 from codellama.engine.speculator import Speculator
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
@@ -216,6 +217,8 @@ class Engine:
             self._failures = 0
             self._scheduler.commit(step)
             self._totals.prompt_tokens += step.n_prompt
+            for scored in step.scored:
+                self._score(scored)
             for sample in step.samples:
                 self._advance(sample)
             if not step.n_prompt:
@@ -231,9 +234,29 @@ class Engine:
             raise
         return state if state is not None and state.data is not None else None
 
+    def _score(self, scored: Scored) -> None:
+        """Compute a chunk's log probabilities while its logits are there."""
+        sequence, n_top = scored.sequence, scored.slot.n_top
+        try:
+            for row, token in enumerate(scored.tokens, scored.first):
+                scored.slot.scores.append(self._runner.logprob(row, token, n_top))
+            if sequence.cursor == len(sequence.prompt):
+                first = TokenLogprob(sequence.prompt[0], math.nan)
+                wanted = sequence.prompt_logprobs
+                scores = (replace(score, top=score.top[:wanted]) for score in scored.slot.scores)
+                self._send(sequence, Delta(logprobs=(first, *scores)))
+        except Exception as error:
+            self._fail(sequence, error)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        log.warning("request %d failed: %s", sequence.id, error)
+        self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
+
     def _advance(self, sample: Sample) -> None:
         """Draw the next tokens of one request; its failure is its own."""
         sequence = sample.sequence
+        if sequence.state is State.FINISHED:  # its prompt could not be scored
+            return
         try:
             if sequence.state is State.PREFILL:
                 sequence.state = State.DECODE
@@ -245,8 +268,7 @@ class Engine:
             self._draw(sample)
             self._scheduler.settle(sequence)
         except Exception as error:
-            log.warning("request %d failed: %s", sequence.id, error)
-            self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
+            self._fail(sequence, error)
 
     def _draw(self, sample: Sample) -> None:
         """Draw a token per row for as long as the row's history is what was drawn."""

@@ -80,7 +80,8 @@ class Timings:
 class Delta:
     """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`.
 
-    `stop` is the stop string or stop token id that ended the answer, if one did.
+    `stop` is the stop string or stop token id that ended the answer, if one did. `logprobs` go with
+    `tokens`; those of the prompt, if asked for, come in a delta of their own before all others.
     """
 
     text: str = ""
@@ -111,7 +112,8 @@ class Sequence:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 
     `max_tokens` is already cut to what the context has room for. After `max_decode_s` seconds of
-    writing the answer ends with its line, at `deadline` in any case. `cursor` is the number of
+    writing the answer ends with its line, at `deadline` in any case. With `prompt_logprobs`, the
+    prompt's own log probabilities are computed too, with so many alternatives each. `cursor` is the number of
     `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those. `draft` are
     guesses at what comes next, for the next step only.
     """
@@ -123,6 +125,7 @@ class Sequence:
     detokenizer: Detokenizer
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     deadline: float | None = None  # of time.perf_counter
     max_decode_s: float | None = None
 
