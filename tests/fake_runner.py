@@ -87,6 +87,9 @@ class FakeRunner:
         value = -1.0 - next_token([*self.rows[row], token])
         return TokenLogprob(token, value, tuple((i, value - i) for i in range(n_top)))
 
+    def n_cached(self, sequence: int) -> int:
+        return len(self.kv[sequence])
+
     def clear(self) -> None:
         self.cleared += 1
         self.kv = [[] for _ in self.kv]

@@ -319,6 +319,7 @@ def test_random_cancels_leave_nothing_behind(start: Start) -> None:
         assert got == expected(prompt, len(got))
         assert closed_once(new)
     assert engine.drain(10)
+    engine.check_integrity()
     assert not runner.closed
 
 

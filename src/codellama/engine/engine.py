@@ -42,6 +42,9 @@ class Runner(Protocol):
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The probability of `token` after batch row `row`, and the `n_top` likeliest."""
 
+    def n_cached(self, sequence: int) -> int:
+        """Number of tokens of a sequence in the KV cache."""
+
     def clear(self) -> None:
         """Forget all sequences."""
 
@@ -139,6 +142,10 @@ class Engine:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
         self._call(lambda: self._scheduler.prompt_cache.add(state))
 
+    def check_integrity(self) -> None:
+        """Assert that slots, cells, samplers and drafts are those of the live requests; for tests."""
+        self._call(self._check_integrity)
+
     def _call(self, job: Callable[[], T]) -> T:
         """Run `job` on the engine's thread between two steps; EngineDeadError if it has ended."""
         future: Future[T] = Future()
@@ -233,6 +240,16 @@ class Engine:
             self._recover(error)
             raise
         return state if state is not None and state.data is not None else None
+
+    def _check_integrity(self) -> None:
+        self._runner.run(Batch(self._scheduler.take_edits()))
+        self._scheduler.check_integrity()
+        for slot in self._scheduler.slots:
+            assert self._runner.n_cached(slot.id) == len(slot.tokens)
+        live = self._scheduler.live()
+        self._speculator.check_integrity(live)
+        with self._changed:
+            assert self._pending == len(live) + len(self._inbox)
 
     def _score(self, scored: Scored) -> None:
         """Compute a chunk's log probabilities while its logits are there."""

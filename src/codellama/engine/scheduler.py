@@ -242,11 +242,16 @@ class Scheduler:
         slot = max(self.slots, key=lambda s: common_prefix(s.tokens, tokens))
         shared = common_prefix(slot.tokens, tokens)
         state, _ = self.prompt_cache.best(tokens, self.cells, shared)
-        edits, self._edits = self._edits, []
+        edits = self.take_edits()
         if state is None and shared:
             state = KVState(list(slot.tokens))
             edits.append(Save(slot.id, state))
         return state, edits
+
+    def take_edits(self) -> list[Edit]:
+        """The edits that have been planned and not yet handed out; the caller has them carried out."""
+        edits, self._edits = self._edits, []
+        return edits
 
     # -- a step -------------------------------------------------------------------------------
 
@@ -274,7 +279,7 @@ class Scheduler:
         self._add_prompts(step, pairs, outputs=room)
         if not step.batch.tokens:
             return None
-        step.batch.edits, self._edits = self._edits, []
+        step.batch.edits = self.take_edits()
         return step
 
     def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Sequence]], outputs: int) -> None:

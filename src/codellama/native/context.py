@@ -152,6 +152,10 @@ class Context:
             raise DecodeError(f"llama.cpp has no logits for batch row {row}")
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
 
+    def n_cached(self, sequence: int) -> int:
+        """Number of tokens of a sequence in the KV cache: positions from 0 without a gap."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
     def clear(self) -> None:
         """Forget all sequences."""
         llama_cpp.llama_memory_clear(self._memory, True)
