@@ -36,6 +36,7 @@ from codellama.errors import (
     ContextLengthError,
     InvalidRequestError,
 )
+from codellama.history import drop_oldest
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
 from codellama.native.library import library
@@ -46,6 +47,7 @@ from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
+ContextPolicy = Literal["error", "drop_oldest"]
 MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
 
@@ -91,7 +93,12 @@ class LLM(LlamaCompatible):
             self._resources = undo.pop_all()
         self._cells = cells
         self._owner = fingerprint(
-            self.path, header.data_offset, library().version, self.config.type_k, self.config.type_v
+            self.path,
+            header.data_offset,
+            library().version,
+            self.config.type_k,
+            self.config.type_v,
+            self.config.rope,
         )
         scheduler = Scheduler(
             self.config.n_seq_max,
@@ -177,10 +184,40 @@ class LLM(LlamaCompatible):
 
     # -- asking -------------------------------------------------------------------------------
 
-    def chat(self, messages: str | Iterable[Message], *, n: int = 1, **params: Any) -> Completion:
-        """Answer a dialog. `params` are the fields of `SamplingParams`."""
+    def chat(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        n: int = 1,
+        context_policy: ContextPolicy = "error",
+        **params: Any,
+    ) -> Completion:
+        """Answer a dialog. `params` are the fields of `SamplingParams`.
+
+        A dialog that is too long is a ContextLengthError, or with `context_policy="drop_oldest"`
+        goes without its oldest turns, as many as leave room for the answer (`max_tokens`, or a
+        quarter of the context); they are in the completion's `dropped`.
+        """
         sampling = SamplingParams.of(**params)
-        return self.generate(self.chat_prompt(messages), n=n, params=sampling)
+        dropped: list[Message] = []
+        if context_policy == "drop_oldest" and not isinstance(messages, str):
+            messages, dropped = self._shortened(list(messages), sampling.max_tokens)
+        elif context_policy not in ("error", "drop_oldest"):
+            raise InvalidRequestError(
+                f"context_policy must be error or drop_oldest; got {context_policy!r}",
+                "context_policy",
+            )
+        completion = self.generate(self.chat_prompt(messages), n=n, params=sampling)
+        completion.dropped = tuple(dropped)
+        return completion
+
+    def _shortened(
+        self, messages: list[Message], max_tokens: int | None
+    ) -> tuple[list[Message], list[Message]]:
+        quarter = self.n_ctx // 4
+        room = self.n_ctx - min(quarter if max_tokens is None else max_tokens, self.n_ctx - 1)
+        self.chat_prompt(messages)  # a wrong dialog is an error as it stands
+        return drop_oldest(messages, lambda kept: len(self.chat_prompt(kept).tokens) <= room)
 
     def complete(
         self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any

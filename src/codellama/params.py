@@ -167,6 +167,9 @@ class ModelConfig:
     vocabulary, "auto" does both if there is one, "none" is off. A guess has at most
     `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
     probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
+
+    `rope_…` and `yarn_…` replace what the file says about positions, to stretch the context beyond
+    what the model was trained for; None leaves the file's value.
     """
 
     n_ctx: int | None = None
@@ -197,6 +200,14 @@ class ModelConfig:
     spec_draft_p_min: float = 0.5
     draft_model: str | os.PathLike[str] | None = None
     draft_gpu_layers: int | Literal["all", "auto"] = "auto"
+    rope_scaling: Literal["none", "linear", "yarn"] | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_orig_ctx: int | None = None
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
@@ -249,6 +260,12 @@ class ModelConfig:
         return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
 
     @property
+    def rope(self) -> dict[str, Any]:
+        """What replaces the file's own values about positions."""
+        names = [f.name for f in dataclasses.fields(self) if f.name.startswith(("rope_", "yarn_"))]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
     def max_outputs(self) -> int:
         """Most rows of a step that have logits: one per request, and the drafted tokens."""
         return min(self.n_batch, self.n_seq_max + MAX_DRAFTED)
@@ -296,6 +313,13 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("main_gpu", 0, 64),
     ("spec_draft_n_max", 0, MAX_DRAFTED),
     ("spec_draft_p_min", 0, 1),
+    ("rope_freq_base", 1, 1e12),
+    ("rope_freq_scale", 1e-6, 1e6),
+    ("yarn_orig_ctx", 1, 2**31 - 1),
+    ("yarn_ext_factor", 0, 1e6),
+    ("yarn_attn_factor", 0, 1e6),
+    ("yarn_beta_fast", 0, 1e6),
+    ("yarn_beta_slow", 0, 1e6),
 )
 
 _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -306,6 +330,15 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("chat_format", ("turn", "inst", "none", None)),
     ("special_tags", ("literal", "reject")),
     ("spec_type", ("auto", "none", "ngram", "draft")),
+    ("rope_scaling", ("none", "linear", "yarn", None)),
+)
+
+
+_FRACTIONS = frozenset(  # numbers with a fraction whose default is None
+    {
+        *("timeout_s", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor"),
+        *("yarn_beta_fast", "yarn_beta_slow"),
+    }
 )
 
 
@@ -319,7 +352,7 @@ def _check_number(params: object, name: str, low: float, high: float) -> None:
     default = next(f.default for f in dataclasses.fields(params) if f.name == name)  # type: ignore[arg-type]
     if value is None and default is None:
         return
-    whole = name != "timeout_s" and (default is None or _is_int(default))
+    whole = name not in _FRACTIONS and (default is None or _is_int(default))
     good_type = _is_int(value) or (not whole and isinstance(value, float))
     if not good_type or not low <= value <= high:
         kind = "a whole number" if whole else "a number"

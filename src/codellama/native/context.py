@@ -23,6 +23,7 @@ from codellama.native.model import Model
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig
 
+_ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2}
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _KV_TYPES = {
     "f32": 0, "f16": 1, "bf16": 30, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
@@ -55,6 +56,11 @@ class Context:
         params.type_v = _KV_TYPES[config.type_v]
         params.flash_attn_type = _FLASH_ATTN[config.flash_attn]
         params.offload_kqv = config.offload_kqv
+        for name, value in config.rope.items():
+            if name == "rope_scaling":
+                params.rope_scaling_type = _ROPE_SCALING[value]
+            else:
+                setattr(params, name, value)
         params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
         lib.clear_errors()
         handle = llama_cpp.llama_init_from_model(model.handle, params)
