@@ -89,6 +89,7 @@ class LLM(LlamaCompatible):
             )
             context = Context(self._model, self.config, cells)
             undo.callback(context.close)
+            context.apply_adapters(self.config.adapters)
             drafters = self._drafters(draft, cells, undo)
             self._resources = undo.pop_all()
         self._cells = cells
@@ -99,6 +100,7 @@ class LLM(LlamaCompatible):
             self.config.type_k,
             self.config.type_v,
             self.config.rope,
+            self.config.adapters,
         )
         scheduler = Scheduler(
             self.config.n_seq_max,

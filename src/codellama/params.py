@@ -168,6 +168,10 @@ class ModelConfig:
     `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
     probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
 
+    `lora` are adapters, GGUF files that change every answer of the loaded model: paths, or pairs of
+    a path and a scale (1: in full, 0: not at all). llama.cpp applies them to a whole batch, so they
+    cannot be chosen per request.
+
     `rope_…` and `yarn_…` replace what the file says about positions, to stretch the context beyond
     what the model was trained for; None leaves the file's value.
     """
@@ -200,6 +204,7 @@ class ModelConfig:
     spec_draft_p_min: float = 0.5
     draft_model: str | os.PathLike[str] | None = None
     draft_gpu_layers: int | Literal["all", "auto"] = "auto"
+    lora: tuple[str | os.PathLike[str] | tuple[str | os.PathLike[str], float], ...] = ()
     rope_scaling: Literal["none", "linear", "yarn"] | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
@@ -225,6 +230,7 @@ class ModelConfig:
                     f"{name} must be a number of layers, 'all' or 'auto'; got {layers!r}", name
                 )
         self._check_draft()
+        object.__setattr__(self, "lora", tuple(_adapter(entry) for entry in self.lora))
         if self.n_ubatch > self.n_batch:
             raise InvalidRequestError(
                 f"n_ubatch ({self.n_ubatch}) must not be larger than n_batch ({self.n_batch})",
@@ -258,6 +264,11 @@ class ModelConfig:
     def threads(self) -> int:
         """Threads for decoding: `n_threads`, or one per physical core (as llama.cpp does)."""
         return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
+
+    @property
+    def adapters(self) -> tuple[tuple[str, float], ...]:
+        """Path and scale of every LoRA adapter."""
+        return tuple(_adapter(entry) for entry in self.lora)
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -340,6 +351,16 @@ _FRACTIONS = frozenset(  # numbers with a fraction whose default is None
         *("yarn_beta_fast", "yarn_beta_slow"),
     }
 )
+
+
+def _adapter(entry: object) -> tuple[str, float]:
+    """A LoRA adapter's path and scale."""
+    path, scale = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidRequestError(f"lora must hold paths or (path, scale); got {entry!r}", "lora")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise InvalidRequestError(f"lora: the scale of {path} must be a number", "lora")
+    return os.fspath(path), float(scale)
 
 
 def _is_int(value: object) -> bool:

@@ -57,6 +57,15 @@ def shares(value: str) -> tuple[float, ...]:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 3,1") from None
 
 
+def adapter(value: str) -> tuple[str, float]:
+    """A path, or a path and a scale after a colon."""
+    path, colon, scale = value.rpartition(":")
+    try:
+        return (path, float(scale)) if colon and path else (value, 1.0)
+    except ValueError:
+        return value, 1.0
+
+
 def _shared(name: str, *flags: str, help: str, default: str = "", **attributes: Any) -> Decorator:
     """An option that sets the field `name`, with an environment variable named after its flag.
 
@@ -129,6 +138,8 @@ model_options = _bundle(
             help="The draft model guesses on while it is this sure."),
     _shared("draft_model", "-md", "--model-draft", type=click.Path(),
             help="A small GGUF with the same vocabulary that guesses ahead.", default="none"),
+    _shared("lora", "--lora", multiple=True, type=adapter, metavar="FILE[:SCALE]",
+            help="LoRA adapter to add to the model; repeatable.", default="none"),
     _shared("rope_scaling", "--rope-scaling", type=click.Choice(["none", "linear", "yarn"]),
             help="How positions beyond the trained context are scaled.", default="from the file"),
     _shared("rope_freq_base", "--rope-freq-base", type=float,

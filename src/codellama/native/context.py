@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any, cast
 
 import llama_cpp
@@ -76,6 +77,17 @@ class Context:
         self._model = model  # must outlive the context
         self._rows = _Rows(config.n_batch, config.max_outputs)
         self._closed = False
+
+    def apply_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
+        """Load LoRA adapters (path, scale) and add them to the model. Raises ModelLoadError."""
+        if not adapters:
+            return
+        handles = [self._model.load_adapter(path) for path, _ in adapters]
+        n = len(adapters)
+        table = cast(Any, llama_cpp.llama_adapter_lora_p_ctypes * n)(*handles)
+        scales = (ctypes.c_float * n)(*(scale for _, scale in adapters))
+        if llama_cpp.llama_set_adapters_lora(self._handle, table, n, scales) != 0:
+            raise ModelLoadError("llama.cpp could not apply the LoRA adapters")
 
     @property
     def cells(self) -> int:
