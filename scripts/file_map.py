@@ -25,7 +25,19 @@ ORDER = [
         "llm",
         "completion",
     ),
-    *("session", "replies", "compat", "engine", "native", "weights", "devices", "protocol"),
+    *(
+        "session",
+        "history",
+        "kv_file",
+        "loading",
+        "replies",
+        "compat",
+        "engine",
+        "native",
+        "weights",
+        "devices",
+        "protocol",
+    ),
     *("server", "integrations", "cli"),
 ]
 

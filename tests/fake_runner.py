@@ -83,7 +83,12 @@ class FakeRunner:
         return next_token(self.rows[row]), 0.9
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        return TokenLogprob(token, -1.0, tuple((i, -2.0 - i) for i in range(n_top)))
+        assert row in self.batches[-1].output_rows
+        value = -1.0 - next_token([*self.rows[row], token])
+        return TokenLogprob(token, value, tuple((i, value - i) for i in range(n_top)))
+
+    def n_cached(self, sequence: int) -> int:
+        return len(self.kv[sequence])
 
     def clear(self) -> None:
         self.cleared += 1
@@ -109,6 +114,7 @@ def request(
     stop_tokens: Iterable[int] = (),
     stop: tuple[str, ...] = (),
     logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
 ) -> Sequence:
     """A request whose tokens read as "<17>"."""
     return Sequence(
@@ -119,4 +125,5 @@ def request(
         detokenizer=Detokenizer(lambda token: f"<{token}>".encode(), stop),
         stop_tokens=frozenset(stop_tokens),
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
     )

@@ -76,7 +76,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A sampled token's natural-log probability before sampling, and the likeliest alternatives."""
+    """A token's natural-log probability before sampling, and the likeliest alternatives.
+
+    NaN for the first token of a prompt, which nothing comes before.
+    """
 
     token: int
     logprob: float

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from codellama.batch import TokenLogprob
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
-from codellama.params import Prompt
+from codellama.params import Message, Prompt
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Completion:
         self._open = n
         self._echo = [Delta(text=echo)] * n if echo else []
         self._collected: Result | None = None
+        self.dropped: tuple[Message, ...] = ()  # turns that the context had no room for
 
     def cancel(self) -> None:
         """End the request at the engine's next step; harmless if it has ended."""

@@ -8,6 +8,7 @@ engine as token ids. Every way of asking ends in `generate`.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,6 +36,7 @@ from codellama.errors import (
     ContextLengthError,
     InvalidRequestError,
 )
+from codellama.history import drop_oldest
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
 from codellama.native.library import library
@@ -45,6 +47,7 @@ from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
+ContextPolicy = Literal["error", "drop_oldest"]
 MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
 
@@ -86,11 +89,18 @@ class LLM(LlamaCompatible):
             )
             context = Context(self._model, self.config, cells)
             undo.callback(context.close)
+            context.apply_adapters(self.config.adapters)
             drafters = self._drafters(draft, cells, undo)
             self._resources = undo.pop_all()
         self._cells = cells
         self._owner = fingerprint(
-            self.path, header.data_offset, library().version, self.config.type_k, self.config.type_v
+            self.path,
+            header.data_offset,
+            library().version,
+            self.config.type_k,
+            self.config.type_v,
+            self.config.rope,
+            self.config.adapters,
         )
         scheduler = Scheduler(
             self.config.n_seq_max,
@@ -176,15 +186,49 @@ class LLM(LlamaCompatible):
 
     # -- asking -------------------------------------------------------------------------------
 
-    def chat(self, messages: str | Iterable[Message], *, n: int = 1, **params: Any) -> Completion:
-        """Answer a dialog. `params` are the fields of `SamplingParams`."""
+    def chat(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        n: int = 1,
+        context_policy: ContextPolicy = "error",
+        **params: Any,
+    ) -> Completion:
+        """Answer a dialog. `params` are the fields of `SamplingParams`.
+
+        A dialog that is too long is a ContextLengthError, or with `context_policy="drop_oldest"`
+        goes without its oldest turns, as many as leave room for the answer (`max_tokens`, or a
+        quarter of the context); they are in the completion's `dropped`.
+        """
         sampling = SamplingParams.of(**params)
-        return self.generate(self.chat_prompt(messages), n=n, params=sampling)
+        dropped: list[Message] = []
+        if context_policy == "drop_oldest" and not isinstance(messages, str):
+            messages, dropped = self._shortened(list(messages), sampling.max_tokens)
+        elif context_policy not in ("error", "drop_oldest"):
+            raise InvalidRequestError(
+                f"context_policy must be error or drop_oldest; got {context_policy!r}",
+                "context_policy",
+            )
+        completion = self.generate(self.chat_prompt(messages), n=n, params=sampling)
+        completion.dropped = tuple(dropped)
+        return completion
+
+    def _shortened(
+        self, messages: list[Message], max_tokens: int | None
+    ) -> tuple[list[Message], list[Message]]:
+        quarter = self.n_ctx // 4
+        room = self.n_ctx - min(quarter if max_tokens is None else max_tokens, self.n_ctx - 1)
+        self.chat_prompt(messages)  # a wrong dialog is an error as it stands
+        return drop_oldest(messages, lambda kept: len(self.chat_prompt(kept).tokens) <= room)
 
     def complete(
         self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
     ) -> Completion:
-        """Continue a text (or token ids); with `echo` the answer begins with the prompt."""
+        """Continue a text (or token ids); with `echo` the answer begins with the prompt.
+
+        With `echo` and `logprobs` the prompt's tokens are scored too: their log probabilities come
+        first, NaN for the very first one. `max_tokens=0` then only scores.
+        """
         sampling = SamplingParams.of(**params)
         return self.generate(self.complete_prompt(prompt), n=n, params=sampling, echo=echo)
 
@@ -213,7 +257,7 @@ class LLM(LlamaCompatible):
         try:
             with self._model.using():
                 for i in range(n):
-                    requests.append(self._request(prompt, params, limit, i, mailbox))
+                    requests.append(self._request(prompt, params, limit, i, mailbox, echo))
             self._engine.submit(requests)
         except BaseException:
             for request in requests:
@@ -229,7 +273,13 @@ class LLM(LlamaCompatible):
         return text.removeprefix(" ") if self.tokenizer.add_space_prefix else text
 
     def _request(
-        self, prompt: Prompt, params: SamplingParams, limit: int, index: int, mailbox: Mailbox
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        limit: int,
+        index: int,
+        mailbox: Mailbox,
+        echo: bool,
     ) -> Request:
         stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
         banned = sorted(stop_tokens) if params.ignore_eos else []
@@ -240,9 +290,14 @@ class LLM(LlamaCompatible):
             max_tokens=limit,
             sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
             sink=functools.partial(mailbox.put, index),
-            detokenizer=Detokenizer(self.tokenizer.piece, params.stop, prompt.drop_leading_space),
+            detokenizer=Detokenizer(
+                self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
+            ),
             stop_tokens=stop_tokens | frozenset(params.stop_tokens),
             logprobs=params.logprobs,
+            prompt_logprobs=params.logprobs if echo else None,
+            deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
+            max_decode_s=params.t_max_predict_ms / 1000 or None,
         )
 
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:

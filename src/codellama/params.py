@@ -22,6 +22,9 @@ T = TypeVar("T", "SamplingParams", "ModelConfig")
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+SAMPLERS = (  # llama.cpp's default order
+    *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
+)
 MAX_DRAFTED = 64  # drafted tokens in a step, all sequences together
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, which means "random"
 
@@ -60,7 +63,12 @@ class SamplingParams:
     the number of alternatives reported per token (0: the chosen one only; None: no logprobs).
     `top_k` 0, `repeat_last_n` -1 and `dry_penalty_last_n` -1 mean the vocabulary or the whole
     context. `seed` None is random. `stop` holds strings, `stop_tokens` ids; neither is part of
-    the answer. `logit_bias` maps a token id to what is added to its logit; -inf bans it.
+    the answer. `logit_bias` maps a token id to what is added to its logit; -inf bans it. `samplers`
+    are the steps and their order; those not named are off, and "infill" may be among them.
+
+    Three limits end an answer with the reason "length": `timeout_s` seconds after it was asked for;
+    the first line end after `t_max_predict_ms` milliseconds of writing (0: no limit); and, from the
+    second line on, a line indented by less than `n_indent` spaces or tabs, of which nothing is kept.
     """
 
     max_tokens: int | None = None
@@ -92,11 +100,15 @@ class SamplingParams:
     stop_tokens: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    samplers: tuple[str, ...] = SAMPLERS
+    timeout_s: float | None = None
+    t_max_predict_ms: int = 0
+    n_indent: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name in ("stop", "stop_tokens", "dry_sequence_breakers"):
+        for name in ("stop", "stop_tokens", "dry_sequence_breakers", "samplers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, low, high in _SAMPLING_RANGES:
             _check_number(self, name, low, high)
@@ -113,6 +125,11 @@ class SamplingParams:
         for token in self.stop_tokens:
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError("stop_tokens must hold token ids", "stop_tokens")
+        for name in self.samplers:
+            if name not in (*SAMPLERS, "infill"):
+                raise InvalidRequestError(
+                    f"samplers: {name!r} is not one of {', '.join(SAMPLERS)}, infill", "samplers"
+                )
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError(
@@ -150,6 +167,13 @@ class ModelConfig:
     vocabulary, "auto" does both if there is one, "none" is off. A guess has at most
     `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
     probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
+
+    `lora` are adapters, GGUF files that change every answer of the loaded model: paths, or pairs of
+    a path and a scale (1: in full, 0: not at all). llama.cpp applies them to a whole batch, so they
+    cannot be chosen per request.
+
+    `rope_…` and `yarn_…` replace what the file says about positions, to stretch the context beyond
+    what the model was trained for; None leaves the file's value.
     """
 
     n_ctx: int | None = None
@@ -180,6 +204,15 @@ class ModelConfig:
     spec_draft_p_min: float = 0.5
     draft_model: str | os.PathLike[str] | None = None
     draft_gpu_layers: int | Literal["all", "auto"] = "auto"
+    lora: tuple[str | os.PathLike[str] | tuple[str | os.PathLike[str], float], ...] = ()
+    rope_scaling: Literal["none", "linear", "yarn"] | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_orig_ctx: int | None = None
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
@@ -197,6 +230,7 @@ class ModelConfig:
                     f"{name} must be a number of layers, 'all' or 'auto'; got {layers!r}", name
                 )
         self._check_draft()
+        object.__setattr__(self, "lora", tuple(_adapter(entry) for entry in self.lora))
         if self.n_ubatch > self.n_batch:
             raise InvalidRequestError(
                 f"n_ubatch ({self.n_ubatch}) must not be larger than n_batch ({self.n_batch})",
@@ -232,6 +266,17 @@ class ModelConfig:
         return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
 
     @property
+    def adapters(self) -> tuple[tuple[str, float], ...]:
+        """Path and scale of every LoRA adapter."""
+        return tuple(_adapter(entry) for entry in self.lora)
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """What replaces the file's own values about positions."""
+        names = [f.name for f in dataclasses.fields(self) if f.name.startswith(("rope_", "yarn_"))]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
     def max_outputs(self) -> int:
         """Most rows of a step that have logits: one per request, and the drafted tokens."""
         return min(self.n_batch, self.n_seq_max + MAX_DRAFTED)
@@ -260,6 +305,9 @@ _SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
     ("presence_penalty", -2, 2),
     ("seed", 0, MAX_SEED),
     ("logprobs", 0, 100),
+    ("timeout_s", 0, math.inf),
+    ("t_max_predict_ms", 0, math.inf),
+    ("n_indent", 0, math.inf),
 )
 
 _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
@@ -276,6 +324,13 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("main_gpu", 0, 64),
     ("spec_draft_n_max", 0, MAX_DRAFTED),
     ("spec_draft_p_min", 0, 1),
+    ("rope_freq_base", 1, 1e12),
+    ("rope_freq_scale", 1e-6, 1e6),
+    ("yarn_orig_ctx", 1, 2**31 - 1),
+    ("yarn_ext_factor", 0, 1e6),
+    ("yarn_attn_factor", 0, 1e6),
+    ("yarn_beta_fast", 0, 1e6),
+    ("yarn_beta_slow", 0, 1e6),
 )
 
 _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -286,7 +341,26 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("chat_format", ("turn", "inst", "none", None)),
     ("special_tags", ("literal", "reject")),
     ("spec_type", ("auto", "none", "ngram", "draft")),
+    ("rope_scaling", ("none", "linear", "yarn", None)),
 )
+
+
+_FRACTIONS = frozenset(  # numbers with a fraction whose default is None
+    {
+        *("timeout_s", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor"),
+        *("yarn_beta_fast", "yarn_beta_slow"),
+    }
+)
+
+
+def _adapter(entry: object) -> tuple[str, float]:
+    """A LoRA adapter's path and scale."""
+    path, scale = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidRequestError(f"lora must hold paths or (path, scale); got {entry!r}", "lora")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise InvalidRequestError(f"lora: the scale of {path} must be a number", "lora")
+    return os.fspath(path), float(scale)
 
 
 def _is_int(value: object) -> bool:
@@ -299,7 +373,7 @@ def _check_number(params: object, name: str, low: float, high: float) -> None:
     default = next(f.default for f in dataclasses.fields(params) if f.name == name)  # type: ignore[arg-type]
     if value is None and default is None:
         return
-    whole = default is None or _is_int(default)
+    whole = name not in _FRACTIONS and (default is None or _is_int(default))
     good_type = _is_int(value) or (not whole and isinstance(value, float))
     if not good_type or not low <= value <= high:
         kind = "a whole number" if whole else "a number"

@@ -252,12 +252,16 @@ def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int)
     body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
     for entry in logprobs:
         token = _legacy_token(piece(entry.token))
-        top = {_legacy_token(piece(i)): finite(value) for i, value in entry.top}
-        top.setdefault(token, finite(entry.logprob))
-        body["text_offset"].append(offset)
-        body["token_logprobs"].append(finite(entry.logprob))
+        body["text_offset"].append(max(0, offset))
         body["tokens"].append(token)
-        body["top_logprobs"].append(top)
+        if math.isnan(entry.logprob):  # nothing comes before it
+            body["token_logprobs"].append(None)
+            body["top_logprobs"].append(None)
+        else:
+            top = {_legacy_token(piece(i)): finite(value) for i, value in entry.top}
+            top.setdefault(token, finite(entry.logprob))
+            body["token_logprobs"].append(finite(entry.logprob))
+            body["top_logprobs"].append(top)
         offset += _text_length([entry], piece)
     return body
 

@@ -21,7 +21,7 @@ from codellama.params import Message
 
 if TYPE_CHECKING:
     from codellama.completion import Completion
-    from codellama.llm import LLM
+    from codellama.llm import LLM, ContextPolicy
 
 log = logging.getLogger("codellama.session")
 
@@ -30,7 +30,8 @@ class Answer:
     """An answer as it comes: iterate it for text, or wait for `.text()`. Read it once.
 
     Leaving the loop early cancels it and keeps what was read. `finish_reason`, `usage` and `timings`
-    are known at its end; `tokens` are the ids so far.
+    are known at its end; `tokens` are the ids so far, `dropped` is the number of older messages that
+    the model did not see.
     """
 
     def __init__(self, completion: Completion, keep: Callable[[str], None]) -> None:
@@ -41,6 +42,7 @@ class Answer:
         self.usage = Usage()
         self.timings = Timings()
         self.tokens: list[int] = []
+        self.dropped = len(completion.dropped)
 
     def events(self) -> Iterator[Delta]:
         """Deltas until the final one."""
@@ -76,11 +78,16 @@ class Answer:
 class Session:
     """A conversation with `llm`, which begins with the system text `system` if there is one.
 
-    `notice` says what a loaded conversation could not bring along.
+    `notice` says what a loaded conversation could not bring along. `context_policy` is that of
+    `LLM.chat`: with "drop_oldest" a long conversation goes on without its oldest turns, which stay
+    in `messages`; an answer's `dropped` tells how many the model did not see.
     """
 
-    def __init__(self, llm: LLM, system: str | None = None) -> None:
+    def __init__(
+        self, llm: LLM, system: str | None = None, context_policy: ContextPolicy = "error"
+    ) -> None:
         self.llm = llm
+        self.context_policy: ContextPolicy = context_policy
         self._system = system
         self._turns: list[Message] = []
         self._question: str | None = None
@@ -185,6 +192,8 @@ class Session:
 
     def _ask(self, before: list[Message], text: str, params: dict[str, Any]) -> Answer:
         question = Message(role="user", content=text)
+        if self.context_policy != "error":
+            params = {"context_policy": self.context_policy, **params}
         completion = self.llm.chat([*self._with_system(before), question], **params)
         self._stop()
         self._turns, self._question, self._answered = list(before), text, False

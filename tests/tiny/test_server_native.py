@@ -229,3 +229,51 @@ def _accepts(url: str) -> bool:
     except httpx.ConnectError:
         return False
     return True
+
+
+def test_an_editor_s_infill_request(live: Live) -> None:
+    """What llama.vim and llama.vscode send."""
+    answer = live.post(
+        "/infill",
+        input_prefix="def f(x):\n    if x:\n",
+        input_suffix="\n    return 1\n",
+        input_extra=[{"text": "a = 1", "filename": "a.py", "time": [1, 2]}],
+        prompt="        ",
+        n_predict=16,
+        n_indent=8,
+        top_k=40,
+        top_p=0.9,
+        stream=False,
+        samplers=["top_k", "top_p", "infill"],
+        cache_prompt=True,
+        t_max_prompt_ms=500,
+        t_max_predict_ms=1000,
+        response_fields=[
+            "content",
+            "timings/prompt_n",
+            "truncated",
+            "generation_settings/n_indent",
+        ],
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json().keys() == {"content", "prompt_n", "truncated", "n_indent"}
+    assert answer.json()["n_indent"] == 8
+
+
+def test_the_order_of_the_samplers_is_the_client_s(live: Live) -> None:
+    body: dict[str, Any] = {"prompt": "a", "n_predict": 4, "seed": 3, "temperature": 0}
+    greedy = live.post("/completion", **body).json()["content"]
+    # Without the temperature step the draw is random.
+    texts = {live.post("/completion", **body, samplers=["top_k"]).json()["content"]}
+    texts |= {
+        live.post("/completion", **{**body, "seed": s}, samplers=["top_k"]).json()["content"]
+        for s in range(5)
+    }
+    assert len(texts) > 1
+    assert (
+        live.post("/completion", **body, samplers=["temperature", "top_k"]).json()["content"]
+        == greedy
+    )
+    refused = live.post("/completion", **body, samplers=["magic"])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "samplers"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codellama import LLM
+from codellama import LLM, ContextLengthError, InvalidRequestError
 from codellama.kv_file import StaleStateError
 from codellama.session import Session
 
@@ -74,3 +74,43 @@ def test_states_by_tokens(tiny_gguf: Path, tmp_path: Path) -> None:
         assert again.choices[0].tokens == want
     with LLM(tiny_gguf, n_ctx=64, n_seq_max=1, n_threads=1) as llm, pytest.raises(StaleStateError):
         llm.load_state(tmp_path / "some.kv")
+
+
+def test_a_long_conversation_drops_its_oldest_turns_when_asked(tiny_gguf: Path) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    with LLM(tiny_gguf, n_ctx=256, n_seq_max=1, n_threads=1) as llm:
+        strict = Session(llm, "Be brief.")
+        lenient = Session(llm, "Be brief.", "drop_oldest")
+        with pytest.raises(ContextLengthError):
+            for _ in range(20):
+                strict.ask("a question of some length", **options).text()
+        dropped = []
+        for _ in range(8):
+            answer = lenient.ask("a question of some length", **options)
+            answer.text()
+            dropped.append(answer.dropped)
+        assert dropped[0] == 0
+        assert dropped == sorted(dropped)
+        assert dropped[-1] >= 2
+        assert len(lenient.messages) == 17, "nothing is forgotten"
+        with pytest.raises(ContextLengthError):
+            lenient.ask("x" * 300, **options)
+        with pytest.raises(InvalidRequestError, match="context_policy"):
+            llm.chat("x", context_policy="shift")  # type: ignore[arg-type]
+
+
+def test_positions_can_be_stretched(tiny_gguf: Path) -> None:
+    prompt = "def add(a, b):\n    return a + b\n" * 4
+    answers = []
+    ropes: list[dict[str, Any]] = [
+        {},
+        {"rope_freq_base": 10000.0},
+        {"rope_freq_base": 500.0},
+        {"rope_scaling": "linear", "rope_freq_scale": 0.25},
+        {"rope_scaling": "yarn", "rope_freq_scale": 0.25, "yarn_orig_ctx": 256},
+    ]
+    for rope in ropes:
+        with LLM(tiny_gguf, n_ctx=512, n_seq_max=1, n_threads=1, **rope) as llm:
+            answers.append(llm.complete(prompt, **GREEDY).result().choices[0].tokens)
+    assert answers[0] == answers[1], "the file's own value"
+    assert len(set(answers)) == 4

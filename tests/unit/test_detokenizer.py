@@ -89,3 +89,28 @@ def test_any_cut_shows_the_same_text(text: str, cuts: list[int], stop: list[str]
         assert text.startswith(shown)
         assert text.startswith(whole)
         assert len(whole) == min(positions)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "outdented"),
+    [
+        ("anything at first", "anything at first", False),
+        ("a\n    b\n    c", "a\n    b\n    c", False),
+        ("a\n    b\n  c", "a\n    b\n  ", True),
+        ("a\n\tb", "a\n\t", True),
+        ("a\n    b\n\nc", "a\n    b\n", True),
+        ("a\n", "a\n", False),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_line_indented_too_little_ends_the_text(
+    text: str, shown: str, outdented: bool, size: int
+) -> None:
+    pieces = [text[i : i + size].encode() for i in range(0, len(text), size)]
+    detokenizer = Detokenizer(pieces.__getitem__, min_indent=4)
+    said = ""
+    for i in range(len(pieces)):
+        if not detokenizer.outdented:
+            said += detokenizer.push(i)
+    assert said + detokenizer.flush() == shown
+    assert detokenizer.outdented == outdented

@@ -12,6 +12,7 @@ import pytest
 
 from codellama.batch import Batch
 from codellama.engine import Delta, Engine, FinishReason, Scheduler, Sequence
+from codellama.engine.detokenizer import Detokenizer
 from codellama.errors import DecodeError, EngineDeadError, QueueFullError
 from tests.fake_runner import FakeRunner, FakeSampler, expected, request
 
@@ -318,6 +319,7 @@ def test_random_cancels_leave_nothing_behind(start: Start) -> None:
         assert got == expected(prompt, len(got))
         assert closed_once(new)
     assert engine.drain(10)
+    engine.check_integrity()
     assert not runner.closed
 
 
@@ -351,3 +353,47 @@ def test_a_state_that_cannot_be_written(start: Start) -> None:
     engine.close()
     with pytest.raises(EngineDeadError):
         engine.save_state([1])
+
+
+@pytest.mark.parametrize("where", ["queued", "decoding"])
+def test_a_deadline_ends_a_request_wherever_it_is(start: Start, where: str) -> None:
+    engine, runner = start(n_slots=1)
+    runner.fail = lambda _: time.sleep(0.002)
+    blocker = ask(engine, [9], 60)[0] if where == "queued" else None
+    inbox = Inbox()
+    new = request([1], 300, sink=inbox)
+    new.deadline = time.perf_counter() + 0.03
+    engine.submit([new])
+    final = inbox.final()
+    assert final.finish_reason is FinishReason.LENGTH
+    assert inbox.tokens() == expected([1], len(inbox.tokens()))
+    if blocker is not None:
+        assert inbox.tokens() == []
+        assert blocker.tokens() == expected([9], 60)
+    assert closed_once(new)
+
+
+def test_the_writing_time_ends_an_answer_at_a_line_end(start: Start) -> None:
+    engine, runner = start(n_slots=1)
+    runner.fail = lambda _: time.sleep(0.001)
+    tokens = expected([1], 200)
+    inbox = Inbox()
+    new = request([1], 200, sink=inbox)
+    new.detokenizer = Detokenizer(lambda t: b"\n" if tokens.index(t) % 20 == 19 else b"x")
+    new.max_decode_s = 0.03
+    engine.submit([new])
+    assert inbox.final().finish_reason is FinishReason.LENGTH
+    assert inbox.text().endswith("\n")
+    assert len(inbox.text()) < 200
+
+
+def test_a_line_that_leaves_the_block_ends_the_answer(start: Start) -> None:
+    engine, _ = start(n_slots=1)
+    tokens = expected([1], 20)
+    text = "if x:\n    a\nend of it"
+    inbox = Inbox()
+    new = request([1], 20, sink=inbox)
+    new.detokenizer = Detokenizer(lambda t: text[tokens.index(t)].encode(), min_indent=4)
+    engine.submit([new])
+    assert inbox.final().finish_reason is FinishReason.LENGTH
+    assert inbox.text() == "if x:\n    a\n"

@@ -29,6 +29,7 @@ LEVELS = {
             "compat",
             "loading",
             "kv_file",
+            "history",
             "llm",
             "session",
         ),

@@ -12,7 +12,7 @@ from codellama.cli.resolve import open_model
 from codellama.cli.streams import read_stdin, stream_text
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.llm import LLM, ContextPolicy
 
 
 @click.command("chat")
@@ -22,10 +22,23 @@ if TYPE_CHECKING:
 @click.option(
     "--plain", is_flag=True, show_envvar=True, help="Print answers as they are, not as Markdown."
 )
+@click.option(
+    "--context-policy",
+    type=click.Choice(["error", "drop_oldest"]),
+    default="error",
+    show_default=True,
+    show_envvar=True,
+    help="When a conversation gets too long: say so, or go on without its oldest turns.",
+)
 @sampling_options
 @model_options
 def command(
-    model: str, prompt: str | None, system: str | None, plain: bool, **options: Any
+    model: str,
+    prompt: str | None,
+    system: str | None,
+    plain: bool,
+    context_policy: ContextPolicy,
+    **options: Any,
 ) -> None:
     """Talk with MODEL, an Instruct model. [env var: CODELLAMA_MODEL; default: demo]
 
@@ -51,7 +64,7 @@ def command(
     with console.status(f"Loading {model} ..."):
         llm = open_model(model, options)
     with llm:
-        start(llm, system, params, console, plain=plain)
+        start(llm, system, params, console, plain=plain, context_policy=context_policy)
 
 
 def _answer_one(llm: LLM, question: str, system: str | None, params: dict[str, Any]) -> None:

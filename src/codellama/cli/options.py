@@ -57,6 +57,15 @@ def shares(value: str) -> tuple[float, ...]:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 3,1") from None
 
 
+def adapter(value: str) -> tuple[str, float]:
+    """A path, or a path and a scale after a colon."""
+    path, colon, scale = value.rpartition(":")
+    try:
+        return (path, float(scale)) if colon and path else (value, 1.0)
+    except ValueError:
+        return value, 1.0
+
+
 def _shared(name: str, *flags: str, help: str, default: str = "", **attributes: Any) -> Decorator:
     """An option that sets the field `name`, with an environment variable named after its flag.
 
@@ -129,6 +138,24 @@ model_options = _bundle(
             help="The draft model guesses on while it is this sure."),
     _shared("draft_model", "-md", "--model-draft", type=click.Path(),
             help="A small GGUF with the same vocabulary that guesses ahead.", default="none"),
+    _shared("lora", "--lora", multiple=True, type=adapter, metavar="FILE[:SCALE]",
+            help="LoRA adapter to add to the model; repeatable.", default="none"),
+    _shared("rope_scaling", "--rope-scaling", type=click.Choice(["none", "linear", "yarn"]),
+            help="How positions beyond the trained context are scaled.", default="from the file"),
+    _shared("rope_freq_base", "--rope-freq-base", type=float,
+            help="RoPE base frequency.", default="from the file"),
+    _shared("rope_freq_scale", "--rope-freq-scale", type=float,
+            help="RoPE frequency factor; 0.5 doubles the context.", default="from the file"),
+    _shared("yarn_orig_ctx", "--yarn-orig-ctx", type=int,
+            help="YaRN: context the model was trained for.", default="from the file"),
+    _shared("yarn_ext_factor", "--yarn-ext-factor", type=float,
+            help="YaRN: share of extrapolation; 0: interpolate only.", default="from the file"),
+    _shared("yarn_attn_factor", "--yarn-attn-factor", type=float,
+            help="YaRN: factor of the attention's magnitude.", default="from the file"),
+    _shared("yarn_beta_fast", "--yarn-beta-fast", type=float,
+            help="YaRN: high correction dimension.", default="from the file"),
+    _shared("yarn_beta_slow", "--yarn-beta-slow", type=float,
+            help="YaRN: low correction dimension.", default="from the file"),
     _shared("draft_gpu_layers", "-ngld", "--n-gpu-layers-draft", type=layers,
             metavar="NUMBER|all|auto", help="Layers of the draft model on the GPU.",
             default="auto, as many as fit"),
@@ -177,6 +204,8 @@ sampling_options = _bundle(
             default="none", help="File with a GBNF grammar that the answer must follow."),
     _shared("json_schema", "--json-schema", type=click.File("r", encoding="utf-8"), callback=_read,
             default="none", help="File with a JSON schema that the answer must follow."),
+    _shared("timeout_s", "--timeout", type=float,
+            help="Seconds after which an answer ends.", default="none"),
     _shared("ignore_eos", "--ignore-eos/--no-ignore-eos",
             help="Go on after the end of the answer."),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from codellama.errors import CodeLlamaError, ContextLengthError
 from codellama.session import Answer, Session
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.llm import LLM, ContextPolicy
 
 HELP = {
     "/help": "this list",
@@ -47,7 +47,13 @@ class Writer(Protocol):
 
 
 def start(
-    llm: LLM, system: str | None, params: dict[str, Any], console: Console, *, plain: bool
+    llm: LLM,
+    system: str | None,
+    params: dict[str, Any],
+    console: Console,
+    *,
+    plain: bool,
+    context_policy: ContextPolicy = "error",
 ) -> None:
     """Talk until the user leaves."""
     from codellama.cli.markdown import MarkdownStream
@@ -56,9 +62,8 @@ def start(
     llm.chat_prompt("hello")  # a model without chat format is refused now, not after a question
     console.print(f"{llm.name}, {llm.n_ctx} tokens of context; /help lists the commands")
     writer: Callable[[Console], Writer] = PlainStream if plain else MarkdownStream
-    Repl(
-        Session(llm, system), console, PromptReader(open_history(), COMMANDS), writer, params
-    ).run()
+    session = Session(llm, system, context_policy)
+    Repl(session, console, PromptReader(open_history(), COMMANDS), writer, params).run()
 
 
 class Repl:
@@ -151,6 +156,8 @@ class Repl:
             self._count(answer)
 
     def _show(self, answer: Answer) -> None:
+        if answer.dropped:
+            self._note(f"the context has no room for the oldest {answer.dropped} messages")
         with self._writer(self._console) as writer:
             for text in answer:
                 writer.push(printable(text))

@@ -14,7 +14,8 @@ class Detokenizer:
     """Turns one answer's tokens into text.
 
     `piece` gives a token's bytes. `stop` are the stop strings; the first one found is in `stopped`
-    from then on. `drop_leading_space` removes one space at the very beginning.
+    from then on. `drop_leading_space` removes one space at the very beginning. A line after the
+    first that begins with fewer than `min_indent` spaces or tabs ends the text: `outdented`.
     """
 
     def __init__(
@@ -22,8 +23,12 @@ class Detokenizer:
         piece: Callable[[int], bytes],
         stop: tuple[str, ...] = (),
         drop_leading_space: bool = False,
+        min_indent: int = 0,
     ) -> None:
         self.stopped: str | None = None
+        self.outdented = False
+        self._min_indent = min_indent
+        self._indent: int | None = None  # of the line that has just begun
         self._piece = piece
         self._stop = stop
         self._drop_space = drop_leading_space
@@ -32,15 +37,29 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """Take the next token; return the text that is now certain."""
-        return self._take(self._decode(self._piece(token)))
+        return self._indented(self._take(self._decode(self._piece(token))))
 
     def flush(self) -> str:
         """The answer is over: return what was held back (nothing after a stop string)."""
-        if self.stopped is not None:
+        if self.stopped is not None or self.outdented:
             return ""
         text = self._take(self._decode(b"", True))
         held, self._held = self._held, ""
-        return "" if self.stopped is not None else text + held
+        return "" if self.stopped is not None else self._indented(text + held)
+
+    def _indented(self, text: str) -> str:
+        """`text` up to the first character of a line that is not indented enough."""
+        if not self._min_indent:
+            return text
+        for i, character in enumerate(text):
+            if self._indent is not None and character in " \t":
+                self._indent += 1
+            elif self._indent is not None and self._indent < self._min_indent:
+                self.outdented = True
+                return text[:i]
+            else:
+                self._indent = 0 if character == "\n" else None
+        return text
 
     def _take(self, text: str) -> str:
         if text and self._drop_space:

@@ -63,27 +63,43 @@ class NgramIndex:
     """
 
     def __init__(self) -> None:
-        self._ends: dict[int, dict[int, int]] = {n: {} for n in ORDERS}
+        self._ends: list[dict[int, int]] = [{} for _ in ORDERS]
+        self._last: list[int] = []  # keys of the n-grams that the tokens end with
         self._length = 0
 
-    def update(self, tokens: list[int]) -> None:
-        """Take in what `tokens` has got since the last call: all n-grams that something follows."""
-        for n, ends in self._ends.items():
+    def find(self, tokens: list[int]) -> tuple[int, int] | None:
+        """(order, position) of what followed the longest n-gram that `tokens` ends with, if it stood
+        there before. `tokens` may only have grown since the last call."""
+        if len(tokens) == self._length + 1 and self._last:
+            for ends, key in zip(self._ends, self._last, strict=True):
+                ends[key] = self._length
+        elif len(tokens) > self._length:
+            self._add(tokens)
+        self._length = len(tokens)
+        self._last = []
+        if self._length >= ORDERS[0]:
+            self._last = [hash(tuple(tokens[-n:])) for n in ORDERS]
+            for n, ends, key in zip(ORDERS, self._ends, self._last, strict=True):
+                if key in ends:
+                    return n, ends[key]
+            return None
+        return self._find_short(tokens)
+
+    def _find_short(self, tokens: list[int]) -> tuple[int, int] | None:
+        for n, ends in zip(ORDERS, self._ends, strict=True):
+            position = ends.get(hash(tuple(tokens[-n:]))) if len(tokens) > n else None
+            if position is not None:
+                return n, position
+        return None
+
+    def _add(self, tokens: list[int]) -> None:
+        """All n-grams that something follows, from the end of the last call on."""
+        for n, ends in zip(ORDERS, self._ends, strict=True):
             first = max(n, self._length)
             if first < len(tokens):
                 columns = [tokens[first - n + i : len(tokens) - n + i] for i in range(n)]
                 hashes = map(hash, zip(*columns, strict=True))
                 ends.update(zip(hashes, range(first, len(tokens)), strict=True))
-        self._length = max(self._length, len(tokens))
-
-    def find(self, tokens: list[int]) -> tuple[int, int] | None:
-        """(order, position) of what followed the longest n-gram that `tokens` ends with."""
-        for n, ends in self._ends.items():
-            if len(tokens) > n:
-                position = ends.get(hash(tuple(tokens[-n:])))
-                if position is not None:
-                    return n, position
-        return None
 
 
 class NgramDrafter:
@@ -107,7 +123,6 @@ class NgramDrafter:
         index = self._indices.get(sequence)
         if index is None:
             index = self._indices[sequence] = NgramIndex()
-        index.update(sequence.tokens)
         found = index.find(sequence.tokens)
         if found is None:
             return None

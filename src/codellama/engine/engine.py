@@ -8,6 +8,7 @@ else only submits and cancels. Every submitted request ends in exactly one final
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from codellama.batch import Batch, KVState, TokenLogprob
-from codellama.engine.scheduler import Sample, Scheduler
+from codellama.engine.scheduler import Sample, Scheduler, Scored
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
 from codellama.engine.speculator import Speculator
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
@@ -40,6 +41,9 @@ class Runner(Protocol):
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The probability of `token` after batch row `row`, and the `n_top` likeliest."""
+
+    def n_cached(self, sequence: int) -> int:
+        """Number of tokens of a sequence in the KV cache."""
 
     def clear(self) -> None:
         """Forget all sequences."""
@@ -138,6 +142,10 @@ class Engine:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
         self._call(lambda: self._scheduler.prompt_cache.add(state))
 
+    def check_integrity(self) -> None:
+        """Assert that slots, cells, samplers and drafts are those of the live requests; for tests."""
+        self._call(self._check_integrity)
+
     def _call(self, job: Callable[[], T]) -> T:
         """Run `job` on the engine's thread between two steps; EngineDeadError if it has ended."""
         future: Future[T] = Future()
@@ -198,10 +206,12 @@ class Engine:
         return not self._closing and self._dead is None
 
     def _step(self) -> None:
+        started = time.perf_counter()
         for sequence in self._scheduler.live():
             if sequence.cancelled:
                 self._end(sequence, FinishReason.CANCELLED)
-        started = time.perf_counter()
+            elif sequence.deadline is not None and started >= sequence.deadline:
+                self._end(sequence, FinishReason.LENGTH)
         self._scheduler.admit(started)
         self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
@@ -214,6 +224,8 @@ class Engine:
             self._failures = 0
             self._scheduler.commit(step)
             self._totals.prompt_tokens += step.n_prompt
+            for scored in step.scored:
+                self._score(scored)
             for sample in step.samples:
                 self._advance(sample)
             if not step.n_prompt:
@@ -229,9 +241,39 @@ class Engine:
             raise
         return state if state is not None and state.data is not None else None
 
+    def _check_integrity(self) -> None:
+        self._runner.run(Batch(self._scheduler.take_edits()))
+        self._scheduler.check_integrity()
+        for slot in self._scheduler.slots:
+            assert self._runner.n_cached(slot.id) == len(slot.tokens)
+        live = self._scheduler.live()
+        self._speculator.check_integrity(live)
+        with self._changed:
+            assert self._pending == len(live) + len(self._inbox)
+
+    def _score(self, scored: Scored) -> None:
+        """Compute a chunk's log probabilities while its logits are there."""
+        sequence, n_top = scored.sequence, scored.slot.n_top
+        try:
+            for row, token in enumerate(scored.tokens, scored.first):
+                scored.slot.scores.append(self._runner.logprob(row, token, n_top))
+            if sequence.cursor == len(sequence.prompt):
+                first = TokenLogprob(sequence.prompt[0], math.nan)
+                wanted = sequence.prompt_logprobs
+                scores = (replace(score, top=score.top[:wanted]) for score in scored.slot.scores)
+                self._send(sequence, Delta(logprobs=(first, *scores)))
+        except Exception as error:
+            self._fail(sequence, error)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        log.warning("request %d failed: %s", sequence.id, error)
+        self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
+
     def _advance(self, sample: Sample) -> None:
         """Draw the next tokens of one request; its failure is its own."""
         sequence = sample.sequence
+        if sequence.state is State.FINISHED:  # its prompt could not be scored
+            return
         try:
             if sequence.state is State.PREFILL:
                 sequence.state = State.DECODE
@@ -243,8 +285,7 @@ class Engine:
             self._draw(sample)
             self._scheduler.settle(sequence)
         except Exception as error:
-            log.warning("request %d failed: %s", sequence.id, error)
-            self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
+            self._fail(sequence, error)
 
     def _draw(self, sample: Sample) -> None:
         """Draw a token per row for as long as the row's history is what was drawn."""
@@ -279,7 +320,7 @@ class Engine:
         stopped = sequence.detokenizer.stopped
         if stopped is not None:
             self._end(sequence, FinishReason.STOP, stop=stopped, last=delta)
-        elif sequence.generated >= sequence.max_tokens:
+        elif sequence.generated >= sequence.max_tokens or sequence.out_of_limits(text):
             self._end(sequence, FinishReason.LENGTH, last=delta)
         else:
             self._send(sequence, delta)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, Trim
+from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, TokenLogprob, Trim
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
 from codellama.engine.sequence import Sequence, State
@@ -23,10 +23,16 @@ WORTH_WAITING = 32
 
 @dataclass(eq=False)
 class Slot:
-    """A sequence id of the context and the tokens its KV cache holds; nothing about text."""
+    """A sequence id of the context and the tokens its KV cache holds; nothing about text.
+
+    `scores` are the log probabilities of its tokens from the second one on, as far as a request
+    wanted them, with `n_top` alternatives each; at most one more than `tokens` has (the next one's).
+    """
 
     id: int
     tokens: list[int] = field(default_factory=list)
+    scores: list[TokenLogprob] = field(default_factory=list)
+    n_top: int = 0
     sequence: Sequence | None = None
     last_used: int = 0
 
@@ -41,6 +47,16 @@ class Sample:
     draft: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Rows of a prompt whose log probabilities are wanted: row `first + i` tells of `tokens[i]`."""
+
+    slot: Slot
+    sequence: Sequence
+    first: int
+    tokens: tuple[int, ...]
+
+
 @dataclass
 class Step:
     """A batch and what to do with its results: what to draw, and the tokens decoded per slot."""
@@ -48,6 +64,7 @@ class Step:
     batch: Batch
     samples: list[Sample] = field(default_factory=list)
     decoded: list[tuple[Slot, list[int]]] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
     n_prompt: int = 0  # rows of prompts
 
 
@@ -121,18 +138,26 @@ class Scheduler:
 
     def _donor(self, sequence: Sequence) -> tuple[Slot, int]:
         """The slot that shares most with the prompt, and how many tokens; the last is left to decode."""
-        limit = len(sequence.prompt) - 1
         shares = [
-            (min(common_prefix(slot.tokens, sequence.tokens), limit), slot) for slot in self.slots
+            (usable_share(slot.tokens, sequence, len(slot.scores), slot.n_top), slot)
+            for slot in self.slots
         ]
         shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].sequence is None))
         return donor, shared
 
     def _beginning_is_coming(self, sequence: Sequence, shared: int) -> bool:
         """Whether a running prompt will soon have decoded clearly more of ours than is there now."""
-        limit = len(sequence.prompt) - 1
+        worth = WORTH_WAITING if sequence.prompt_logprobs is None else 1  # scoring goes slowly
         return any(
-            min(common_prefix(other.tokens, sequence.tokens), limit) - shared >= WORTH_WAITING
+            usable_share(
+                other.tokens,
+                sequence,
+                len(other.prompt),
+                other.prompt_logprobs or 0,
+                scored=other.prompt_logprobs is not None,
+            )
+            - shared
+            >= worth
             for _, other in self.running()
             if other.state is State.PREFILL and not other.cancelled
         )
@@ -147,6 +172,7 @@ class Scheduler:
         continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
         others = [slot for slot in free if slot is not donor] or free
         slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
+        scores = self._scores(sequence, donor, shared)
         if slot is donor:
             self._give_up(slot, shared)
         else:
@@ -154,6 +180,7 @@ class Scheduler:
             if shared:
                 self._edits.append(Fork(donor.id, slot.id, shared))
                 slot.tokens = donor.tokens[:shared]
+        slot.scores, slot.n_top = scores
         slot.sequence = sequence
         sequence.state = State.PREFILL
         sequence.admitted_at = now
@@ -164,8 +191,19 @@ class Scheduler:
             self._keep(slot, stored_share)
         sequence.cursor = sequence.cached_tokens = len(slot.tokens)
 
+    def _scores(
+        self, sequence: Sequence, donor: Slot, shared: int
+    ) -> tuple[list[TokenLogprob], int]:
+        """The donor's scores that hold for `sequence`, all of the shared part if it wants them, and how
+        many alternatives they have."""
+        if sequence.prompt_logprobs is None:
+            return donor.scores[: max(0, shared - 1)], donor.n_top
+        return donor.scores[:shared], donor.n_top if shared else sequence.prompt_logprobs
+
     def _stored(self, sequence: Sequence, shared: int) -> tuple[KVState | None, int]:
         """A stored state that shares clearly more with the prompt than any slot, and how much."""
+        if sequence.prompt_logprobs is not None:
+            return None, 0  # states have no log probabilities
         most = self.cells - self.reserved
         stored, share = self.prompt_cache.best(sequence.tokens, most, shared)
         return stored, min(share, len(sequence.prompt) - 1)
@@ -196,6 +234,7 @@ class Scheduler:
         if len(slot.tokens) > n:
             self._edits.append(Trim(slot.id, n))
             del slot.tokens[n:]
+            del slot.scores[max(0, n - 1) :]
 
     def plan_save(self, tokens: list[int]) -> tuple[KVState | None, list[Edit]]:
         """The edits that write the state sharing most with `tokens`, all that were planned before them,
@@ -203,11 +242,16 @@ class Scheduler:
         slot = max(self.slots, key=lambda s: common_prefix(s.tokens, tokens))
         shared = common_prefix(slot.tokens, tokens)
         state, _ = self.prompt_cache.best(tokens, self.cells, shared)
-        edits, self._edits = self._edits, []
+        edits = self.take_edits()
         if state is None and shared:
             state = KVState(list(slot.tokens))
             edits.append(Save(slot.id, state))
         return state, edits
+
+    def take_edits(self) -> list[Edit]:
+        """The edits that have been planned and not yet handed out; the caller has them carried out."""
+        edits, self._edits = self._edits, []
+        return edits
 
     # -- a step -------------------------------------------------------------------------------
 
@@ -232,18 +276,25 @@ class Scheduler:
                 room -= len(draft)
                 sequence.draft = []
                 self._add_answer(step, slot, sequence, draft)
+        self._add_prompts(step, pairs, outputs=room)
+        if not step.batch.tokens:
+            return None
+        step.batch.edits = self.take_edits()
+        return step
+
+    def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Sequence]], outputs: int) -> None:
+        """Chunks of prompts; those that are scored have at most `outputs` rows, or one."""
         room = self.n_batch - len(step.batch.tokens)
         if step.batch.tokens:
             room = min(room, self.prefill_chunk)
         for slot, sequence in pairs:
             if sequence.state is State.PREFILL and room > 0:
-                chunk = sequence.tokens[sequence.cursor : sequence.cursor + room]
+                scored = sequence.prompt_logprobs is not None
+                n = min(room, max(1, outputs)) if scored else room
+                chunk = sequence.tokens[sequence.cursor : sequence.cursor + n]
                 self._add_prompt(step, slot, sequence, chunk)
                 room -= len(chunk)
-        if not step.batch.tokens:
-            return None
-        step.batch.edits, self._edits = self._edits, []
-        return step
+                outputs -= len(chunk) if scored else 0
 
     def _add_answer(self, step: Step, slot: Slot, sequence: Sequence, draft: list[int]) -> None:
         first = len(step.batch.tokens)
@@ -254,13 +305,20 @@ class Scheduler:
         step.samples.append(Sample(sequence, first, tuple(draft)))
 
     def _add_prompt(self, step: Step, slot: Slot, sequence: Sequence, tokens: list[int]) -> None:
+        first = len(step.batch.tokens)
+        end = sequence.cursor + len(tokens)
         step.n_prompt += len(tokens)
         step.batch.add(tokens, sequence.cursor, slot.id)
         step.decoded.append((slot, tokens))
-        if sequence.cursor + len(tokens) == len(sequence.tokens):
-            row = len(step.batch.tokens) - 1
-            step.batch.output_rows.append(row)
-            step.samples.append(Sample(sequence, row))
+        last = len(step.batch.tokens) - 1
+        if sequence.prompt_logprobs is not None:
+            step.batch.output_rows += range(first, last + 1)
+            following = tuple(sequence.tokens[sequence.cursor + 1 : end + 1])
+            step.scored.append(Scored(slot, sequence, first, following))
+        elif end == len(sequence.tokens):
+            step.batch.output_rows.append(last)
+        if end == len(sequence.tokens):
+            step.samples.append(Sample(sequence, last))
 
     def commit(self, step: Step) -> None:
         """The batch has been decoded: its tokens are in the cache now."""
@@ -302,6 +360,7 @@ class Scheduler:
         self.prompt_cache.tidy()
         for slot in self.slots:
             slot.tokens.clear()
+            slot.scores.clear()
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
@@ -311,6 +370,24 @@ class Scheduler:
         for slot, sequence in self.running():
             assert sequence.state in (State.PREFILL, State.DECODE)
             assert slot.tokens == sequence.tokens[: sequence.cursor]
+            if sequence.prompt_logprobs is not None:
+                assert len(slot.scores) == min(sequence.cursor, len(sequence.prompt) - 1)
             assert 0 <= sequence.cursor < len(sequence.tokens)
             assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
         assert all(sequence.state is State.WAITING for sequence in self.waiting)
+
+
+def usable_share(
+    tokens: list[int], sequence: Sequence, n_scores: int, n_top: int, scored: bool = True
+) -> int:
+    """How many of a cache's `tokens` spare `sequence` decoding its own; the last is left to decode.
+
+    If it wants its prompt's log probabilities, they must be there too: a row tells of the token
+    that follows it, so one more token must be the same.
+    """
+    shared = min(common_prefix(tokens, sequence.tokens), len(sequence.prompt) - 1)
+    if sequence.prompt_logprobs is None:
+        return shared
+    if not scored or n_top < sequence.prompt_logprobs:
+        return 0
+    return max(0, min(shared - 1, n_scores))

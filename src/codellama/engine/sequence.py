@@ -80,7 +80,8 @@ class Timings:
 class Delta:
     """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`.
 
-    `stop` is the stop string or stop token id that ended the answer, if one did.
+    `stop` is the stop string or stop token id that ended the answer, if one did. `logprobs` go with
+    `tokens`; those of the prompt, if asked for, come in a delta of their own before all others.
     """
 
     text: str = ""
@@ -110,7 +111,9 @@ _ids = itertools.count()
 class Sequence:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 
-    `max_tokens` is already cut to what the context has room for. `cursor` is the number of
+    `max_tokens` is already cut to what the context has room for. After `max_decode_s` seconds of
+    writing the answer ends with its line, at `deadline` in any case. With `prompt_logprobs`, the
+    prompt's own log probabilities are computed too, with so many alternatives each. `cursor` is the number of
     `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those. `draft` are
     guesses at what comes next, for the next step only.
     """
@@ -122,6 +125,9 @@ class Sequence:
     detokenizer: Detokenizer
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    deadline: float | None = None  # of time.perf_counter
+    max_decode_s: float | None = None
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING
@@ -153,6 +159,14 @@ class Sequence:
     def draft_limit(self) -> int:
         """The longest draft of use: it ends before the last token that may be written."""
         return self.max_tokens - self.generated - 1
+
+    def out_of_limits(self, text: str) -> bool:
+        """Whether the answer ends with `text`: a line too little indented, or a line end too late."""
+        if self.detokenizer.outdented:
+            return True
+        if self.max_decode_s is None or "\n" not in text:
+            return False
+        return time.perf_counter() - self.first_token_at > self.max_decode_s
 
     def usage(self) -> Usage:
         """Token counts as of now."""

@@ -137,6 +137,10 @@ class Speculator:
         for drafter in self._drafters:
             drafter.forget(sequence)
 
+    def check_integrity(self, live: Many[Sequence]) -> None:
+        """Assert that nothing is kept of requests that have ended; for tests."""
+        assert self._histories.keys() <= set(live)
+
     def reset(self) -> None:
         """A step has failed and the cache is empty."""
         for drafter in list(self._drafters):

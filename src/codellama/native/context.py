@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any, cast
 
 import llama_cpp
@@ -23,6 +24,7 @@ from codellama.native.model import Model
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig
 
+_ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2}
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _KV_TYPES = {
     "f32": 0, "f16": 1, "bf16": 30, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
@@ -55,6 +57,11 @@ class Context:
         params.type_v = _KV_TYPES[config.type_v]
         params.flash_attn_type = _FLASH_ATTN[config.flash_attn]
         params.offload_kqv = config.offload_kqv
+        for name, value in config.rope.items():
+            if name == "rope_scaling":
+                params.rope_scaling_type = _ROPE_SCALING[value]
+            else:
+                setattr(params, name, value)
         params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
         lib.clear_errors()
         handle = llama_cpp.llama_init_from_model(model.handle, params)
@@ -70,6 +77,17 @@ class Context:
         self._model = model  # must outlive the context
         self._rows = _Rows(config.n_batch, config.max_outputs)
         self._closed = False
+
+    def apply_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
+        """Load LoRA adapters (path, scale) and add them to the model. Raises ModelLoadError."""
+        if not adapters:
+            return
+        handles = [self._model.load_adapter(path) for path, _ in adapters]
+        n = len(adapters)
+        table = cast(Any, llama_cpp.llama_adapter_lora_p_ctypes * n)(*handles)
+        scales = (ctypes.c_float * n)(*(scale for _, scale in adapters))
+        if llama_cpp.llama_set_adapters_lora(self._handle, table, n, scales) != 0:
+            raise ModelLoadError("llama.cpp could not apply the LoRA adapters")
 
     @property
     def cells(self) -> int:
@@ -151,6 +169,10 @@ class Context:
         if not pointer:
             raise DecodeError(f"llama.cpp has no logits for batch row {row}")
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+
+    def n_cached(self, sequence: int) -> int:
+        """Number of tokens of a sequence in the KV cache: positions from 0 without a gap."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     def clear(self) -> None:
         """Forget all sequences."""

@@ -74,6 +74,18 @@ class Model:
             raise EngineDeadError("the model has been closed: load it again")
         return self._handle
 
+    def load_adapter(self, path: str) -> llama_cpp.llama_adapter_lora_p:
+        """A LoRA adapter for this model, freed together with it. Raises ModelLoadError."""
+        lib = library()
+        lib.clear_errors()
+        adapter: llama_cpp.llama_adapter_lora_p | None = llama_cpp.llama_adapter_lora_init(
+            self.handle, path.encode()
+        )
+        if not adapter:
+            reason = lib.last_error() or "no reason given"
+            raise ModelLoadError(f"llama.cpp could not load the LoRA adapter {path}: {reason}")
+        return adapter
+
     @contextmanager
     def using(self) -> Iterator[None]:
         """Keeps the model in memory while a thread is inside native code that reads it.

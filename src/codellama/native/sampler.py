@@ -73,19 +73,24 @@ class Sampler:
                 *(llama_cpp.llama_logit_bias(token, value) for token, value in bias.items())
             )
             self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
-        self._add_penalties(params, tokenizer, n_ctx)
         seed = _RANDOM_SEED if params.seed is None else params.seed
-        if params.mirostat and params.temperature > 0:
+        mirostat = params.mirostat and params.temperature > 0
+        for name in params.samplers:
+            if name == "penalties":
+                self._add_penalties(params, n_ctx)
+            elif name == "dry":
+                self._add_dry(params, tokenizer, n_ctx)
+            elif not mirostat:
+                self._add_filter(name, params, tokenizer, seed)
+        if mirostat:
             self._add_mirostat(params, seed)
         else:
-            self._add_filters(params, seed)
-            self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
             self._add(llama_cpp.llama_sampler_init_dist(seed))
 
     def _add(self, step: llama_cpp.llama_sampler_p) -> None:
         llama_cpp.llama_sampler_chain_add(self._chain, step)
 
-    def _add_penalties(self, params: SamplingParams, tokenizer: Tokenizer, n_ctx: int) -> None:
+    def _add_penalties(self, params: SamplingParams, n_ctx: int) -> None:
         if _penalises(params):
             last_n = n_ctx if params.repeat_last_n < 0 else params.repeat_last_n
             self._add(
@@ -97,6 +102,8 @@ class Sampler:
                     params.presence_penalty,
                 )
             )
+
+    def _add_dry(self, params: SamplingParams, tokenizer: Tokenizer, n_ctx: int) -> None:
         if params.dry_multiplier > 0:
             breakers = [text.encode() for text in params.dry_sequence_breakers]
             table = (ctypes.c_char_p * len(breakers))(*breakers)
@@ -113,24 +120,28 @@ class Sampler:
                 )
             )
 
-    def _add_filters(self, params: SamplingParams, seed: int) -> None:
+    def _add_filter(
+        self, name: str, params: SamplingParams, tokenizer: Tokenizer, seed: int
+    ) -> None:
         keep = 1
-        if params.top_n_sigma > 0:
-            self._add(llama_cpp.llama_sampler_init_top_n_sigma(params.top_n_sigma))
-        if params.top_k > 0:
-            self._add(llama_cpp.llama_sampler_init_top_k(params.top_k))
-        if params.typical_p < 1:
-            self._add(llama_cpp.llama_sampler_init_typical(params.typical_p, keep))
-        if params.top_p < 1:
-            self._add(llama_cpp.llama_sampler_init_top_p(params.top_p, keep))
-        if params.min_p > 0:
-            self._add(llama_cpp.llama_sampler_init_min_p(params.min_p, keep))
-        if params.xtc_probability > 0:
-            self._add(
-                llama_cpp.llama_sampler_init_xtc(
-                    params.xtc_probability, params.xtc_threshold, keep, seed
-                )
-            )
+        match name:
+            case "top_n_sigma" if params.top_n_sigma > 0:
+                self._add(llama_cpp.llama_sampler_init_top_n_sigma(params.top_n_sigma))
+            case "top_k" if params.top_k > 0:
+                self._add(llama_cpp.llama_sampler_init_top_k(params.top_k))
+            case "typ_p" if params.typical_p < 1:
+                self._add(llama_cpp.llama_sampler_init_typical(params.typical_p, keep))
+            case "top_p" if params.top_p < 1:
+                self._add(llama_cpp.llama_sampler_init_top_p(params.top_p, keep))
+            case "min_p" if params.min_p > 0:
+                self._add(llama_cpp.llama_sampler_init_min_p(params.min_p, keep))
+            case "xtc" if params.xtc_probability > 0:
+                probability, threshold = params.xtc_probability, params.xtc_threshold
+                self._add(llama_cpp.llama_sampler_init_xtc(probability, threshold, keep, seed))
+            case "temperature":
+                self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
+            case "infill":
+                self._add(llama_cpp.llama_sampler_init_infill(tokenizer.handle))
 
     def _add_mirostat(self, params: SamplingParams, seed: int) -> None:
         self._add(llama_cpp.llama_sampler_init_temp(params.temperature))

@@ -36,18 +36,6 @@ if TYPE_CHECKING:
 
 MAX_CHOICES = 128  # OpenAI's limit for n
 
-SAMPLER_ORDER = [  # llama.cpp's default, and the only one here
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typ_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-]
-
 # Accepted whatever they say: they change nothing about the answer of this server.
 NO_EFFECT = frozenset(
     {
@@ -65,6 +53,7 @@ NO_EFFECT = frozenset(
         "n_keep",
         "n_discard",
         "n_cache_reuse",
+        "t_max_prompt_ms",  # nor does it in llama-server
         "reasoning_format",
         "sse_ping_interval",
     }
@@ -86,10 +75,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "moderation": (),
     # llama-server
     "id_slot": (-1,),
-    "samplers": (SAMPLER_ORDER,),
-    "n_indent": (0,),
-    "t_max_predict_ms": (-1, 0),
-    "t_max_prompt_ms": (-1, 0),
     "min_keep": (0,),
     "dynatemp_range": (0,),
     "dynatemp_exponent": (1,),
@@ -203,6 +188,10 @@ class SamplingFields(Fields):
     stop: str | list[str] | None = None
     stop_tokens: list[int] | None = None
     ignore_eos: bool | None = None
+    samplers: list[str] | None = None
+    timeout_s: float | None = None
+    t_max_predict_ms: int | None = None
+    n_indent: int | None = None
 
     def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
         """The sampling parameters asked for; raises InvalidRequestError naming the field."""
@@ -212,6 +201,7 @@ class SamplingFields(Fields):
         options["logprobs"] = logprobs
         options["max_tokens"] = None if self.max_tokens == -1 else self.max_tokens
         options["seed"] = seed_or_random(self.seed)
+        options["t_max_predict_ms"] = max(0, self.t_max_predict_ms or 0)
         options["grammar"] = self.grammar or None
         options["json_schema"] = self._schema()
         options["stop"] = self.stop or ()

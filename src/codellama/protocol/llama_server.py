@@ -80,7 +80,9 @@ class NativeRequest(SamplingFields):
 
 
 class ExtraText(Fields):
-    """A piece of another file, for `/infill`."""
+    """A piece of another file, for `/infill`; editors add when they saw it."""
+
+    no_effect = frozenset({"time"})
 
     text: str
     filename: str = ""

@@ -105,8 +105,6 @@ class CompletionRequest(SamplingFields):
         """The sampling parameters asked for."""
         if self.best_of not in (None, self.n):
             raise InvalidRequestError("best_of is not supported: set n, or leave it out", "best_of")
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequestError("echo cannot be used together with logprobs", "echo")
         if self.max_tokens is None:
             self.max_tokens = DEFAULT_MAX_TOKENS
         return self.params(tokenizer, logprobs=self.logprobs)
@@ -117,6 +115,9 @@ class CompletionRequest(SamplingFields):
         if not self.echo:
             for answer in answers:
                 answer.offset = len(prompt_text(prompts[answer.index // self.n], tokenizer))
+        elif tokenizer.add_space_prefix:
+            for answer in answers:
+                answer.offset = -1  # the first piece has a space that the text has not
         return answers
 
     def reply(
