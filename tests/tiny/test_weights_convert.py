@@ -186,7 +186,7 @@ def test_a_full_disk_is_seen_before_writing(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 10**6))
-    with pytest.raises(ConversionError, match=r"needs 0.00 GB and .* has 0.00 GB free"):
+    with pytest.raises(ConversionError, match=r"run needs 0.00 GB and .* has 0.00 GB free"):
         convert(folder, tmp_path / "x.gguf")
     assert os.listdir(tmp_path) == []
 
