@@ -19,6 +19,7 @@ from codellama.errors import CodeLlamaError
 COMMANDS = (
     "demo",
     "models",
+    "plan",
     "pull",
     "convert",
     "quantize",

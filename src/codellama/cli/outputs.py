@@ -204,6 +204,7 @@ def source_name(source: str) -> str:
 @contextlib.contextmanager
 def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None]:
     """Around a run: shows the bar, and says after Ctrl-C how to go on."""
+    from codellama.weights.convert import download_folder
     from codellama.weights.output import Output
 
     percent = 0.0
@@ -218,7 +219,7 @@ def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None
         with progress_bar(title) as show:
             yield follow
     except KeyboardInterrupt:
-        if any(Output.begun(path) for path in outputs.values()):
+        if any(Output.begun(path) or download_folder(path).exists() for path in outputs.values()):
             click.echo(
                 f"\nInterrupted at {percent:.0f} %: the same command goes on from there.", err=True
             )

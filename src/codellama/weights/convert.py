@@ -7,16 +7,20 @@ interrupted goes on where it was when it is started again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codellama.errors import ConversionError
+from codellama.weights.encode import UnusableWeightsError
+from codellama.weights.forecast import Forecast, forecast, measure, steps
 from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
@@ -139,13 +143,50 @@ def _convert_repository(
         repository = Repository(name, settings.revision)
         with open_repository(repository, folder, keep=settings.keep) as opened:
             reports = _run(opened, outputs, settings)
-    except BaseException:
-        if not settings.keep and not any(map(Output.begun, outputs.values())):
+    except BaseException as error:
+        fetched = any(folder.rglob("*.safetensors*"))
+        useless = isinstance(error, UnusableWeightsError) or not fetched
+        if not settings.keep and useless and not any(map(Output.begun, outputs.values())):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if not settings.keep:
         shutil.rmtree(folder)
     return reports
+
+
+def make_forecast(
+    source: str | os.PathLike[str], types: Sequence[str], settings: RunSettings
+) -> Forecast:
+    """What converting or quantizing `source` to `types` will give and cost; only headers are read.
+
+    `source` is a checkpoint folder, a GGUF, or a repository on the hub.
+
+    Raises:
+        CheckpointError, ModelLoadError, ConversionError: as `convert` and `quantize`.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(_open_any(source, settings, stack))
+        recipes = [make_recipe(opened, name, settings.options) for name in types]
+        plans = [make_plan(opened, recipe, settings.split_bytes) for recipe in recipes]
+        threads = settings.threads or default_threads()
+        rates = measure(steps(opened, plans), threads)
+        return forecast(opened, plans, threads, rates)
+
+
+def _open_any(
+    source: str | os.PathLike[str], settings: RunSettings, stack: contextlib.ExitStack
+) -> Source:
+    path = Path(source)
+    if path.is_file():
+        return open_gguf(path)
+    if is_local(source):
+        return open_checkpoint(path)
+    from codellama.weights.hub import Repository
+    from codellama.weights.hub_source import open_repository
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="codellama-"))
+    repository = Repository(os.fspath(source), settings.revision)
+    return open_repository(repository, Path(folder), keep=settings.keep)
 
 
 def download_folder(output: Path) -> Path:

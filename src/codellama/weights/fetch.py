@@ -107,9 +107,9 @@ def fetch(repository: Repository, name: str, folder: Path) -> Path:
     """
     file = repository.files[name]
     target = folder / name
-    if target.is_file() and target.stat().st_size == file.size:
-        return target
     part = folder / f"{name}.part"
+    if target.is_file():  # of an earlier run, and who knows of which commit
+        target.replace(part)
     for _ in range(2):
         digest = _download(repository, file, part)
         if digest in (file.sha256, file.blob_id):

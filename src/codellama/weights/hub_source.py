@@ -55,6 +55,9 @@ class HubSource(Source):
         sizes = sorted((self.repository.files[path.name].size for path in paths), reverse=True)
         return sum(sizes if self._keep else sizes[:MOST_FILES])
 
+    def download_bytes(self, paths: Sequence[Path]) -> int:
+        return sum(self.repository.files[path.name].size for path in paths)
+
     def _file(self, path: Path) -> int:
         self._fetcher.wait(path.name)
         return super()._file(path)
@@ -97,9 +100,14 @@ def open_repository(repository: Repository, folder: Path, *, keep: bool = False)
 def _header_reader(repository: Repository, folder: Path) -> Callable[[Path], list[SafeTensor]]:
     """Reads the headers of all shards at once, each over its own connection."""
     names = shard_names(folder, repository.files.keys())
+    paths = [folder / name for name in names]
     with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="headers") as pool:
-        headers = pool.map(lambda name: _remote_header(repository, folder / name), names)
-        return dict(zip((folder / name for name in names), headers, strict=True)).__getitem__
+        try:
+            headers = list(pool.map(lambda path: _remote_header(repository, path), paths))
+        except BaseException:
+            repository.stop()
+            raise
+    return dict(zip(paths, headers, strict=True)).__getitem__
 
 
 def _remote_header(repository: Repository, path: Path) -> list[SafeTensor]:

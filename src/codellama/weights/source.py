@@ -133,6 +133,10 @@ class Source:
         """Bytes of disk that reading these files takes for itself."""
         return 0
 
+    def download_bytes(self, paths: Sequence[Path]) -> int:
+        """Bytes that have to come over the network for these files."""
+        return 0
+
     def release(self, path: Path) -> None:
         """Say that nothing more will be read from the file `path`."""
         with self._lock:
