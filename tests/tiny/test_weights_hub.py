@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ from codellama.native.ggml import Bytes
 from codellama.weights import fetch, hub, recorder
 from codellama.weights.convert import convert, download_folder
 from codellama.weights.encode import Encoder
+from codellama.weights.gguf_header import Value, read_gguf_header
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab
 from tests.checkpoints import Checkpoint, write_checkpoint
@@ -34,9 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> bytes:
-    """What a conversion of the folder itself gives."""
-    convert(folder, folder.parent / "whole.gguf", "Q4_K_M")
-    return (folder.parent / "whole.gguf").read_bytes()
+    """What a run gives on a good day."""
+    target = folder.parent / "whole.gguf"
+    with serve({NAME: folder}) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", server.url)
+        convert(NAME, target, "Q4_K_M")
+    return target.read_bytes()
 
 
 @pytest.fixture
@@ -51,14 +56,30 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 def check(target: Path, whole: bytes) -> None:
     assert target.read_bytes() == whole
-    assert os.listdir(target.parent) == [target.name]
+    assert sorted(os.listdir(target.parent)) == [target.name, f"{target.name}.manifest.json"]
 
 
 def test_a_repository_becomes_what_its_folder_becomes(
-    server: FakeHub, whole: bytes, tmp_path: Path
+    server: FakeHub, folder: Path, whole: bytes, tmp_path: Path
 ) -> None:
     convert(NAME, tmp_path / "x.gguf", "Q4_K_M")
     check(tmp_path / "x.gguf", whole)
+    convert(folder, tmp_path / "y.gguf", "Q4_K_M")
+    assert contents(tmp_path / "x.gguf") == contents(tmp_path / "y.gguf")
+    values = read_gguf_header(tmp_path / "x.gguf").metadata
+    assert values["codellama.source"] == NAME
+    assert values["codellama.source.revision"] == server.commit
+    shards = sorted(folder.glob("*.safetensors"))
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shards]
+    lines = [f"{digest}  {path.name}" for digest, path in zip(hashes, shards, strict=True)]
+    assert values["codellama.source.files"] == lines
+
+
+def contents(path: Path) -> tuple[list[tuple[str, Value]], list[bytes]]:
+    """Metadata without where it came from, and tensors."""
+    header, data = read_gguf_header(path), path.read_bytes()
+    values = [item for item in header.values.items() if "codellama." not in item[0]]
+    return values, [data[t.offset : t.offset + t.nbytes] for t in header.tensors]
 
 
 def test_every_byte_of_a_shard_comes_once_beside_its_header(
@@ -95,7 +116,7 @@ def test_shards_are_kept_when_asked(
     kept = tmp_path / folder.name
     assert {path.name for path in kept.iterdir()} == {path.name for path in folder.iterdir()}
     convert(kept, tmp_path / "again.gguf", "Q4_K_M")
-    assert (tmp_path / "again.gguf").read_bytes() == whole
+    assert contents(tmp_path / "again.gguf") == contents(tmp_path / "x.gguf")
 
 
 def test_a_line_that_breaks_goes_on_where_it_was(
@@ -357,7 +378,8 @@ def test_convert_takes_a_repository(server: FakeHub, whole: bytes, tmp_path: Pat
     result = run("convert", NAME, "-o", tmp_path, *types)
     assert (result.exit_code, result.stderr) == (0, "")
     names = [f"{NAME.partition('/')[2]}.{kind}.gguf" for kind in ("Q4_K_M", "Q8_0")]
-    assert sorted(os.listdir(tmp_path)) == names
+    manifests = [f"{name}.manifest.json" for name in names]
+    assert sorted(os.listdir(tmp_path)) == sorted(names + manifests)
     assert (tmp_path / names[0]).read_bytes() == whole
     missing = run("convert", "no/repository", "-o", tmp_path)
     assert missing.exit_code == 1

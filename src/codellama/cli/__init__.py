@@ -23,6 +23,7 @@ COMMANDS = (
     "pull",
     "convert",
     "quantize",
+    "verify",
     "inspect",
     "tokenize",
     "chat",

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from codellama.errors import CheckpointError
 from codellama.weights.fetch import MOST_FILES, Fetcher, fetch
+from codellama.weights.gguf_header import Value
 from codellama.weights.hub import Repository
+from codellama.weights.provenance import source_keys
 from codellama.weights.safetensors_header import SafeTensor, header_length, parse_header
 from codellama.weights.source import INDEX, Source, checkpoint_source, shard_names
 
@@ -47,6 +49,13 @@ class HubSource(Source):
         self.repository = repository
         self._fetcher = Fetcher(repository, folder, keep=keep)
         self._keep = keep
+
+    @property
+    def provenance(self) -> dict[str, Value]:
+        names = {tensor.path.name for tensor in self.tensors}
+        files = [self.repository.files[name] for name in names]
+        hashes = {file.name: file.sha256 for file in files if file.sha256}
+        return source_keys(self.repository.name, self.repository.commit, hashes)
 
     def expect(self, paths: Sequence[Path]) -> None:
         self._fetcher.begin([path.name for path in paths])

@@ -21,6 +21,7 @@ from codellama.native.ggml import Bytes, TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config, read_json
 from codellama.weights.gguf_header import GGUFHeader, Value
 from codellama.weights.metadata import checkpoint_metadata
+from codellama.weights.provenance import FILES, REVISION, SOURCE, source_keys
 from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
 from codellama.weights.split import KEYS as SPLIT_KEYS
 from codellama.weights.split import read_parts
@@ -94,6 +95,14 @@ class Source:
         self._identity = identity
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()
+
+    @property
+    def provenance(self) -> dict[str, Value]:
+        """Keys that say where the weights come from: what a GGUF knows of it, or this one's name."""
+        if SOURCE in self.metadata:
+            names = SOURCE, REVISION, FILES
+            return {key: self.metadata[key] for key in names if key in self.metadata}
+        return source_keys(self.path.name)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, str]:
