@@ -132,7 +132,7 @@ def test_quantized_weights_are_not_quantized_again_unasked(bf16: Path, tmp_path:
     quantize(bf16, tmp_path / "q8.gguf", "Q8_0")
     with pytest.raises(ConversionError, match="is Q8_0 already.*--allow-requantize"):
         quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
-    assert os.listdir(tmp_path) == ["q8.gguf"]
+    assert sorted(os.listdir(tmp_path)) == ["q8.gguf", "q8.gguf.manifest.json"]
     quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0", options=again)
     assert tensors_of(tmp_path / "q4.gguf")["blk.0.ffn_up.weight"][0] == "Q4_0"
     # The same type is a copy, which loses nothing.
@@ -186,7 +186,7 @@ def test_a_full_disk_is_seen_before_writing(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 10**6))
-    with pytest.raises(ConversionError, match=r"needs 0.00 GB and .* has 0.00 GB free"):
+    with pytest.raises(ConversionError, match=r"run needs 0.00 GB and .* has 0.00 GB free"):
         convert(folder, tmp_path / "x.gguf")
     assert os.listdir(tmp_path) == []
 
@@ -224,7 +224,7 @@ def test_two_runs_do_not_write_the_same_file(folder: Path, tmp_path: Path) -> No
             convert(folder, tmp_path / "x.gguf")
     assert os.listdir(tmp_path) == ["x.gguf.journal"]
     convert(folder, tmp_path / "x.gguf")
-    assert os.listdir(tmp_path) == ["x.gguf"]
+    assert sorted(os.listdir(tmp_path)) == ["x.gguf", "x.gguf.manifest.json"]
 
 
 def run(*arguments: object) -> Result:

@@ -89,7 +89,7 @@ def test_the_same_command_goes_on_where_it_was(
     progress: list[int] = []
     convert(folder, target, TYPE, progress=lambda done, _: progress.append(done))
     assert target.read_bytes() == whole
-    assert names(target) == ["x.gguf"]
+    assert names(target) == ["x.gguf", "x.gguf.manifest.json"]
     n_slabs = sum(1 for _ in plan.slabs(convert_source(folder)))
     assert n_slabs - 40 <= len(written) <= n_slabs - 30  # a few were not noted in time
     assert progress == sorted(progress)
@@ -201,7 +201,7 @@ def test_what_a_power_cut_may_do_is_noticed_and_made_good(
     harm(target)
     convert(folder, target, TYPE)
     assert target.read_bytes() == whole
-    assert names(target) == ["x.gguf"]
+    assert names(target) == ["x.gguf", "x.gguf.manifest.json"]
 
 
 def test_a_run_killed_between_the_names_is_finished(
@@ -212,12 +212,12 @@ def test_a_run_killed_between_the_names_is_finished(
         patch.setattr(Journal, "remove", stop)
         with pytest.raises(StopError):
             convert(folder, target, TYPE)
-    assert names(target) == ["x.gguf", "x.gguf.journal"]
+    assert names(target) == ["x.gguf", "x.gguf.journal", "x.gguf.manifest.json"]
     written = stop_after(monkeypatch, 0)
     convert(folder, target, TYPE)
     assert written == []
     assert target.read_bytes() == whole
-    assert names(target) == ["x.gguf"]
+    assert names(target) == ["x.gguf", "x.gguf.manifest.json"]
 
 
 def stop(*_: object) -> None:
@@ -240,7 +240,8 @@ def test_a_journal_of_another_plan_is_refused_with_the_reason(folder: Path, tmp_
         convert(renamed, target, TYPE)
     assert {name: (tmp_path / name).read_bytes() for name in left} == left
     convert(folder, target, "Q8_0", restart=True)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["x.gguf"]
+    found = sorted(p.name for p in tmp_path.iterdir() if p.is_file())
+    assert found == ["x.gguf", "x.gguf.manifest.json"]
 
 
 @pytest.mark.parametrize("head", [b"{}", b"[1]", b"\xff", b'{"codellama journal": "99"}', b"3"])
@@ -313,7 +314,7 @@ def test_kill_9_at_any_moment_changes_no_byte(folder: Path, whole: bytes, tmp_pa
     assert kills >= 3
     convert(folder, target, TYPE, force=True)
     assert target.read_bytes() == whole
-    assert names(target) == ["x.gguf"]
+    assert names(target) == ["x.gguf", "x.gguf.manifest.json"]
 
 
 def test_ctrl_c_leaves_at_once_and_says_how_to_go_on(

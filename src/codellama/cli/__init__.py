@@ -19,8 +19,11 @@ from codellama.errors import CodeLlamaError
 COMMANDS = (
     "demo",
     "models",
+    "plan",
+    "pull",
     "convert",
     "quantize",
+    "verify",
     "inspect",
     "tokenize",
     "chat",

@@ -62,23 +62,47 @@ def type_option(default: str | None = None) -> Callable[[Any], Any]:
     )
 
 
+def output_option(default: str = "") -> Callable[[Any], Any]:
+    """--output; without words for its `default` it has to be given."""
+    ending = f" [default: {default}]" if default else ""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=not default,
+        show_envvar=True,
+        help="The GGUF to write: a file, a folder, or a name with {type} (and {name}) in it. "
+        f"Several types need one of the last two.{ending}",
+    )
+
+
 def output_options(command: Any) -> Any:
-    """--output, --split-max-size, --force, --restart and --threads."""
+    """--split-max-size, --force, --restart and --threads."""
     for option in reversed(_OUTPUT_OPTIONS):
         command = option(command)
     return command
 
 
-_OUTPUT_OPTIONS = (
+def hub_options(command: Any) -> Any:
+    """--revision and --keep."""
+    for option in reversed(_HUB_OPTIONS):
+        command = option(command)
+    return command
+
+
+_HUB_OPTIONS = (
     click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        required=True,
-        show_envvar=True,
-        help="The GGUF to write: a file, a folder, or a name with {type} (and {name}) in it. "
-        "Several types need one of the last two.",
+        "--revision", show_envvar=True, help="Branch, tag or commit on the hub. [default: main]"
     ),
+    click.option(
+        "--keep",
+        is_flag=True,
+        show_envvar=True,
+        help="Keep what was fetched, in a folder beside OUTPUT that is named after the repository.",
+    ),
+)
+
+_OUTPUT_OPTIONS = (
     click.option(
         "--split-max-size",
         "split_bytes",
@@ -180,6 +204,7 @@ def source_name(source: str) -> str:
 @contextlib.contextmanager
 def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None]:
     """Around a run: shows the bar, and says after Ctrl-C how to go on."""
+    from codellama.weights.convert import download_folder
     from codellama.weights.output import Output
 
     percent = 0.0
@@ -194,7 +219,7 @@ def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None
         with progress_bar(title) as show:
             yield follow
     except KeyboardInterrupt:
-        if any(Output.begun(path) for path in outputs.values()):
+        if any(Output.begun(path) or download_folder(path).exists() for path in outputs.values()):
             click.echo(
                 f"\nInterrupted at {percent:.0f} %: the same command goes on from there.", err=True
             )

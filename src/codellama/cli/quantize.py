@@ -9,6 +9,7 @@ import click
 
 from codellama.cli.options import json_option
 from codellama.cli.outputs import (
+    output_option,
     output_options,
     print_reports,
     quant_options,
@@ -22,6 +23,7 @@ from codellama.cli.outputs import (
 @click.command("quantize")
 @click.argument("source", type=click.Path(path_type=Path))
 @type_option()
+@output_option()
 @output_options
 @quant_options
 @click.option(
@@ -32,15 +34,7 @@ from codellama.cli.outputs import (
 )
 @json_option
 def command(
-    source: Path,
-    types: tuple[str, ...],
-    output: Path,
-    split_bytes: int | None,
-    force: bool,
-    restart: bool,
-    threads: int | None,
-    as_json: bool,
-    **options: Any,
+    source: Path, types: tuple[str, ...], output: Path, as_json: bool, **options: Any
 ) -> None:
     """Quantize the GGUF file SOURCE; of a split one, name the first file.
 
@@ -50,10 +44,9 @@ def command(
     from codellama.weights.convert import RunSettings, quantize_to
     from codellama.weights.naming import output_paths
 
+    own = {name: options.pop(name) for name in RunSettings.names() if name in options}
     outputs = output_paths(output, source_name(str(source)), types)
     with writing(f"{source.name} to {', '.join(types)}", outputs) as progress:
-        settings = RunSettings(
-            force, restart, threads, split_bytes, progress, quantizer_options(options)
-        )
+        settings = RunSettings(**own, progress=progress, options=quantizer_options(options))
         reports = quantize_to(source, outputs, settings)
     print_reports(reports, as_json=as_json)

@@ -7,20 +7,28 @@ interrupted goes on where it was when it is started again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
+import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codellama.errors import ConversionError
+from codellama.weights.encode import UnusableWeightsError
+from codellama.weights.forecast import Forecast, forecast, measure, steps
 from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
 from codellama.weights.source import Source, open_checkpoint, open_gguf
 from codellama.weights.writer import Progress, default_threads, write
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +68,9 @@ class RunSettings:
 
     `force` replaces files that exist. `restart` forgets an unfinished run of the same outputs instead
     of going on with it. `threads` defaults to all cores. With `split_bytes` an output is spread over
-    files of at most so many bytes of weights. `progress` gets bytes done and in all.
+    files of at most so many bytes of weights. `progress` gets bytes done and in all. Of a source on the
+    hub, `revision` is a branch, tag or commit, and `keep` leaves what was fetched in a folder named
+    after the repository.
     """
 
     force: bool = False
@@ -69,6 +79,13 @@ class RunSettings:
     split_bytes: int | None = None
     progress: Progress | None = None
     options: QuantOptions = QuantOptions()
+    revision: str | None = None
+    keep: bool = False
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the fields."""
+        return [field.name for field in dataclasses.fields(cls)]
 
     def __post_init__(self) -> None:
         for name in ("threads", "split_bytes"):
@@ -83,8 +100,10 @@ def convert(
     type_name: str = "BF16",
     **settings: Any,
 ) -> Report:
-    """Turn the Hugging Face checkpoint in the folder `source` into the GGUF `output`.
+    """Turn the Hugging Face checkpoint `source` into the GGUF `output`.
 
+    `source` is a folder, or `organisation/name` on the Hugging Face hub: its files then come one at a time
+    while they are used, into a folder beside the output, and go when they are used up.
     `type_name` is any type llama.cpp quantizes to ("Q4_K_M", "bf16"); `settings` are the fields of
     `RunSettings`. An existing `output` is an error unless `force`.
 
@@ -100,8 +119,79 @@ def convert_to(
 ) -> list[Report]:
     """As `convert`, to several types (type to output) with one reading of the source."""
     outputs = _check(outputs, settings)
+    if not is_local(source):
+        return _convert_repository(os.fspath(source), outputs, settings)
     with open_checkpoint(Path(source)) as opened:
         return _run(opened, outputs, settings)
+
+
+def is_local(source: str | os.PathLike[str]) -> bool:
+    """Whether this names a folder here, and not a repository on the hub."""
+    text = os.fspath(source)
+    return os.path.exists(text) or text.startswith(".") or not _REPOSITORY.fullmatch(text)
+
+
+def _convert_repository(
+    name: str, outputs: Mapping[str, Path], settings: RunSettings
+) -> list[Report]:
+    from codellama.weights.hub import Repository
+    from codellama.weights.hub_source import open_repository
+
+    first = next(iter(outputs.values()))
+    folder = first.absolute().parent if settings.keep else download_folder(first)
+    try:
+        repository = Repository(name, settings.revision)
+        with open_repository(repository, folder, keep=settings.keep) as opened:
+            reports = _run(opened, outputs, settings)
+    except BaseException as error:
+        fetched = any(folder.rglob("*.safetensors*"))
+        useless = isinstance(error, UnusableWeightsError) or not fetched
+        if not settings.keep and useless and not any(map(Output.begun, outputs.values())):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not settings.keep:
+        shutil.rmtree(folder)
+    return reports
+
+
+def make_forecast(
+    source: str | os.PathLike[str], types: Sequence[str], settings: RunSettings
+) -> Forecast:
+    """What converting or quantizing `source` to `types` will give and cost; only headers are read.
+
+    `source` is a checkpoint folder, a GGUF, or a repository on the hub.
+
+    Raises:
+        CheckpointError, ModelLoadError, ConversionError: as `convert` and `quantize`.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(_open_any(source, settings, stack))
+        recipes = [make_recipe(opened, name, settings.options) for name in types]
+        plans = [make_plan(opened, recipe, settings.split_bytes) for recipe in recipes]
+        threads = settings.threads or default_threads()
+        rates = measure(steps(opened, plans), threads)
+        return forecast(opened, plans, threads, rates)
+
+
+def _open_any(
+    source: str | os.PathLike[str], settings: RunSettings, stack: contextlib.ExitStack
+) -> Source:
+    path = Path(source)
+    if path.is_file():
+        return open_gguf(path)
+    if is_local(source):
+        return open_checkpoint(path)
+    from codellama.weights.hub import Repository
+    from codellama.weights.hub_source import open_repository
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="codellama-"))
+    repository = Repository(os.fspath(source), settings.revision)
+    return open_repository(repository, Path(folder), keep=settings.keep)
+
+
+def download_folder(output: Path) -> Path:
+    """Where the files of a repository lie while `output` is made of them."""
+    return output.absolute().with_name(output.name + ".download")
 
 
 def quantize(

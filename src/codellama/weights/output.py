@@ -18,6 +18,7 @@ from codellama.native.ggml import Bytes
 from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.journal import Journal, sync_folder
 from codellama.weights.plan import Plan, Slab
+from codellama.weights.provenance import PREFIX, manifest, manifest_path
 from codellama.weights.split import part_paths
 
 log = logging.getLogger(__name__)
@@ -140,12 +141,30 @@ class Output:
             self.sync()
             for number, part in enumerate(self._parts):
                 self._check(number, part)
+            self._write_manifest()
             self._journal.finish()
-        for part, name in zip(self._parts, self.paths, strict=True):
+        for part, name in [*zip(self._parts, self.paths, strict=True), self._manifest]:
             if part.is_file():  # an earlier run may have been stopped between two names
                 os.replace(part, name)
         sync_folder(self.path.parent)
         self._journal.remove()
+
+    @property
+    def _manifest(self) -> tuple[Path, Path]:
+        """The manifest while it is no more than a promise, and its place."""
+        place = manifest_path(self.path)
+        return place.with_name(place.name + ".part"), place
+
+    def _write_manifest(self) -> None:
+        names = [path.name for path in self.paths]
+        provenance = {
+            key.removeprefix(PREFIX): value.value for key, value in self.plan.provenance.items()
+        }
+        data = manifest(dict(zip(names, self._parts, strict=True)), provenance)
+        with self._manifest[0].open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fdatasync(file.fileno())
 
     def _check(self, number: int, part: Path) -> None:
         found = [tensor.offset for tensor in read_gguf_header(part).tensors]
@@ -157,7 +176,7 @@ class Output:
         """After a failure: leave what the next run can go on with, or nothing."""
         if keep and (self._journal.entries or self.written):
             return
-        for part in self._parts:
+        for part in [*self._parts, self._manifest[0]]:
             part.unlink(missing_ok=True)
         self._journal.remove()
 

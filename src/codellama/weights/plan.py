@@ -18,6 +18,7 @@ from codellama.weights.gguf_header import (
     encode_header,
     tensor_offsets,
 )
+from codellama.weights.provenance import PREFIX
 from codellama.weights.recipe import Recipe, final_metadata
 from codellama.weights.source import Source, SourceTensor
 from codellama.weights.tensors import file_order
@@ -74,7 +75,8 @@ class Plan:
     """The output: one file, or several for a split GGUF; `tensors` in file order.
 
     `identity` names what makes the bytes what they are. A run can be continued only by a plan with
-    the same identity. `weights` are the importance of columns, by tensor.
+    the same identity. `weights` are the importance of columns, by tensor,
+    `provenance` the keys of ours among the metadata.
     """
 
     type_name: str
@@ -82,6 +84,7 @@ class Plan:
     tensors: tuple[PlannedTensor, ...]
     identity: Mapping[str, str]
     weights: Mapping[str, Floats]
+    provenance: Mapping[str, Value]
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +141,14 @@ def make_plan(source: Source, recipe: Recipe, max_file_bytes: int | None = None)
             kind = recipe.types[tensor.name]
             planned.append(PlannedTensor(tensor, kind, number, offset, info.nbytes))
     identity = _identity(source, recipe, max_file_bytes, files)
-    return Plan(recipe.type_name, tuple(files), tuple(planned), identity, recipe.importance)
+    return Plan(
+        recipe.type_name,
+        tuple(files),
+        tuple(planned),
+        identity,
+        recipe.importance,
+        {key: value for key, value in metadata.items() if key.startswith(PREFIX)},
+    )
 
 
 def _info(tensor: SourceTensor, kind: TensorType) -> TensorInfo:

@@ -36,6 +36,7 @@ from codellama.weights.gguf_header import (
 )
 from codellama.weights.imatrix_file import ImportanceMatrix
 from codellama.weights.options import QuantOptions, weight_type
+from codellama.weights.provenance import PREFIX, recipe_keys
 from codellama.weights.source import Source, SourceTensor
 
 _OWN_KEYS = ("general.quantization_version", "general.file_type")
@@ -239,6 +240,11 @@ def _shrunk(tensor: SourceTensor, *, verbatim: bool) -> TensorInfo:
 
 
 def final_metadata(source: Source, recipe: Recipe) -> dict[str, Value]:
-    """The metadata of the result: the source's, and at the end the keys the quantizer sets there."""
-    kept = {key: value for key, value in source.metadata.items() if key not in recipe.keys}
-    return {**kept, **recipe.keys}
+    """The metadata of the result: the source's, then the keys the quantizer sets there, then ours."""
+    kept = {
+        key: value
+        for key, value in source.metadata.items()
+        if key not in recipe.keys and not key.startswith(PREFIX)
+    }
+    own = {**source.provenance, **recipe_keys(recipe.type_name, recipe.options)}
+    return {**kept, **recipe.keys, **own}

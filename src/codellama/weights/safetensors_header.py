@@ -47,16 +47,26 @@ def read_safetensors_header(path: Path) -> list[SafeTensor]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            length = _header_length(path, file.read(8), size)
+            length = header_length(path, file.read(8), size)
             text = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_header(path, text, length, size)
+
+
+def parse_header(path: Path, text: bytes, length: int, size: int) -> list[SafeTensor]:
+    """The tensors that the header `text` of a file of `size` bytes describes.
+
+    Raises:
+        CheckpointError: as `read_safetensors_header`.
+    """
     if len(text) != length:
         raise CheckpointError(f"{path}: the file changed while it was read")
     return _check_entries(path, _parse(path, text), 8 + length, size)
 
 
-def _header_length(path: Path, prefix: bytes, size: int) -> int:
+def header_length(path: Path, prefix: bytes, size: int) -> int:
+    """Bytes of the header behind the first eight, `prefix`, of a file of `size` bytes."""
     if len(prefix) < 8:
         raise CheckpointError(f"{path}: truncated: {size} bytes are no safetensors file")
     length: int = struct.unpack("<Q", prefix)[0]

@@ -6,11 +6,12 @@ with itself. Afterwards `read` fetches rows of any tensor, in any order, from an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from codellama.native.ggml import Bytes, TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config, read_json
 from codellama.weights.gguf_header import GGUFHeader, Value
 from codellama.weights.metadata import checkpoint_metadata
+from codellama.weights.provenance import FILES, REVISION, SOURCE, source_keys
 from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
 from codellama.weights.split import KEYS as SPLIT_KEYS
 from codellama.weights.split import read_parts
@@ -28,7 +30,7 @@ from codellama.weights.vocab import read_vocabulary
 
 INDEX = "model.safetensors.index.json"
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
 
@@ -90,9 +92,23 @@ class Source:
         self.metadata = metadata
         self.tensors = tensors
         self.verbatim = verbatim
-        self.identity = _local_identity(path, tensors) if identity is None else identity
+        self._identity = identity
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()
+
+    @property
+    def provenance(self) -> dict[str, Value]:
+        """Keys that say where the weights come from: what a GGUF knows of it, or this one's name."""
+        if SOURCE in self.metadata:
+            names = SOURCE, REVISION, FILES
+            return {key: self.metadata[key] for key in names if key in self.metadata}
+        return source_keys(self.path.name)
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, str]:
+        if self._identity is None:
+            return _local_identity(self.path, self.tensors)
+        return self._identity
 
     def read(self, tensor: SourceTensor, first_row: int, out: Bytes) -> None:
         """Fill `out` with the bytes of rows from `first_row` on; safe from any thread.
@@ -118,6 +134,17 @@ class Source:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY)
             return self._files[path]
+
+    def expect(self, paths: Sequence[Path]) -> None:
+        """Say which files will be read, in which order, before the first `read`."""
+
+    def room(self, paths: Sequence[Path]) -> int:
+        """Bytes of disk that reading these files takes for itself."""
+        return 0
+
+    def download_bytes(self, paths: Sequence[Path]) -> int:
+        """Bytes that have to come over the network for these files."""
+        return 0
 
     def release(self, path: Path) -> None:
         """Say that nothing more will be read from the file `path`."""
@@ -202,30 +229,52 @@ def open_checkpoint(folder: Path) -> Source:
         raise CheckpointError(f"{folder}: no such folder{hint}")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: not a checkpoint folder: there is no config.json in it")
+    present = {path.name for path in folder.iterdir() if path.is_file()}
+    return checkpoint_source(folder, present, read_safetensors_header)
+
+
+def checkpoint_source(
+    folder: Path, present: Collection[str], read_header: Callable[[Path], list[SafeTensor]]
+) -> Source:
+    """The checkpoint in `folder`, where all but the shards must lie.
+
+    `present` are the names of all files it has; `read_header` reads that of a shard, wherever it is.
+    """
     config = read_config(folder / "config.json")
-    tensors = _match(folder, config, _stored_tensors(folder))
+    tensors = _match(folder, config, _stored_tensors(folder, present, read_header))
     n_parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     vocabulary = read_vocabulary(folder, config)
     metadata = checkpoint_metadata(folder, config, vocabulary, n_parameters)
     return Source(folder, metadata, tensors, verbatim=False)
 
 
-def _stored_tensors(folder: Path) -> dict[str, SafeTensor]:
-    """All tensors of all shards by name, checked against the index."""
-    index = folder / INDEX
-    if index.is_file():
-        wanted = _weight_map(index)
-        shards = sorted(set(wanted.values()))
+def shard_names(folder: Path, present: Collection[str]) -> list[str]:
+    """The names of all shards: those the index names, or those that are there."""
+    if INDEX in present:
+        names = set(_weight_map(folder / INDEX).values())
     else:
-        wanted = {}
-        shards = sorted(path.name for path in folder.glob("model*.safetensors"))
-    if not shards:
-        raise _no_weights(folder)
+        names = {name for name in present if _is_shard(name)}
+    if not names:
+        raise _no_weights(folder, present)
+    for name in sorted(names):
+        if name not in present:
+            raise CheckpointError(f"{folder / name}: missing: the index names it; download it")
+    return sorted(names)
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("model") and name.endswith(".safetensors")
+
+
+def _stored_tensors(
+    folder: Path, present: Collection[str], read_header: Callable[[Path], list[SafeTensor]]
+) -> dict[str, SafeTensor]:
+    """All tensors of all shards by name, checked against the index."""
+    wanted = _weight_map(folder / INDEX) if INDEX in present else {}
+    shards = shard_names(folder, present)
     found: dict[str, SafeTensor] = {}
     for shard in shards:
-        if not (folder / shard).is_file():
-            raise CheckpointError(f"{folder / shard}: missing: the index names it; download it")
-        for tensor in read_safetensors_header(folder / shard):
+        for tensor in read_header(folder / shard):
             if tensor.name in found:
                 raise CheckpointError(f"{folder}: {tensor.name} is in two shards")
             if wanted and wanted.get(tensor.name) != shard:
@@ -249,8 +298,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _no_weights(folder: Path) -> CodeLlamaError:
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+def _no_weights(folder: Path, present: Collection[str]) -> CodeLlamaError:
+    pickles = sorted(name for name in present if name.endswith(_PICKLES))
     if pickles:
         return CheckpointError(
             f"{folder}: the weights are pickle files only ({pickles[0]}); reading a pickle can run "

@@ -62,7 +62,7 @@ def write(
             opened.append(output)
         todo = [output for output in outputs if not output.written]
         if todo:
-            _check_space(todo)
+            _check_space(todo, source)
             for output in todo:
                 output.prepare()
             _Run(todo, source, threads, progress).run()
@@ -88,8 +88,10 @@ def _abandon(outputs: Iterable[Output], *, keep: bool) -> None:
             output.abandon(keep=keep)
 
 
-def _check_space(outputs: Sequence[Output]) -> None:
+def _check_space(outputs: Sequence[Output], source: Source) -> None:
+    paths = list({slab.tensor.path: None for slab in slabs(source.tensors)})
     needed: Counter[int] = Counter()
+    needed[outputs[0].path.absolute().parent.stat().st_dev] = source.room(paths)
     for output in outputs:
         folder = output.path.absolute().parent
         disk = folder.stat().st_dev
@@ -97,7 +99,7 @@ def _check_space(outputs: Sequence[Output]) -> None:
         free = shutil.disk_usage(folder).free
         if needed[disk] > free:
             raise ConversionError(
-                f"{output.path}: the result needs {needed[disk] / 1e9:.2f} GB and {folder} has "
+                f"{output.path}: the run needs {needed[disk] / 1e9:.2f} GB and {folder} has "
                 f"{free / 1e9:.2f} GB free: make room or choose a smaller type"
             )
 
@@ -122,6 +124,8 @@ class _Run:
             for checked in _in_pool(pool, ahead, self._check, self._claimed()):
                 self._advance(checked)
             missing = [slab for slab in slabs(self.source.tensors) if self._lacking(slab)]
+            if missing:
+                self.source.expect(list({slab.tensor.path: None for slab in missing}))
             with Recorder(self.outputs, self.source, missing) as recorder:
                 for slab, crcs in _in_pool(pool, ahead, self._make, missing):
                     recorder.add(slab, crcs)

@@ -1,0 +1,34 @@
+"""`codellama verify`: whether a GGUF still has the bytes that were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from codellama.cli.options import json_option
+from codellama.cli.outputs import progress_bar
+
+
+@click.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def command(file: Path, as_json: bool) -> None:
+    """Read FILE again and compare it with the manifest that was written with it.
+
+    Of a split GGUF any part stands for all.
+    """
+    from codellama.weights.provenance import verify
+
+    with progress_bar(f"verifying {file.name}") as progress:
+        listed = verify(file, progress)
+    if as_json:
+        rows = [
+            {"path": str(entry.path), "bytes": entry.nbytes, "sha256": entry.sha256}
+            for entry in listed
+        ]
+        click.echo(json.dumps({"files": rows}))
+        return
+    for entry in listed:
+        click.echo(f"{entry.path}: {entry.nbytes:,} bytes as written, SHA-256 {entry.sha256}")

@@ -1,0 +1,140 @@
+"""What a conversion will cost, before it is begun: from headers alone, and a second of measuring.
+
+Sizes are exact, for they are the plan's. Memory is an upper bound of what the buffers take, beyond the
+interpreter and its libraries. Time is what the processors need on this machine now; a slower disk or
+network makes it longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from codellama.native.ggml import TensorType, quantize_rows, to_float, valid_rows
+from codellama.weights.plan import Plan, Slab, slabs
+from codellama.weights.source import Source
+
+_SAMPLE_SHAPE = (16, 4096)  # a multiple of every type's block
+
+Step = tuple[TensorType, TensorType]
+"""From a type of the source to one of the output."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What making `plans` of a source costs; bytes, and `seconds` of all cores together.
+
+    `peak_disk` counts the outputs and what lies beside them while they are made.
+    """
+
+    plans: tuple[Plan, ...]
+    read_bytes: int
+    download_bytes: int
+    peak_disk: int
+    peak_memory: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As one JSON object, with the type of every tensor."""
+        return {
+            "outputs": [_plan_json(plan) for plan in self.plans],
+            "read_bytes": self.read_bytes,
+            "download_bytes": self.download_bytes,
+            "peak_disk_bytes": self.peak_disk,
+            "peak_memory_bytes": self.peak_memory,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "type": plan.type_name,
+        "bytes": plan.nbytes,
+        "files": [file.nbytes for file in plan.files],
+        "tensor_types": plan.types,
+        "identity": dict(plan.identity),
+        "tensors": {
+            tensor.source.name: {"type": tensor.type.name, "bytes": tensor.nbytes}
+            for tensor in plan.tensors
+        },
+    }
+
+
+def forecast(
+    source: Source, plans: Sequence[Plan], threads: int, rates: Mapping[Step, float]
+) -> Forecast:
+    """Add everything up; `rates` has weights per second, of all threads, for each step."""
+    work = list(slabs(source.tensors))
+    paths = list({slab.tensor.path: None for slab in work})
+    elements = _elements(source, plans)
+    return Forecast(
+        plans=tuple(plans),
+        read_bytes=sum(tensor.nbytes for tensor in source.tensors),
+        download_bytes=source.download_bytes(paths),
+        peak_disk=sum(plan.nbytes for plan in plans) + source.room(paths),
+        peak_memory=threads * _buffer_bytes(work, plans)
+        + sum(len(file.header) for plan in plans for file in plan.files),
+        seconds=sum(count / rates[step] for step, count in elements.items()),
+    )
+
+
+def steps(source: Source, plans: Iterable[Plan]) -> list[Step]:
+    """The conversions that have to be done."""
+    return list(_elements(source, plans))
+
+
+def _elements(source: Source, plans: Iterable[Plan]) -> Counter[Step]:
+    """Weights to convert by step; a type that several outputs share is made once."""
+    counts: Counter[Step] = Counter()
+    plans = list(plans)
+    for tensor in source.tensors:
+        for kind in {plan.by_name[tensor.name].type for plan in plans} - {tensor.type}:
+            counts[tensor.type, kind] += tensor.rows * tensor.columns
+    return counts
+
+
+def _buffer_bytes(work: Iterable[Slab], plans: Sequence[Plan]) -> int:
+    """The most that one thread holds at once: rows twice (where heads move), floats, each output."""
+    most = 0
+    for slab in work:
+        outputs = {plan.by_name[slab.tensor.name].type: plan.place(slab)[2] for plan in plans}
+        floats = 4 * slab.n_rows * slab.tensor.columns
+        most = max(most, 2 * slab.source_bytes + 2 * floats + sum(outputs.values()))
+    return most
+
+
+def measure(wanted: Sequence[Step], threads: int, seconds: float = 1.0) -> dict[Step, float]:
+    """Weights per second that all threads together convert, by step; takes about `seconds` in all."""
+    share = seconds / max(1, len(wanted))
+    with ThreadPoolExecutor(threads) as pool:
+        rates = {}
+        for step in wanted:
+            counts = pool.map(_repeat, [step] * threads, [share] * threads)
+            rates[step] = max(1.0, sum(counts))
+    return rates
+
+
+def _repeat(step: Step, seconds: float) -> float:
+    """Convert a sample again and again; weights per second of one thread."""
+    stored, target = step
+    n_rows, n_columns = _SAMPLE_SHAPE
+    generator = np.random.default_rng(0)
+    floats = generator.standard_normal(_SAMPLE_SHAPE, np.float32)
+    rows = np.empty(n_rows * stored.row_bytes(n_columns), np.uint8)
+    importance = np.ones(n_columns, np.float32)
+    quantize_rows(stored, floats, rows, importance)
+    out = np.empty(n_rows * target.row_bytes(n_columns), np.uint8)
+    count, begun = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() - begun < seconds:
+        to_float(stored, rows, floats)
+        quantize_rows(target, floats, out, importance)
+        if target.quantized:
+            valid_rows(target, out)
+        count += floats.size
+    return count / (time.perf_counter() - begun)

@@ -1,0 +1,129 @@
+"""A checkpoint on the Hugging Face hub as a source.
+
+Config, tokenizer and the headers of all shards are read when it is opened, a few megabytes; so a plan
+is known before any weights move. Shards are fetched while the run needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from codellama.errors import CheckpointError
+from codellama.weights.fetch import MOST_FILES, Fetcher, fetch
+from codellama.weights.gguf_header import Value
+from codellama.weights.hub import Repository
+from codellama.weights.provenance import source_keys
+from codellama.weights.safetensors_header import SafeTensor, header_length, parse_header
+from codellama.weights.source import INDEX, Source, checkpoint_source, shard_names
+
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "README.md",
+    INDEX,
+)
+"""What a conversion reads beside the weights; the first and the third must be there."""
+
+_MOST_SMALL = 64 * 2**20
+_FIRST_BYTES = 2**16
+_CONNECTIONS = 8
+
+
+class HubSource(Source):
+    """A source whose files come when they are needed and go when they are used up."""
+
+    def __init__(self, source: Source, repository: Repository, folder: Path, *, keep: bool) -> None:
+        identity = {"source": repository.name, "revision": repository.commit}
+        super().__init__(
+            source.path, source.metadata, source.tensors, verbatim=False, identity=identity
+        )
+        self.repository = repository
+        self._fetcher = Fetcher(repository, folder, keep=keep)
+        self._keep = keep
+
+    @property
+    def provenance(self) -> dict[str, Value]:
+        names = {tensor.path.name for tensor in self.tensors}
+        files = [self.repository.files[name] for name in names]
+        hashes = {file.name: file.sha256 for file in files if file.sha256}
+        return source_keys(self.repository.name, self.repository.commit, hashes)
+
+    def expect(self, paths: Sequence[Path]) -> None:
+        self._fetcher.begin([path.name for path in paths])
+
+    def room(self, paths: Sequence[Path]) -> int:
+        sizes = sorted((self.repository.files[path.name].size for path in paths), reverse=True)
+        return sum(sizes if self._keep else sizes[:MOST_FILES])
+
+    def download_bytes(self, paths: Sequence[Path]) -> int:
+        return sum(self.repository.files[path.name].size for path in paths)
+
+    def _file(self, path: Path) -> int:
+        self._fetcher.wait(path.name)
+        return super()._file(path)
+
+    def release(self, path: Path) -> None:
+        super().release(path)
+        self._fetcher.release(path.name)
+
+    def interrupt(self) -> None:
+        self._fetcher.stop()
+
+    def close(self) -> None:
+        self._fetcher.stop()
+        super().close()
+
+
+def open_repository(repository: Repository, folder: Path, *, keep: bool = False) -> Source:
+    """The checkpoint in `repository`; its files come into `folder`, which is made.
+
+    With `keep` shards stay there after use.
+
+    Raises:
+        CheckpointError: as `source.open_checkpoint`; the hub or the network refuses.
+    """
+    for name in ("config.json", "tokenizer.model"):
+        if name not in repository.files:
+            raise CheckpointError(f"{repository.name}: not a checkpoint: there is no {name} in it")
+    folder = folder / repository.name.rpartition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SMALL_FILES:
+        if name in repository.files:
+            if repository.files[name].size > _MOST_SMALL:
+                raise CheckpointError(f"{repository.name}: {name} is absurdly large")
+            (folder / name).unlink(missing_ok=True)  # it may be that of another commit
+            fetch(repository, name, folder)
+    source = checkpoint_source(folder, repository.files.keys(), _header_reader(repository, folder))
+    return HubSource(source, repository, folder, keep=keep)
+
+
+def _header_reader(repository: Repository, folder: Path) -> Callable[[Path], list[SafeTensor]]:
+    """Reads the headers of all shards at once, each over its own connection."""
+    names = shard_names(folder, repository.files.keys())
+    paths = [folder / name for name in names]
+    with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="headers") as pool:
+        try:
+            headers = list(pool.map(lambda path: _remote_header(repository, path), paths))
+        except BaseException:
+            repository.stop()
+            raise
+    return dict(zip(paths, headers, strict=True)).__getitem__
+
+
+def _remote_header(repository: Repository, path: Path) -> list[SafeTensor]:
+    size = repository.files[path.name].size
+    start = repository.read(path.name, 0, _FIRST_BYTES)
+    length = header_length(path, start[:8], size)
+    text = start[8 : 8 + length]
+    if len(text) < length:
+        text += repository.read(path.name, 8 + len(text), length - len(text))
+    return parse_header(path, text, length, size)

@@ -1,0 +1,157 @@
+"""Where a file comes from: keys in its metadata, and a manifest beside it with the hashes of its bytes.
+
+The keys begin with `codellama.` and stand last, so that what other programs read is not touched. Nothing
+in either depends on the hour, the machine or the folder: the same source and recipe give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codellama.errors import ModelLoadError
+from codellama.native.ggml import library_version
+from codellama.weights.gguf_header import Value, ValueType
+from codellama.weights.split import unsplit_name
+
+PREFIX = "codellama."
+SOURCE, REVISION, FILES = "codellama.source", "codellama.source.revision", "codellama.source.files"
+
+_FORMAT = "codellama manifest"
+_VERSION = 1
+_PIECE = 2**22
+_MOST_BYTES = 2**24
+
+
+def source_keys(
+    name: str, revision: str = "", hashes: Mapping[str, str] | None = None
+) -> dict[str, Value]:
+    """Keys that say which weights these are; `hashes` is SHA-256 by the name of the weight file."""
+    keys = {SOURCE: Value(ValueType.STRING, name)}
+    if revision:
+        keys[REVISION] = Value(ValueType.STRING, revision)
+    if hashes:
+        lines = [f"{digest}  {file}" for file, digest in sorted(hashes.items())]
+        keys[FILES] = Value(ValueType.ARRAY, lines, ValueType.STRING)
+    return keys
+
+
+def recipe_keys(type_name: str, options: str) -> dict[str, Value]:
+    """Keys that say what was done with them, and by which versions."""
+    version = importlib.metadata.version("codellama-runtime")
+    texts = {
+        "codellama.recipe": type_name if options == "none" else f"{type_name}; {options}",
+        "codellama.converter": f"codellama-runtime {version}",
+        "codellama.quantizer": library_version(),
+    }
+    return {key: Value(ValueType.STRING, text) for key, text in texts.items()}
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of the GGUF `path` lies, of a split one that of all its files."""
+    return path.with_name(f"{unsplit_name(path.name)}.manifest.json")
+
+
+def manifest(files: Mapping[str, Path], provenance: Mapping[str, Any]) -> bytes:
+    """The manifest of `files` (name to where they are now), which are read for it."""
+    rows = [
+        {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in files.items()
+    ]
+    document = {_FORMAT: _VERSION, **provenance, "files": rows}
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file; `advance` gets the bytes of each piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            if advance:
+                advance(len(piece))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file as a manifest has it."""
+
+    path: Path
+    nbytes: int
+    sha256: str
+
+
+def read_manifest(path: Path) -> list[ListedFile]:
+    """The files that the manifest of the GGUF `path` lists.
+
+    Raises:
+        ModelLoadError: there is none, or it is damaged.
+    """
+    place = manifest_path(path)
+    try:
+        with place.open("rb") as file:
+            document = json.loads(file.read(_MOST_BYTES))
+        rows = document["files"]
+        if document[_FORMAT] != _VERSION or not rows:
+            raise ValueError("of an unknown version")
+        return [_listed(place, row) for row in rows]
+    except FileNotFoundError:
+        raise ModelLoadError(
+            f"{place}: missing: only files that this program has written can be verified"
+        ) from None
+    except OSError as error:
+        raise ModelLoadError(f"{place}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelLoadError(f"{place}: damaged: {error}") from error
+
+
+def _listed(place: Path, row: Any) -> ListedFile:
+    name, nbytes, digest = row["name"], row["bytes"], row["sha256"]
+    if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a file beside it")
+    if type(nbytes) is not int or not isinstance(digest, str):
+        raise ValueError(f"the entry of {name}")
+    return ListedFile(place.with_name(name), nbytes, digest)
+
+
+def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> list[ListedFile]:
+    """Read all files of the GGUF `path` again and compare with its manifest; returns them.
+
+    Raises:
+        ModelLoadError: a file is missing or its bytes have changed; there is no manifest.
+    """
+    listed = read_manifest(path)
+    _check_sizes(path, listed)
+    done, total = 0, sum(file.nbytes for file in listed)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, total)
+
+    for file in listed:
+        if sha256(file.path, advance) != file.sha256:
+            raise ModelLoadError(
+                f"{file.path}: its bytes are not those that were written: make or fetch it again"
+            )
+    return listed
+
+
+def _check_sizes(path: Path, listed: Sequence[ListedFile]) -> None:
+    if path not in [file.path for file in listed]:
+        raise ModelLoadError(f"{path}: {manifest_path(path).name} does not list it")
+    for file in listed:
+        if not file.path.is_file():
+            raise ModelLoadError(f"{file.path}: missing")
+        if file.path.stat().st_size != file.nbytes:
+            raise ModelLoadError(
+                f"{file.path}: {file.path.stat().st_size} bytes, not {file.nbytes}: make or fetch "
+                "it again"
+            )
