@@ -17,22 +17,31 @@ import click
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 def main(files: tuple[Path, ...]) -> None:
-    """Measure bits per byte and answers of each of FILES, which are GGUFs of the demo model."""
+    """Measure size, bits per byte, agreement and answers of each of FILES, GGUFs of the demo model.
+
+    The first file is the one that the others' best guesses are compared with.
+    """
     from codellama import LLM
     from demo_model import measure
     from demo_model.written import questions
 
     xz = measure.xz_bits_per_byte()
     print(f"held-out modules: xz -9e {xz:.3f} bits per byte")
+    print("| file | bytes | bits per byte | same best token | right of 50 | right of all |")
+    print("|---|---:|---:|---:|---:|---:|")
+    reference = None
     report = []
     for path in files:
         with LLM(path, n_seq_max=8) as llm:
             fifty = measure.answers(llm, measure.fifty_questions())
             every = measure.answers(llm, questions(), wording=1)
+        held_out = measure.held_out(path)
+        reference = reference or held_out
         row = {
             "file": path.name,
             "bytes": path.stat().st_size,
-            "bits_per_byte": round(measure.held_out_bits_per_byte(path), 4),
+            "bits_per_byte": round(held_out.bits_per_byte, 4),
+            "same_top_token": round(held_out.agreement(reference), 4),
             "fifty_ended": sum(answered.ended for answered in fifty),
             "fifty_right": sum(answered.right for answered in fifty),
             "questions": len(every),
@@ -40,7 +49,12 @@ def main(files: tuple[Path, ...]) -> None:
             "questions_right": sum(answered.right for answered in every),
         }
         report.append(row)
-        print("  ".join(f"{name} {value}" for name, value in row.items()))
+        print(
+            f"| {path.name} | {row['bytes']:,} | {row['bits_per_byte']} | "
+            f"{100 * held_out.agreement(reference):.1f} % | {row['fifty_right']} | "
+            f"{row['questions_right']} of {len(every)} |",
+            flush=True,
+        )
     print(json.dumps({"xz_bits_per_byte": round(xz, 4), "files": report}))
 
 

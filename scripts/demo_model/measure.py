@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codellama import LLM, FinishReason, Message
 from codellama.batch import Batch
@@ -64,11 +65,24 @@ def answers(llm: LLM, asked: Sequence[Question], wording: int = 0) -> list[Answe
     return result
 
 
-def held_out_bits_per_byte(path: Path) -> float:
-    """Bits per byte of the GGUF `path` on the held-out modules, in windows begun with BOS."""
+@dataclass(frozen=True)
+class HeldOut:
+    """What a file makes of the held-out modules: bits per byte, and its best guess at every token."""
+
+    bits_per_byte: float
+    top_tokens: NDArray[np.int64]
+
+    def agreement(self, other: HeldOut) -> float:
+        """Share of the positions where both guess the same token."""
+        return float((self.top_tokens == other.top_tokens).mean())
+
+
+def held_out(path: Path) -> HeldOut:
+    """Run the GGUF `path` over the held-out modules, in windows begun with BOS."""
     texts = _held_out_texts()
     size = sum(len(text.encode()) for text in texts)
-    return sum(_nats(path, texts)) / math.log(2) / size
+    nats, tops = zip(*_chunks(path, texts), strict=True)
+    return HeldOut(sum(nats) / math.log(2) / size, np.concatenate(tops))
 
 
 def xz_bits_per_byte() -> float:
@@ -89,7 +103,7 @@ def _messages(question: Question, wording: int) -> list[Message]:
     return messages
 
 
-def _nats(path: Path, texts: Sequence[str]) -> Iterator[float]:
+def _chunks(path: Path, texts: Sequence[str]) -> Iterator[tuple[float, NDArray[np.int64]]]:
     config = ModelConfig(n_seq_max=1)
     with Model(path) as model:
         context = Context(model, config, WINDOW)
@@ -99,12 +113,14 @@ def _nats(path: Path, texts: Sequence[str]) -> Iterator[float]:
                 window = [model.tokenizer.bos, *ids[first : first + WINDOW - 1]]
                 context.clear()
                 for start in range(0, len(window) - 1, config.max_outputs):
-                    yield _chunk_nats(context, window, start, config.max_outputs)
+                    yield _chunk(context, window, start, config.max_outputs)
         context.close()
 
 
-def _chunk_nats(context: Context, window: Sequence[int], start: int, length: int) -> float:
-    """What the tokens after `length` positions from `start` on cost, in nats."""
+def _chunk(
+    context: Context, window: Sequence[int], start: int, length: int
+) -> tuple[float, NDArray[np.int64]]:
+    """What the tokens after `length` positions from `start` on cost, in nats, and the best guesses."""
     inputs = list(window[start : min(start + length, len(window) - 1)])
     batch = Batch(output_rows=list(range(len(inputs))))
     batch.add(inputs, start, 0)
@@ -113,4 +129,5 @@ def _chunk_nats(context: Context, window: Sequence[int], start: int, length: int
     highest = logits.max(axis=1)
     log_sums = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
     targets = window[start + 1 : start + 1 + len(inputs)]
-    return float((log_sums - logits[batch.output_rows, targets]).sum())
+    nats = float((log_sums - logits[batch.output_rows, targets]).sum())
+    return nats, logits.argmax(axis=1)

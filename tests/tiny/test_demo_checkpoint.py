@@ -188,6 +188,6 @@ def test_an_edit_copies_from_the_prompt(q4_llm: LLM) -> None:
 @needs_training
 @pytest.mark.slow
 def test_held_out_modules_are_below_xz(bf16_gguf: Path) -> None:
-    bits = measure.held_out_bits_per_byte(bf16_gguf)
+    bits = measure.held_out(bf16_gguf).bits_per_byte
     assert bits <= 1.6
     assert bits < measure.xz_bits_per_byte()
