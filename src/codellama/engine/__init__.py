@@ -5,12 +5,13 @@ Pure Python: no ctypes, no JSON, no text formats. The native side is met through
 
 from codellama.batch import Batch, TokenLogprob
 from codellama.engine.drafter import Drafter, NgramDrafter
-from codellama.engine.engine import Engine, EngineStatus, Runner
+from codellama.engine.engine import Engine, Runner
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.prompt_cache import PromptCache
 from codellama.engine.scheduler import Scheduler, Slot
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State, Timings, Usage
 from codellama.engine.speculator import Speculator
+from codellama.engine.status import EngineStatus
 
 __all__ = [
     "Batch",

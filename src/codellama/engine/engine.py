@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from codellama.batch import Batch, KVState, TokenLogprob
 from codellama.engine.scheduler import Sample, Scheduler, Scored
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
 from codellama.engine.speculator import Speculator
+from codellama.engine.status import EngineStatus, Totals
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
 
 log = logging.getLogger("codellama.engine")
@@ -50,35 +51,6 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free everything."""
-
-
-@dataclass
-class Totals:
-    """Counts since the start, as in `EngineStatus`."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    tokens_decoded: int = 0
-    draft_tokens: int = 0
-    draft_accepted: int = 0
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """A snapshot after the latest step: requests, token totals since the start, and whether it lives.
-
-    Of `draft_tokens` guessed ahead, `draft_accepted` were right.
-    """
-
-    n_slots: int
-    n_running: int = 0
-    n_waiting: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    tokens_decoded: int = 0
-    draft_tokens: int = 0
-    draft_accepted: int = 0
-    dead: bool = False
 
 
 class Engine:

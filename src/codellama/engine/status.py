@@ -1,0 +1,34 @@
+"""What the engine tells of itself: counts since its start, and a snapshot after the latest step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Totals:
+    """Counts since the start, as in `EngineStatus`."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens_decoded: int = 0
+    draft_tokens: int = 0
+    draft_accepted: int = 0
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """A snapshot after the latest step: requests, token totals since the start, and whether it lives.
+
+    Of `draft_tokens` guessed ahead, `draft_accepted` were right.
+    """
+
+    n_slots: int
+    n_running: int = 0
+    n_waiting: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens_decoded: int = 0
+    draft_tokens: int = 0
+    draft_accepted: int = 0
+    dead: bool = False
