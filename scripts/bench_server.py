@@ -128,6 +128,7 @@ def main(
         )
         work = bench.all(common, against, names, drafts, edit_model)
         settings = asdict(common) | {"model": model.name}
+    servers.end_on_signals()
     try:
         asyncio.run(work)
     except BenchError as error:

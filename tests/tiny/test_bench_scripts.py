@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,24 @@ def test_what_cannot_be_measured_is_one_line(arguments: list[str], code: int, me
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
+def test_no_server_outlives_a_bench_that_is_ended(tiny_gguf: Path) -> None:
+    script = str(ROOT / "scripts" / "bench_server.py")
+    command = [sys.executable, script, str(tiny_gguf), "--against", "codellama", "--quick"]
+    command += ["--runs", "1000", "--threads", "1", "--ctx-size", "1024", "--cells", "4096"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # the first figures: both servers are there
+        children = _children(process.pid)
+        process.terminate()
+        process.stderr.read()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert len(children) == 2
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [int(i) for task in tasks.iterdir() for i in (task / "children").read_text().split()]
