@@ -23,6 +23,7 @@ COMMANDS = (
     "pull",
     "convert",
     "quantize",
+    "imatrix",
     "verify",
     "inspect",
     "tokenize",

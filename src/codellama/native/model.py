@@ -162,6 +162,7 @@ class Tokenizer:
         self.handle = vocab
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(vocab)
         self.bos: int = llama_cpp.llama_vocab_bos(vocab)
+        self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
         self.eos: int = llama_cpp.llama_vocab_eos(vocab)
         self.eot: int = llama_cpp.llama_vocab_eot(vocab)
         self.add_space_prefix = self.decode(self.encode("a")).startswith(" ")
