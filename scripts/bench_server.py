@@ -241,7 +241,10 @@ class Bench:
             for run in range(self._runs):
                 work = Work(self._texts, self._sizes, run)
                 for subject, client in clients[:: 1 if run % 2 == 0 else -1]:
-                    figures = await case.measure(client, work)
+                    try:
+                        figures = await case.measure(client, work)
+                    except BenchError as error:
+                        raise BenchError(f"{name}, {subject}: {error}") from error
                     for row in found:
                         row.values[subject].append(figures[row.key])
                     _say(name, run, subject, figures)

@@ -131,8 +131,9 @@ class Client:
 
 
 def parse(recording: Recording) -> Answer:
-    """The answer in a recorded stream. Raises BenchError if it holds an error, no text or no usage."""
+    """The answer in a recorded stream. Raises BenchError if it holds an error, no answer or no usage."""
     arrivals: list[float] = []
+    last: list[float] = []
     pieces: list[str] = []
     usage: dict[str, Any] | None = None
     for moment, event in _events(recording.chunks):
@@ -141,11 +142,13 @@ def parse(recording: Recording) -> Answer:
         usage = event.get("usage") or usage
         for choice in event.get("choices") or ():
             text = _text(choice)
+            last = [moment]
             if text:  # the first and the last event of a chat have none
                 arrivals.append(moment)
                 pieces.append(text)
+    arrivals = arrivals or last  # a short answer may be all control tokens
     if not arrivals:
-        raise BenchError("the stream ended without text")
+        raise BenchError("the stream ended without an answer")
     if usage is None:
         raise BenchError("the stream reported no usage: the server ignores stream_options")
     return Answer(

@@ -164,12 +164,13 @@ async def running(make: Callable[[int], Spec]) -> AsyncIterator[Running]:
         )
         try:
             async with Client(f"http://{HOST}:{port}") as client:
-                await _wait_ready(client, process, spec)
+                try:
+                    await _wait_ready(client, process, spec)
+                except BenchError as error:
+                    log.seek(0)
+                    end = log.read()[-2000:].decode("utf-8", "replace").strip()
+                    raise BenchError(f"{spec.name}: {error}\n{end}") from error
                 yield Running(spec, client, process)
-        except BenchError as error:
-            log.seek(0)
-            end = log.read()[-2000:].decode("utf-8", "replace").strip()
-            raise BenchError(f"{spec.name}: {error}\n{end}") from error
         finally:
             _stop(process)
 

@@ -54,6 +54,11 @@ def test_what_carries_no_text_is_no_arrival() -> None:
     assert answer.arrivals == (5.0,)
 
 
+def test_an_answer_without_text_arrives_at_its_end() -> None:
+    answer = parse(recorded((2.0, sse(text(""))), (5.0, sse(text(""), USAGE))))
+    assert answer.arrivals == (5.0,)
+
+
 def test_carriage_returns_between_events_are_understood() -> None:
     data = sse(text("a"), USAGE).replace(b"\n", b"\r\n")
     assert parse(recorded((2.0, data))).text == "a"
@@ -63,7 +68,7 @@ def test_carriage_returns_between_events_are_understood() -> None:
     ("data", "message"),
     [
         (sse({"error": {"message": "the queue is full"}}), "queue is full"),
-        (sse(USAGE), "without text"),
+        (sse(USAGE), "without an answer"),
         (sse(text("a")), "no usage"),
     ],
 )
