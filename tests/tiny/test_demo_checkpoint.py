@@ -171,21 +171,6 @@ def test_fifty_answers_end_by_themselves_and_most_are_right(q4_llm: LLM) -> None
 
 
 @needs_training
-def test_an_edit_copies_from_the_prompt(q4_llm: LLM) -> None:
-    code = (
-        "def load_page(numbers):\n"
-        "    result = 1\n"
-        "    for number in numbers:\n"
-        "        result *= number\n"
-        "    return result\n"
-    )
-    answer = ask(q4_llm, f"Rename the variable result to total\n\n```python\n{code}```").text
-    names, _ = run_code(answer)
-    assert names["load_page"]([2, 3]) == 6
-    assert "total *= number" in answer
-
-
-@needs_training
 @pytest.mark.slow
 def test_held_out_modules_are_below_xz(bf16_gguf: Path) -> None:
     bits = measure.held_out(bf16_gguf).bits_per_byte
