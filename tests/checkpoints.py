@@ -7,7 +7,6 @@ also make them wrong on purpose.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stand_ins.formats import Piece as Piece
+from stand_ins.formats import safetensors_head as safetensors_head
+from stand_ins.formats import sentencepiece_model as sentencepiece_model
+
 INDEX = "model.safetensors.index.json"
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-Piece = tuple[str, float, int]
 
 
 @dataclass(frozen=True)
@@ -200,45 +201,3 @@ def write_safetensors(path: Path, tensors: Sequence[tuple[str, str, NDArray[Any]
         file.write(safetensors_head(header))
         for _, _, data in tensors:
             file.write(data.tobytes())
-
-
-def safetensors_head(header: Mapping[str, Any]) -> bytes:
-    """Length and JSON, padded as safetensors does."""
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def sentencepiece_model(pieces: Sequence[Piece], *, add_dummy_prefix: bool = False) -> bytes:
-    """A BPE model with byte fallback (sentencepiece_model.proto)."""
-    rows = (
-        _message(1, _text(1, piece) + _float(2, score) + _varint(3, kind))
-        for piece, score, kind in pieces
-    )
-    trainer = _varint(3, 2) + _varint(4, len(pieces)) + _varint(35, 1)
-    normalizer = _text(1, "identity") + _varint(3, add_dummy_prefix) + _varint(4, 0) + _varint(5, 1)
-    return b"".join(rows) + _message(2, trainer) + _message(3, normalizer)
-
-
-def _number(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _varint(tag: int, value: int) -> bytes:
-    return _number(tag << 3) + _number(int(value))
-
-
-def _float(tag: int, value: float) -> bytes:
-    return _number(tag << 3 | 5) + struct.pack("<f", value)
-
-
-def _message(tag: int, data: bytes) -> bytes:
-    return _number(tag << 3 | 2) + _number(len(data)) + data
-
-
-def _text(tag: int, text: str) -> bytes:
-    return _message(tag, text.encode())

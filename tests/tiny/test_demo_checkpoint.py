@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,6 @@ import pytest
 from codellama import LLM, Message
 from codellama.completion import Choice
 from codellama.weights.convert import convert
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from demo_model import measure
 from demo_model.samples import JAVASCRIPT
 from demo_model.vocabulary import Turn, Vocabulary

@@ -21,8 +21,8 @@ from codellama.weights.encode import Encoder
 from codellama.weights.gguf_header import Value, read_gguf_header
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab
+from stand_ins.hub import FakeHub, serve
 from tests.checkpoints import Checkpoint, write_checkpoint
-from tests.fake_hub import FakeHub, serve
 
 NAME = "codellama/CodeLlama-70b-Instruct-hf"
 N_SHARDS = 5

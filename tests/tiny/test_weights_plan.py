@@ -15,8 +15,8 @@ from codellama.weights.forecast import forecast, measure, steps
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe
 from codellama.weights.source import Source, open_checkpoint
+from stand_ins.hub import COMMIT, serve
 from tests.checkpoints import Checkpoint, write_checkpoint
-from tests.fake_hub import COMMIT, serve
 
 NAME = "codellama/CodeLlama-7b-hf"
 

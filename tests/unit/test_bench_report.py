@@ -2,14 +2,10 @@ from __future__ import annotations
 
 import io
 import json
-import sys
-from pathlib import Path
 from typing import Literal
 
 import pytest
 from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from bench.report import Row, heading, publish, table
 

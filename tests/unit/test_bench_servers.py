@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from bench import servers
 from bench.client import BenchError
 from bench.servers import Settings, Spec

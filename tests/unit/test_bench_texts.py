@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import ast
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from bench.cases import CASES, FULL, QUICK, SERVING
 from bench.texts import SAMPLE_WORDS, Texts, edit

@@ -1,7 +1,8 @@
 """A stand-in for the Hugging Face hub on loopback: what `huggingface_hub` asks of it, and its bad days.
 
-Repositories are folders. Large files (safetensors, tokenizer.model) have a SHA-256, as with Git LFS, and
-are served from another path by a redirect, as by the hub's storage.
+Repositories are files by name, in a folder or made up while they are sent. Large ones (safetensors,
+tokenizer.model) have a SHA-256, as with Git LFS, and are served from another path by a redirect, as by the
+hub's storage.
 """
 
 from __future__ import annotations
@@ -11,20 +12,66 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".model")
 
 
+class StoredFile(Protocol):
+    """A file of a repository: its bytes, and their hashes (`sha256` for large files only)."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def sha256(self) -> str | None: ...
+
+    @property
+    def blob_id(self) -> str: ...
+
+    def pieces(self, begin: int, end: int) -> Iterator[bytes | memoryview]:
+        """The bytes from `begin` to `end`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that is read whole whenever it is asked for, so it may change in between."""
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def sha256(self) -> str | None:
+        if not self.path.name.endswith(LARGE):
+            return None
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def blob_id(self) -> str:
+        return blob_id(self.path.read_bytes())
+
+    def pieces(self, begin: int, end: int) -> Iterator[bytes | memoryview]:
+        yield self.path.read_bytes()[begin:end]
+
+
+def blob_id(data: bytes) -> str:
+    """What git calls a file with these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 @dataclass
 class FakeHub:
-    """Serves `repositories` (name to folder). What goes wrong is set here while it runs.
+    """Serves `repositories` (name to folder, or to files by name). What goes wrong is set here while it runs.
 
     - `drop_after`: bodies of large files end, and the connection with them, after so many bytes...
     - `drops`: ...this many times.
@@ -33,7 +80,7 @@ class FakeHub:
     - `token`: requests need it. `gated`: access was not granted. `no_ranges`: Range is ignored.
     """
 
-    repositories: dict[str, Path]
+    repositories: dict[str, Path | Mapping[str, StoredFile]]
     commit: str = COMMIT
     drop_after: int | None = None
     drops: int = 0
@@ -47,11 +94,18 @@ class FakeHub:
     lock: threading.Lock = field(default_factory=threading.Lock)
     url: str = ""
 
+    def files(self, name: str) -> Mapping[str, StoredFile]:
+        """What the repository `name` holds now."""
+        held = self.repositories[name]
+        if not isinstance(held, Path):
+            return held
+        return {path.name: LocalFile(path) for path in sorted(held.iterdir()) if path.is_file()}
+
 
 @contextmanager
-def serve(repositories: dict[str, Path]) -> Iterator[FakeHub]:
+def serve(repositories: Mapping[str, Path | Mapping[str, StoredFile]]) -> Iterator[FakeHub]:
     """A hub on a free port until the block ends."""
-    hub = FakeHub(repositories)
+    hub = FakeHub(dict(repositories))
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
@@ -89,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         found = re.fullmatch(r"/storage/([^/]+/[^/]+)/([^/]+)", path)
         if found:
-            self._send_file(self.hub.repositories[found[1]] / found[2])
+            self._send_file(found[2], self.hub.files(found[1])[found[2]])
             return
         self._refuse(404, "EntryNotFound")
 
@@ -122,8 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _describe(self, name: str, revision: str) -> None:
         if not self._admitted(name, revision):
             return
-        files = sorted(path for path in self.hub.repositories[name].iterdir() if path.is_file())
-        siblings = [_sibling(path) for path in files]
+        siblings = [_sibling(file, stored) for file, stored in self.hub.files(name).items()]
         document = {"id": name, "modelId": name, "sha": self.hub.commit, "siblings": siblings}
         self._answer(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
@@ -135,61 +188,71 @@ class _Handler(BaseHTTPRequestHandler):
         if status is not None:
             self._refuse(status)
             return
-        path = self.hub.repositories[name] / file
-        if not path.is_file():
+        stored = self.hub.files(name).get(file)
+        if stored is None:
             self._refuse(404, "EntryNotFound")
             return
-        sibling = _sibling(path)
-        headers = {"X-Repo-Commit": self.hub.commit, "ETag": f'"{sibling["blobId"]}"'}
-        if "lfs" in sibling:
+        headers = {"X-Repo-Commit": self.hub.commit, "ETag": f'"{stored.blob_id}"'}
+        if stored.sha256 is not None:
             headers |= {
-                "X-Linked-Etag": f'"{sibling["lfs"]["sha256"]}"',
-                "X-Linked-Size": str(sibling["size"]),
+                "X-Linked-Etag": f'"{stored.sha256}"',
+                "X-Linked-Size": str(stored.size),
                 "Location": f"{self.hub.url}/storage/{name}/{file}",
             }
             self._answer(302, b"", headers)
             return
-        self._send_file(path, headers)
+        self._send_file(file, stored, headers)
 
-    def _send_file(self, path: Path, headers: dict[str, str] | None = None) -> None:
-        data = path.read_bytes()
-        with self.hub.lock:
-            if self.hub.damaged[path.name] > 0:
-                self.hub.damaged[path.name] -= 1
-                data = bytes([data[0] ^ 1]) + data[1:-1] + bytes([data[-1] ^ 1])
-        begin, end, status = 0, len(data), 200
+    def _send_file(
+        self, name: str, stored: StoredFile, headers: dict[str, str] | None = None
+    ) -> None:
+        size = stored.size
+        begin, end, status = 0, size, 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         headers = dict(headers or {})
         if asked and not self.hub.no_ranges:
-            begin, end = int(asked[1]), min(int(asked[2] or len(data)) + 1, len(data))
+            begin, end = int(asked[1]), min(int(asked[2] or size) + 1, size)
             status = 206
-            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
         self.send_response(status)
-        for name, value in {"Content-Length": str(end - begin), **headers}.items():
-            self.send_header(name, value)
+        for header, value in {"Content-Length": str(end - begin), **headers}.items():
+            self.send_header(header, value)
         self.end_headers()
         if self.command == "GET":
-            self._send_body(path, data[begin:end])
+            self._send_body(name, stored, begin, end)
 
-    def _send_body(self, path: Path, body: bytes) -> None:
+    def _send_body(self, name: str, stored: StoredFile, begin: int, end: int) -> None:
         limit = self.hub.drop_after
         with self.hub.lock:
-            drop = limit is not None and self.hub.drops > 0 and len(body) > limit
+            damaged = self.hub.damaged[name] > 0
+            self.hub.damaged[name] -= damaged
+            drop = limit is not None and self.hub.drops > 0 and end - begin > limit
             self.hub.drops -= drop
-            body = body[:limit] if drop else body
-            self.hub.sent[path.name] += len(body)
+        if drop and limit is not None:
+            end = begin + limit
         self.close_connection = self.close_connection or drop
         try:
-            self.wfile.write(body)
+            for piece in stored.pieces(begin, end):
+                with self.hub.lock:
+                    self.hub.sent[name] += len(piece)
+                self.wfile.write(_damage(piece, begin, stored.size) if damaged else piece)
+                begin += len(piece)
         except ConnectionError:
             self.close_connection = True
 
 
-def _sibling(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    sibling: dict[str, Any] = {"rfilename": path.name, "size": len(data), "blobId": blob}
-    if path.name.endswith(LARGE):
-        sha256 = hashlib.sha256(data).hexdigest()
-        sibling["lfs"] = {"sha256": sha256, "oid": sha256, "size": len(data), "pointerSize": 134}
+def _damage(piece: bytes | memoryview, begin: int, size: int) -> bytes:
+    """A piece that lies at `begin` of a file, with the file's first and last byte changed."""
+    wrong = bytearray(piece)
+    for place in (0, size - 1):
+        if begin <= place < begin + len(wrong):
+            wrong[place - begin] ^= 1
+    return bytes(wrong)
+
+
+def _sibling(name: str, stored: StoredFile) -> dict[str, Any]:
+    sibling: dict[str, Any] = {"rfilename": name, "size": stored.size, "blobId": stored.blob_id}
+    if stored.sha256 is not None:
+        digest = stored.sha256
+        sibling["lfs"] = {"sha256": digest, "oid": digest, "size": stored.size, "pointerSize": 134}
     return sibling

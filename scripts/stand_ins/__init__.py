@@ -1,0 +1,1 @@
+"""What stands in for the hub and for real weights, where neither can be had."""
