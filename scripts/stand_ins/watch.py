@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from bench.client import BenchError
 
 _EVERY_S = 0.2
 
@@ -57,6 +62,38 @@ def watching(pid: int, folder: Path | None = None) -> Iterator[Peaks]:
     finally:
         over.set()
         thread.join()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took: `written` are bytes it gave the disks, by the system's own count."""
+
+    seconds: float
+    cpu_seconds: float
+    peaks: Peaks
+    written: int
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Usage:
+    """Run a command that has to succeed. Raises BenchError with the end of what it said."""
+    begun = time.monotonic()
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        with watching(process.pid) as peaks:
+            said = process.stdout.read() if process.stdout else b""
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        end = said[-2000:].decode("utf-8", "replace")
+        raise BenchError(f"{command[0]} ended with {process.returncode}\n{end}")
+    return usage_of(usage, time.monotonic() - begun, peaks)
+
+
+def usage_of(usage: Any, seconds: float, peaks: Peaks) -> Usage:
+    """From `os.wait4`'s resources; the system counts what was written in blocks of 512 bytes."""
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Usage(seconds, cpu_seconds, peaks, usage.ru_oublock * 512)
 
 
 def memory_of(pid: int) -> tuple[int, int]:

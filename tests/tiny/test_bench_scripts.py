@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -146,3 +147,30 @@ def test_no_server_outlives_a_bench_that_is_ended(tiny_gguf: Path) -> None:
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
     return [int(i) for task in tasks.iterdir() for i in (task / "children").read_text().split()]
+
+
+def test_the_proof_of_the_70b_in_small(tmp_path: Path) -> None:
+    done = bench("prove_70b.py", "--work", str(tmp_path), "--quick", "--threads", "2")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    converted = found["converted"]
+    assert converted["endings"] == ["SIGKILL", "SIGINT", "finished"]
+    assert converted["nbytes"] == converted["planned_bytes"]
+    assert converted["peaks"]["disk"] <= converted["planned_disk"] + 2**20
+    assert converted["compared_tensors"] == found["loaded"]["compared_tensors"] == 57
+    assert converted["breaks"] > 0
+    assert found["answer"]["answer"]["completion_tokens"] >= 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.reference
+def test_the_weights_benchmark_in_small(tmp_path: Path) -> None:
+    if not (TOOLS / "llama-quantize").is_file():
+        pytest.skip("no llama-quantize: run scripts/build_llama_tools")
+    found = document(
+        "bench_weights.py", "--work", str(tmp_path), "--quick", "--runs", "2", "--no-bytes"
+    )
+    keys = {row["key"] for row in found["results"]}
+    assert keys == {"seconds", "per_weight", "cpu_seconds", "memory", "written"}
+    assert all(len(row["values"]["codellama"]) == 2 for row in found["results"])
+    assert os.listdir(tmp_path) == []
