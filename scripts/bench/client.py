@@ -70,7 +70,10 @@ class Client:
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers=headers,
             timeout=timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            # llama-server closes what was idle for 5 seconds; a request may then run into the end.
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0
+            ),
             trust_env=False,
         )
 
