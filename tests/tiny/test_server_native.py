@@ -277,3 +277,28 @@ def test_the_order_of_the_samplers_is_the_client_s(live: Live) -> None:
     refused = live.post("/completion", **body, samplers=["magic"])
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "samplers"
+
+
+def metrics(live: Live) -> dict[str, float]:
+    answer = live.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_metrics_count_what_happens(live: Live) -> None:
+    before = metrics(live)
+    live.post("/completion", prompt="metrics are counted", n_predict=12, temperature=0)
+    after = metrics(live)
+    grown = {name.removeprefix("llamacpp:"): after[name] - before[name] for name in after}
+    assert grown["tokens_predicted_total"] == 12
+    prompt = grown["prompt_tokens_total"] + grown["prompt_tokens_cached_total"]
+    assert prompt == 1 + len("metrics are counted")
+    assert grown["n_decode_total"] >= 2
+    assert grown["tokens_predicted_seconds_total"] > 0 and grown["prompt_seconds_total"] > 0
+    assert (
+        0
+        <= grown["spec_decode_num_accepted_tokens_total"]
+        <= grown["spec_decode_num_draft_tokens_total"]
+    )
+    assert after["llamacpp:requests_processing"] == after["llamacpp:requests_deferred"] == 0

@@ -196,6 +196,7 @@ class Engine:
             self._failures = 0
             self._scheduler.commit(step)
             self._totals.prompt_tokens += step.n_prompt
+            self._totals.steps += 1
             for scored in step.scored:
                 self._score(scored)
             for sample in step.samples:
@@ -310,13 +311,16 @@ class Engine:
         self._scheduler.release(sequence)
         self._speculator.forget(sequence)
         last = last or Delta()
+        timings = sequence.timings()
+        self._totals.prompt_seconds += timings.prompt_s
+        self._totals.decode_seconds += timings.decode_s
         final = replace(
             last,
             text=last.text + sequence.detokenizer.flush(),
             finish_reason=reason,
             stop=stop,
             usage=sequence.usage(),
-            timings=sequence.timings(),
+            timings=timings,
             error=error,
         )
         sequence.sampler.close()

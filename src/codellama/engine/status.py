@@ -14,13 +14,17 @@ class Totals:
     tokens_decoded: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0
+    steps: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class EngineStatus:
     """A snapshot after the latest step: requests, token totals since the start, and whether it lives.
 
-    Of `draft_tokens` guessed ahead, `draft_accepted` were right.
+    Of `draft_tokens` guessed ahead, `draft_accepted` were right. `steps` are batches decoded;
+    `prompt_seconds` and `decode_seconds` are what ended requests spent on prompt and answer.
     """
 
     n_slots: int
@@ -31,4 +35,7 @@ class EngineStatus:
     tokens_decoded: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0
+    steps: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
     dead: bool = False

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from codellama.compat import text_messages
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
@@ -29,6 +29,7 @@ from codellama.protocol.llama_server import (
 )
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.replies import Json
+from codellama.server import metrics
 from codellama.server.config import ServerConfig
 from codellama.server.generate import GenerationRequest, generate
 from codellama.server.guard import Guard
@@ -82,6 +83,12 @@ def _add_information(app: FastAPI, serving: Serving) -> None:
     async def health() -> Json:
         serving.llm()
         return {"status": "ok"}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        return PlainTextResponse(
+            metrics.render(serving.llm().status()), media_type=metrics.CONTENT_TYPE
+        )
 
     @app.get("/v1/models")
     @app.get("/models")
