@@ -7,11 +7,12 @@ taking them out. A whole answer is a collected stream: there is no other path.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from codellama.batch import TokenLogprob
@@ -45,6 +46,15 @@ class Result:
     def text(self) -> str:
         """The text of the first choice."""
         return self.choices[0].text
+
+
+def mean_logprob(n_tokens: int, logprobs: Sequence[TokenLogprob]) -> float:
+    """Log probability per token of an answer, by which candidates are ranked; nothing ranks last.
+
+    `logprobs` may begin with those of the prompt: the last `n_tokens` count.
+    """
+    counted = logprobs[len(logprobs) - n_tokens :]
+    return sum(entry.logprob for entry in counted) / n_tokens if n_tokens else -math.inf
 
 
 class Mailbox:
@@ -91,9 +101,16 @@ class Completion:
     """
 
     def __init__(
-        self, prompt: Prompt, n: int, mailbox: Mailbox, cancel: Callable[[], None], echo: str = ""
+        self,
+        prompt: Prompt,
+        n: int,
+        mailbox: Mailbox,
+        cancel: Callable[[], None],
+        echo: str = "",
+        keep: int | None = None,
     ) -> None:
-        """`cancel` ends the request; `echo` is text that every choice begins with."""
+        """`cancel` ends the request; `echo` is text that every choice begins with. A result has the
+        `keep` likeliest of the `n` choices, by default all as they are."""
         self.id = uuid.uuid4().hex
         self.created = int(time.time())
         self.prompt = prompt
@@ -101,6 +118,7 @@ class Completion:
         self._mailbox = mailbox
         self._cancel = cancel
         self._open = n
+        self._keep = keep
         self._echo = [Delta(text=echo)] * n if echo else []
         self._collected: Result | None = None
         self.dropped: tuple[Message, ...] = ()  # turns that the context had no room for
@@ -170,7 +188,7 @@ class Completion:
             builder = _Builder(self.n)
             for index, delta in self.events():
                 builder.add(index, delta)
-            self._collected = builder.result()
+            self._collected = self._best(builder.result())
         return self._collected
 
     async def aresult(self) -> Result:
@@ -179,8 +197,17 @@ class Completion:
             builder = _Builder(self.n)
             async for index, delta in self.aevents():
                 builder.add(index, delta)
-            self._collected = builder.result()
+            self._collected = self._best(builder.result())
         return self._collected
+
+    def _best(self, result: Result) -> Result:
+        if self._keep is None:
+            return result
+        ranked = sorted(
+            result.choices, key=lambda c: mean_logprob(len(c.tokens), c.logprobs), reverse=True
+        )
+        kept = (replace(choice, index=i) for i, choice in enumerate(ranked[: self._keep]))
+        return replace(result, choices=tuple(kept))
 
     def text(self) -> str:
         """Wait for the end and return the text of the first choice."""

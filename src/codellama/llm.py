@@ -222,15 +222,25 @@ class LLM(LlamaCompatible):
         return drop_oldest(messages, lambda kept: len(self.chat_prompt(kept).tokens) <= room)
 
     def complete(
-        self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n: int = 1,
+        best_of: int | None = None,
+        echo: bool = False,
+        **params: Any,
     ) -> Completion:
         """Continue a text (or token ids); with `echo` the answer begins with the prompt.
+
+        With `best_of` (at least `n`) so many candidates are written, and the result has the `n` with
+        the highest log probability per token, best first; usage counts all. The prompt is decoded once.
 
         With `echo` and `logprobs` the prompt's tokens are scored too: their log probabilities come
         first, NaN for the very first one. `max_tokens=0` then only scores.
         """
         sampling = SamplingParams.of(**params)
-        return self.generate(self.complete_prompt(prompt), n=n, params=sampling, echo=echo)
+        tokens = self.complete_prompt(prompt)
+        return self.generate(tokens, n=n, params=sampling, echo=echo, best_of=best_of)
 
     def infill(self, prefix: str, suffix: str, *, n: int = 1, **params: Any) -> Completion:
         """Write what stands between `prefix` and `suffix`."""
@@ -238,15 +248,28 @@ class LLM(LlamaCompatible):
         return self.generate(self.infill_prompt(prefix, suffix), n=n, params=sampling)
 
     def generate(
-        self, prompt: Prompt, *, params: SamplingParams, n: int = 1, echo: bool = False
+        self,
+        prompt: Prompt,
+        *,
+        params: SamplingParams,
+        n: int = 1,
+        echo: bool = False,
+        best_of: int | None = None,
     ) -> Completion:
         """Submit a prompt; the one path under all others.
 
         Raises ContextLengthError, GrammarError, InvalidRequestError, QueueFullError and
         EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_CHOICES:
-            raise InvalidRequestError(f"n must be from 1 to {MOST_CHOICES}; got {n!r}", "n")
+        keep = n if best_of is not None else None
+        for name, value, least in (("n", n, 1), ("best_of", n if best_of is None else best_of, n)):
+            if type(value) is not int or not least <= value <= MOST_CHOICES:
+                raise InvalidRequestError(
+                    f"{name} must be from {least} to {MOST_CHOICES}; got {value!r}", name
+                )
+        if best_of is not None:
+            n = best_of
+            params = replace(params, logprobs=params.logprobs or 0)
         room = self.n_ctx - len(prompt.tokens)
         if room <= 0:
             raise ContextLengthError(len(prompt.tokens), self.n_ctx)
@@ -263,9 +286,8 @@ class LLM(LlamaCompatible):
             for request in requests:
                 request.sampler.close()
             raise
-        return Completion(
-            prompt, n, mailbox, lambda: self._cancel(requests), self._text(prompt) if echo else ""
-        )
+        text = self._text(prompt) if echo else ""
+        return Completion(prompt, n, mailbox, lambda: self._cancel(requests), text, keep)
 
     def _text(self, prompt: Prompt) -> str:
         """What was tokenized: without the space that the vocabulary put before it."""

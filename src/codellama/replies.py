@@ -29,7 +29,7 @@ FINGERPRINT = "b-codellama"
 @dataclass
 class Answer:
     """One choice as far as it has come. `offset` is where the text that the next response or chunk
-    shows begins, in characters."""
+    shows begins, in characters. `discarded` are tokens of candidates it was preferred to."""
 
     index: int
     offset: int = 0
@@ -40,6 +40,7 @@ class Answer:
     stop: str | int | None = None
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    discarded: int = 0
 
     def add(self, delta: Delta) -> None:
         """Take in what is new."""
@@ -210,7 +211,7 @@ def total_usage(answers: Sequence[Answer], n: int) -> Usage:
     groups = [answers[i : i + n] for i in range(0, len(answers), n)]
     return Usage(
         prompt_tokens=sum(group[0].usage.prompt_tokens for group in groups),
-        completion_tokens=sum(answer.usage.completion_tokens for answer in answers),
+        completion_tokens=sum(a.usage.completion_tokens + a.discarded for a in answers),
         cached_tokens=sum(min(a.usage.cached_tokens for a in group) for group in groups),
     )
 

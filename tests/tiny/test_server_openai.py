@@ -280,3 +280,22 @@ def test_a_client_that_leaves_frees_the_engine(live: Live, client: OpenAI) -> No
     stream.close()
     llm = live.server._serving.llm()
     wait_until(lambda: llm.status().n_running == 0, 10.0)
+
+
+def test_best_of(client: OpenAI) -> None:
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 1.5, "seed": 5, "logprobs": 0}
+    every = client.completions.create(model="any", prompt="ab", n=4, **options)
+    best = client.completions.create(model="any", prompt="ab", n=1, best_of=4, **options)
+
+    def mean(choice: Any) -> float:
+        return float(sum(choice.logprobs.token_logprobs) / len(choice.logprobs.tokens))
+
+    assert [c.text for c in best.choices] == [max(every.choices, key=mean).text]
+    assert best.usage and every.usage
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+    plain = client.completions.create(
+        model="any", prompt="ab", best_of=4, **{**options, "logprobs": None}
+    )
+    assert (plain.choices[0].text, plain.choices[0].logprobs) == (best.choices[0].text, None)
+    with pytest.raises(openai.BadRequestError, match="best_of"):
+        client.completions.create(model="any", prompt="ab", best_of=2, stream=True)

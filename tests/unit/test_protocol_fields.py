@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from codellama.batch import TokenLogprob
+from codellama.engine.sequence import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
 from codellama.protocol.errors import validation_error
 from codellama.protocol.fields import NEUTRAL, NO_EFFECT, Fields, parse_prompts
 from codellama.protocol.llama_server import InfillRequest, NativeRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest
+from codellama.replies import Answer, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids
 
 TOKENIZER: Any = FakeTokenizer()
@@ -293,10 +296,36 @@ def test_openai_completions_write_sixteen_tokens_by_default() -> None:
     assert sampling(ChatRequest, {"messages": MESSAGES}).max_tokens is None
 
 
-def test_what_openai_completions_cannot_do() -> None:
+@pytest.mark.parametrize("more", [{"n": 3, "best_of": 2}, {"best_of": 2, "stream": True}])
+def test_what_openai_completions_cannot_do(more: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        sampling(CompletionRequest, {"prompt": "x", "best_of": 2})
+        sampling(CompletionRequest, {"prompt": "x", **more})
     assert caught.value.param == "best_of"
+
+
+def test_candidates_have_log_probabilities_to_be_ranked_by() -> None:
+    assert sampling(CompletionRequest, {"prompt": "x", "best_of": 2}).logprobs == 0
+    assert sampling(CompletionRequest, {"prompt": "x", "best_of": 2, "logprobs": 3}).logprobs == 3
+    assert sampling(CompletionRequest, {"prompt": "x", "best_of": 1}).logprobs is None
+
+
+def test_the_likeliest_candidates_are_sent_best_first() -> None:
+    request = CompletionRequest(prompt=["a", "b"], n=2, best_of=3)
+    means = [(-3.0,), (-1.0, -1.2), (-2.0,), (), (-0.5,), (-4.0,)]
+    answers = [
+        Answer(
+            i,
+            tokens=[7] * len(values),
+            logprobs=[TokenLogprob(1, math.nan), *(TokenLogprob(7, value) for value in values)],
+            usage=Usage(2, len(values)),
+        )
+        for i, values in enumerate(means)
+    ]
+    chosen = request.chosen(answers)
+    assert [a.index for a in chosen] == [0, 1, 2, 3]
+    assert [len(a.tokens) for a in chosen] == [2, 1, 1, 1]
+    assert [a.logprobs[-1].logprob for a in chosen] == [-1.2, -2.0, -0.5, -4.0]
+    assert total_usage(chosen, 2) == Usage(4, 6, 0)
 
 
 @pytest.mark.parametrize(

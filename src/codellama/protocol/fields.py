@@ -211,13 +211,23 @@ class SamplingFields(Fields):
         except InvalidRequestError as error:
             raise _respelled(error, self._spelling) from error
 
+    @property
+    def candidates(self) -> int:
+        """How many answers are written to every prompt."""
+        return self.n
+
     def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]:
-        """The empty answers of `n` choices for every prompt."""
+        """The empty answers of all candidates for every prompt."""
+        n = self.candidates
         return [
-            Answer(i * self.n + j, usage=Usage(prompt_tokens=len(prompt.tokens)))
+            Answer(i * n + j, usage=Usage(prompt_tokens=len(prompt.tokens)))
             for i, prompt in enumerate(prompts)
-            for j in range(self.n)
+            for j in range(n)
         ]
+
+    def chosen(self, answers: list[Answer]) -> list[Answer]:
+        """Those of the finished candidates that are sent: all."""
+        return answers
 
     def _schema(self) -> Mapping[str, Any] | None:
         if self.json_schema is None:

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from codellama.compat import chat_logprobs_count, text_messages
+from codellama.completion import mean_logprob
 from codellama.errors import InvalidRequestError
 from codellama.params import Prompt, SamplingParams
-from codellama.protocol.fields import ALIASES, NEUTRAL, SamplingFields, parse_prompts, prompt_text
+from codellama.protocol.fields import (
+    ALIASES,
+    MAX_CHOICES,
+    NEUTRAL,
+    SamplingFields,
+    parse_prompts,
+    prompt_text,
+)
 from codellama.replies import Answer, ChatReply, Json, TextReply
 
 if TYPE_CHECKING:
@@ -83,13 +91,41 @@ class CompletionRequest(SamplingFields):
     prompt: Any
     suffix: str | None = None
     echo: bool = False
-    best_of: int | None = None
+    best_of: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     logprobs: int | None = None
 
     @property
     def wants_logprobs(self) -> bool:
         """Whether the answer carries log probabilities."""
         return self.logprobs is not None
+
+    @property
+    def candidates(self) -> int:
+        """How many answers are written to every prompt."""
+        return self.best_of or self.n
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the best have to be found among more."""
+        return self.candidates > self.n
+
+    def chosen(self, answers: list[Answer]) -> list[Answer]:
+        """Of every prompt's candidates the `n` with the highest log probability per token."""
+        if not self.ranked:
+            return answers
+        chosen: list[Answer] = []
+        for i in range(0, len(answers), self.candidates):
+            group = sorted(
+                answers[i : i + self.candidates],
+                key=lambda a: mean_logprob(len(a.tokens), a.logprobs),
+                reverse=True,
+            )
+            kept, rest = group[: self.n], group[self.n :]
+            kept[0].discarded = sum(answer.usage.completion_tokens for answer in rest)
+            for answer in kept:
+                answer.index = len(chosen)
+                chosen.append(answer)
+        return chosen
 
     def prompts(self, llm: LLM) -> list[Prompt]:
         """One prompt for each in the body."""
@@ -103,18 +139,23 @@ class CompletionRequest(SamplingFields):
 
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
-        if self.best_of not in (None, self.n):
-            raise InvalidRequestError("best_of is not supported: set n, or leave it out", "best_of")
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidRequestError(f"best_of must be at least n, {self.n}", "best_of")
+        if self.ranked and self.stream:
+            raise InvalidRequestError("the best_of several answers cannot be streamed", "best_of")
         if self.max_tokens is None:
             self.max_tokens = DEFAULT_MAX_TOKENS
-        return self.params(tokenizer, logprobs=self.logprobs)
+        count = 0 if self.ranked and self.logprobs is None else self.logprobs
+        return self.params(tokenizer, logprobs=count)
 
     def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]:
         """The empty answers; without echo their text begins behind the prompt's."""
         answers = super().answers(prompts, tokenizer)
         if not self.echo:
             for answer in answers:
-                answer.offset = len(prompt_text(prompts[answer.index // self.n], tokenizer))
+                answer.offset = len(
+                    prompt_text(prompts[answer.index // self.candidates], tokenizer)
+                )
         elif tokenizer.add_space_prefix:
             for answer in answers:
                 answer.offset = -1  # the first piece has a space that the text has not

@@ -51,10 +51,12 @@ class GenerationRequest(Protocol):
     """A request body that asks for text (see `codellama.protocol`)."""
 
     stream: bool
-    n: int
 
     @property
     def echo(self) -> bool: ...
+    @property
+    def candidates(self) -> int: ...
+    def chosen(self, answers: list[Answer]) -> list[Answer]: ...
     def prompts(self, llm: LLM) -> list[Prompt]: ...
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams: ...
     def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]: ...
@@ -98,17 +100,17 @@ async def generate(
                     job.answers[index].add(delta)
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(job.reply.whole(job.answers))
+    return JSONResponse(job.reply.whole(request.chosen(job.answers)))
 
 
 def submit(request: GenerationRequest, llm: LLM) -> Job:
     """Check the request and hand all its prompts to the engine, or none."""
     params = request.sampling(llm.tokenizer)
-    prompts = request.prompts(llm)
+    prompts, n = request.prompts(llm), request.candidates
     completions: list[Completion] = []
     try:
         for prompt in prompts:
-            completions.append(llm.generate(prompt, n=request.n, params=params, echo=request.echo))
+            completions.append(llm.generate(prompt, n=n, params=params, echo=request.echo))
     except BaseException:
         for completion in completions:
             completion.cancel()
@@ -118,7 +120,7 @@ def submit(request: GenerationRequest, llm: LLM) -> Job:
         completions=tuple(completions),
         answers=request.answers(prompts, llm.tokenizer),
         reply=request.reply(llm, first.id, first.created, prompts, params),
-        n=request.n,
+        n=n,
     )
 
 
