@@ -16,6 +16,7 @@ from codellama.completion import Completion, Mailbox
 from codellama.engine import EngineStatus
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
+from codellama.history import drop_oldest
 from codellama.params import Message, Prompt, SamplingParams
 
 N_VOCAB = 259
@@ -104,10 +105,20 @@ class FakeLLM(LlamaCompatible):
         self.error: Exception | None = None
         self._held: list[Callable[[], None]] = []
 
-    def chat_prompt(self, messages: str | Iterable[Message]) -> Prompt:
+    def chat_prompt(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        context_policy: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Prompt:
         assert self.chat_format is not None
         assert not isinstance(messages, str)
-        return Prompt(ids(self.chat_format.render(messages)))
+        messages = list(messages)
+        dropped: list[Message] = []
+        if context_policy == "drop_oldest":
+            messages, dropped = drop_oldest(messages, lambda kept: len(kept) <= 3)
+        return Prompt(ids(self.chat_format.render(messages)), dropped=tuple(dropped))
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         return Prompt((1, *ids(prompt)) if isinstance(prompt, str) else tuple(prompt))

@@ -144,13 +144,21 @@ class TextReply(Reply):
         return self._envelope("text_completion", "cmpl-", [choice])
 
 
+@dataclass(frozen=True)
 class ChatReply(Reply):
-    """A response of `/v1/chat/completions`, or of `create_chat_completion`."""
+    """A response of `/v1/chat/completions`, or of `create_chat_completion`.
+
+    `dropped` are the indices of the request's messages that the context had no room for. The
+    response has them as `dropped_messages`, of a stream the first chunk, if there are any.
+    """
+
+    dropped: tuple[int, ...] = ()
 
     def head(self, index: int) -> list[Json]:
         """The chunk that opens the stream of a choice: its role."""
         delta = {"role": "assistant", "content": None} if self.extras else {"role": "assistant"}
-        return [self._chunk(index, delta, None, None)]
+        chunk = self._chunk(index, delta, None, None)
+        return [chunk | self._dropped()] if index == 0 else [chunk]
 
     def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
@@ -187,7 +195,10 @@ class ChatReply(Reply):
             for answer in answers
         ]
         body = self._envelope("chat.completion", "chatcmpl-", choices, usage=self._usage(answers))
-        return body | self._timings(answers[0])
+        return body | self._dropped() | self._timings(answers[0])
+
+    def _dropped(self) -> Json:
+        return {"dropped_messages": list(self.dropped)} if self.dropped else {}
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, finish: str | None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from codellama.compat import text_messages
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
+from codellama.protocol.embeddings import EmbeddingRequest
 from codellama.protocol.errors import error_body, plain_body, validation_error
 from codellama.protocol.llama_server import (
     DetokenizeRequest,
@@ -30,6 +31,7 @@ from codellama.protocol.llama_server import (
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.replies import Json
 from codellama.server.config import ServerConfig
+from codellama.server.embed import embed
 from codellama.server.generate import GenerationRequest, generate
 from codellama.server.guard import Guard
 from codellama.server.models import model_meta
@@ -72,6 +74,7 @@ def create_app(
     _add_errors(app)
     _add_information(app, serving)
     _add_generation(app, serving, config.ping_interval)
+    _add_embeddings(app, serving)
     _add_text_tools(app, serving)
     return app
 
@@ -118,6 +121,17 @@ def _add_generation(app: FastAPI, serving: Serving, ping_interval: float) -> Non
     @app.post("/infill")
     async def infill(body: InfillRequest, http: Request) -> Response:
         return await answer(body, http)
+
+
+def _add_embeddings(app: FastAPI, serving: Serving) -> None:
+    @app.post("/v1/embeddings")
+    async def openai_embeddings(body: EmbeddingRequest, http: Request) -> Response:
+        return await embed(body, http, serving, openai=True)
+
+    @app.post("/embedding")
+    @app.post("/embeddings")
+    async def embeddings(body: EmbeddingRequest, http: Request) -> Response:
+        return await embed(body, http, serving, openai=False)
 
 
 def _add_text_tools(app: FastAPI, serving: Serving) -> None:
