@@ -262,8 +262,10 @@ def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int)
     """The logprobs object of `/v1/completions`; `offset` is where the first token's text begins."""
     body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
     for entry in logprobs:
-        token = _legacy_token(piece(entry.token))
-        body["text_offset"].append(max(0, offset))
+        raw = piece(entry.token)
+        token = _legacy_token(raw)
+        inside = _continues(raw[:1])  # of a character that began in a token before
+        body["text_offset"].append(max(0, offset - inside))
         body["tokens"].append(token)
         if math.isnan(entry.logprob):  # nothing comes before it
             body["token_logprobs"].append(None)
@@ -316,4 +318,11 @@ def _legacy_token(raw: bytes) -> str:
 
 
 def _text_length(logprobs: Iterable[TokenLogprob], piece: Piece) -> int:
-    return len(b"".join(piece(entry.token) for entry in logprobs).decode("utf-8", "ignore"))
+    """Characters that begin in these tokens; one may end in the next."""
+    text = b"".join(piece(entry.token) for entry in logprobs)
+    return len(text) - _continues(text)
+
+
+def _continues(raw: bytes) -> int:
+    """How many bytes continue a UTF-8 character."""
+    return sum(byte & 0xC0 == 0x80 for byte in raw)

@@ -307,7 +307,11 @@ class Engine:
         sequence.tokens.append(token)
         self._totals.tokens_decoded += 1
         if token in sequence.stop_tokens:
-            self._end(sequence, FinishReason.STOP, stop=token)
+            # Who scores a prompt is told of the end too: evaluation harnesses ask for one token
+            # more than they score and cut the last entry off, whatever it is.
+            scoring = sequence.prompt_logprobs is not None
+            end = Delta(logprobs=logprobs if scoring else ())
+            self._end(sequence, FinishReason.STOP, stop=token, last=end)
             return
         text = sequence.detokenizer.push(token)
         delta = Delta(text=text, tokens=(token,), logprobs=logprobs)

@@ -27,6 +27,7 @@ from codellama.protocol.llama_server import (
     NativeRequest,
     TemplateRequest,
     TokenizeRequest,
+    tokenizer_info,
 )
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.replies import Json
@@ -137,7 +138,13 @@ def _add_embeddings(app: FastAPI, serving: Serving) -> None:
 def _add_text_tools(app: FastAPI, serving: Serving) -> None:
     @app.post("/tokenize")
     def tokenize(body: TokenizeRequest) -> Json:
-        return body.answer(serving.llm().tokenizer)
+        llm = serving.llm()
+        return body.answer(llm.tokenizer, llm.n_ctx)
+
+    @app.get("/tokenizer_info")
+    def info() -> Json:
+        llm = serving.llm()
+        return tokenizer_info(llm.tokenizer, llm.metadata.get("tokenizer.chat_template"))
 
     @app.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> Json:
