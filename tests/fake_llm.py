@@ -126,8 +126,16 @@ class FakeLLM(LlamaCompatible):
     def infill_prompt(self, prefix: str, suffix: str) -> Prompt:
         return Prompt(ids(f"<{prefix}|{suffix}>"))
 
-    def chat(self, messages: str | Iterable[Message], *, n: int = 1, **params: Any) -> Completion:
-        return self.generate(self.chat_prompt(messages), n=n, params=SamplingParams.of(**params))
+    def chat(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        n: int = 1,
+        context_policy: str | None = None,
+        **params: Any,
+    ) -> Completion:
+        prompt = self.chat_prompt(messages, context_policy=context_policy)
+        return self.generate(prompt, n=n, params=SamplingParams.of(**params))
 
     def complete(
         self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
