@@ -61,7 +61,7 @@ class EmbeddingCompatible:
         texts, one = _texts(input)
         prompts = [_prompt(self, text) for text in texts]
         found = self.embeddings(prompts, pooling=pooling, normalize=normalize).result()
-        vectors = [vector.tolist() for vector in found.vectors]
+        vectors = _lists(found)
         result = vectors[0] if one else vectors
         return (result, sum(found.n_tokens)) if return_count else result
 
@@ -70,9 +70,7 @@ class EmbeddingCompatible:
         texts, _ = _texts(input)
         prompts = [_prompt(self, text) for text in texts]
         found = self.embeddings(prompts, normalize=False).result()
-        return embeddings_json(
-            [vector.tolist() for vector in found.vectors], found.n_tokens, model or self.name
-        )
+        return embeddings_json(_lists(found), found.n_tokens, model or self.name)
 
 
 def embeddings_json(vectors: Sequence[Any], n_tokens: Sequence[int], model: str) -> Json:
@@ -87,6 +85,10 @@ def embeddings_json(vectors: Sequence[Any], n_tokens: Sequence[int], model: str)
         "model": model,
         "usage": {"prompt_tokens": total, "total_tokens": total},
     }
+
+
+def _lists(found: Embeddings) -> list[Any]:
+    return [vector.tolist() for vector in found.vectors]
 
 
 def _texts(input: Any) -> tuple[list[Any], bool]:

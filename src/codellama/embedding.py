@@ -84,11 +84,11 @@ def chunks(lengths: Sequence[int], budget: int) -> Iterator[list[Piece]]:
 class Embedder:
     """Computes embeddings on the engine's thread, `chunk` tokens at a time. Close it at the end."""
 
-    def __init__(self, make: Callable[[], Encoder], chunk: int, n_seq: int) -> None:
-        """`make` opens the context, with `n_seq` sequences; it is called once, on the first use."""
+    def __init__(self, make: Callable[[], Encoder], chunk: int) -> None:
+        """`make` opens a context of `chunk` sequences, so that every input in a chunk has its own; it
+        is called once, on the first use."""
         self._make = make
-        self._chunk = min(chunk, n_seq)  # so the inputs in a chunk have a sequence each
-        self._n_seq = n_seq
+        self._chunk = chunk
         self._encoder: Encoder | None = None
 
     def work(
@@ -106,10 +106,10 @@ class Embedder:
         ended: list[int] = []
         try:
             for chunk in chunks([len(tokens) for tokens in inputs], self._chunk):
-                batch = Batch(edits=[Trim(index % self._n_seq, 0) for index in ended])
+                batch = Batch(edits=[Trim(index % self._chunk, 0) for index in ended])
                 for piece in chunk:
                     tokens = list(inputs[piece.index][piece.start : piece.stop])
-                    batch.add(tokens, piece.start, piece.index % self._n_seq)
+                    batch.add(tokens, piece.start, piece.index % self._chunk)
                 batch.output_rows += range(len(batch.tokens))
                 encoder.run(batch)
                 rows, first = encoder.hidden(len(batch.tokens)), 0

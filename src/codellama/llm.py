@@ -36,10 +36,9 @@ from codellama.engine import (
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Sequence as Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
-from codellama.history import drop_oldest
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
-from codellama.native.encoder import SEQUENCES, encoder_cells, open_encoder
+from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
 from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
 from codellama.native.sampler import Sampler
@@ -93,9 +92,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         draft = self._draft_header()
         extra = encoder_cells(self.config, self.n_ctx)
         self._embedder = Embedder(
-            lambda: open_encoder(self._model, self.config, self.n_ctx),
-            self.config.prefill_chunk,
-            SEQUENCES,
+            lambda: open_encoder(self._model, self.config, self.n_ctx), encoder_batch(self.config)
         )
         with ExitStack() as undo:
             self._model = undo.enter_context(
@@ -211,14 +208,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             )
         if policy == "error" or isinstance(messages, str):
             return self.prompts.chat(messages)
-        messages = list(messages)
-        self.prompts.chat(messages)  # a wrong dialog is an error as it stands
-        answer = self.n_ctx // 4 if max_tokens is None else min(max_tokens, self.n_ctx - 1)
-        room = self.n_ctx - answer
-        kept, dropped = drop_oldest(
-            messages, lambda kept: len(self.prompts.chat(kept).tokens) <= room
-        )
-        return replace(self.prompts.chat(kept), dropped=tuple(dropped))
+        return self.prompts.chat_within(list(messages), self.n_ctx, max_tokens)
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""
@@ -272,9 +262,11 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         pooling: Pooling | None = None,
         normalize: bool | int = True,
     ) -> Future[Embeddings]:
-        """Turn prompts into vectors; `embed` is the call that waits for texts. Cancel the future to stop.
+        """Turn prompts into vectors; `embed` is the simple call, for texts, that waits.
 
-        The work is done between the steps of running answers, at most `prefill_chunk` tokens at a
+        `result()` waits, `await asyncio.wrap_future(...)` does in an event loop, `cancel()` stops it.
+
+        Work is done between the steps of running answers, at most `prefill_chunk` tokens at a
         time. `pooling` "mean", "cls" (first token), "last" or "none" (a vector per token); None is
         the loaded model's. `normalize` scales to length 1; a number is llama.cpp's `embd_normalize`.
 

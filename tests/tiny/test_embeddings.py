@@ -74,6 +74,13 @@ def test_shapes_and_counts(llm: LLM) -> None:
     assert llm.create_embedding("a", model="mine")["model"] == "mine"
 
 
+def test_more_texts_than_a_chunk_has_tokens(llm: LLM) -> None:
+    texts = [f"x{i}" for i in range(150)]
+    together = llm.embed(texts, pooling="last")
+    for i in (0, 63, 64, 149):
+        assert together[i] == pytest.approx(llm.embed(texts[i], pooling="last"), abs=1e-4)
+
+
 def test_typed_tags_stay_text(llm: LLM) -> None:
     _, count = llm.embed("<step>", return_count=True)
     assert count == len(llm.complete_prompt("<step>").tokens) > 2

@@ -17,6 +17,7 @@ import pytest
 from codellama.embedding import Embeddings
 from codellama.llm import LLM
 from codellama.params import ModelConfig
+from codellama.server.config import ServerConfig
 from tests.fake_llm import FakeLLM
 from tests.live_server import Live, running, wait_until
 
@@ -181,7 +182,7 @@ def test_a_client_that_leaves_stops_its_request() -> None:
 
 def test_a_server_that_stops_says_so() -> None:
     llm = Waiting()
-    with running(lambda: llm) as server:
+    with running(lambda: llm, ServerConfig(port=0, drain_timeout=0.1)) as server:
 
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(timeout=30) as client:
@@ -190,7 +191,8 @@ def test_a_server_that_stops_says_so() -> None:
                 )
                 while not llm.futures:
                     await asyncio.sleep(0.01)
-                llm.futures[0].cancel()  # what `Serving.cancel_all` does
+                server.stop()
                 return await asked
 
         assert error(asyncio.run(ask())) == (503, "unavailable_error", None)
+    assert llm.futures[0].cancelled()

@@ -20,9 +20,9 @@ from codellama.embedding import (
     normalized,
 )
 from codellama.errors import DecodeError, InvalidRequestError
-from codellama.params import Pooling
+from codellama.native.encoder import encoder_batch, encoder_cells
+from codellama.params import ModelConfig, Pooling
 
-N_SEQ = 8
 POOLS: dict[Pooling, Callable[[Any], Any]] = {
     "none": lambda rows: rows,
     "mean": lambda rows: rows.mean(axis=0),
@@ -34,7 +34,8 @@ POOLS: dict[Pooling, Callable[[Any], Any]] = {
 class FakeEncoder:
     """The hidden state of a row is (sum of its sequence so far, its token, its position)."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_seq: int) -> None:
+        self.n_seq = n_seq
         self.kv: dict[int, list[int]] = {}
         self.rows: list[tuple[int, int, int]] = []
         self.sizes: list[int] = []
@@ -52,7 +53,7 @@ class FakeEncoder:
             del self.kv[edit.target]
         self.rows = []
         for token, position, seq in zip(batch.tokens, batch.positions, batch.seq_ids, strict=True):
-            assert 0 <= seq < N_SEQ
+            assert 0 <= seq < self.n_seq
             held = self.kv.setdefault(seq, [])
             assert position == len(held), "a gap, or another text's tokens"
             held.append(token)
@@ -109,8 +110,8 @@ def test_chunks_of_nothing() -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 5, 64])
 def test_pooling_is_the_same_however_the_texts_are_cut(chunk: int) -> None:
     rng = random.Random(chunk)
-    encoder = FakeEncoder()
-    embedder = Embedder(lambda: encoder, chunk, N_SEQ)
+    encoder = FakeEncoder(chunk)
+    embedder = Embedder(lambda: encoder, chunk)
     inputs = [[rng.randint(0, 99) for _ in range(rng.randint(1, 30))] for _ in range(40)]
     want = [reference(tokens) for tokens in inputs]
     for pooling, pool in POOLS.items():
@@ -119,8 +120,8 @@ def test_pooling_is_the_same_however_the_texts_are_cut(chunk: int) -> None:
         for vector, rows in zip(found.vectors, want, strict=True):
             assert vector.dtype == np.float32
             np.testing.assert_allclose(vector, pool(rows), rtol=1e-6)
-    assert max(encoder.sizes) == min(chunk, N_SEQ)
-    assert max(encoder.held) <= max(map(len, inputs)) + min(chunk, N_SEQ)
+    assert max(encoder.sizes) == chunk
+    assert max(encoder.held) <= max(map(len, inputs)) + chunk
     assert encoder.cleared == 4
 
 
@@ -128,10 +129,10 @@ def test_the_context_is_opened_when_it_is_needed_and_closed_once() -> None:
     made: list[FakeEncoder] = []
 
     def make() -> FakeEncoder:
-        made.append(FakeEncoder())
+        made.append(FakeEncoder(4))
         return made[-1]
 
-    embedder = Embedder(make, 4, N_SEQ)
+    embedder = Embedder(make, 4)
     embedder.close()
     assert not made
     for _ in range(2):
@@ -142,8 +143,8 @@ def test_the_context_is_opened_when_it_is_needed_and_closed_once() -> None:
 
 
 def test_the_cache_is_empty_after_a_failure_and_after_a_cancel() -> None:
-    encoder = FakeEncoder()
-    embedder = Embedder(lambda: encoder, 2, N_SEQ)
+    encoder = FakeEncoder(2)
+    embedder = Embedder(lambda: encoder, 2)
     encoder.broken = True
     with pytest.raises(DecodeError):
         run(embedder, [[1, 2, 3]], "mean")
@@ -179,3 +180,11 @@ def test_what_normalize_may_be() -> None:
 def test_an_unknown_pooling_is_an_error() -> None:
     with pytest.raises(InvalidRequestError, match="none, mean, cls, last; got 'rank'"):
         checked_pooling("rank")
+
+
+def test_the_cells_of_the_context_are_counted_only_where_there_is_one() -> None:
+    assert encoder_cells(ModelConfig(), 1000) == 0
+    assert encoder_cells(ModelConfig(embeddings=True), 1000) == 1256
+    assert encoder_cells(ModelConfig(embeddings=True, prefill_chunk=64), 1000) == 1064
+    assert encoder_batch(ModelConfig(prefill_chunk=4096, n_batch=4096)) == 256
+    assert encoder_batch(ModelConfig(n_batch=100, n_ubatch=50)) == 100
