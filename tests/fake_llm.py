@@ -16,6 +16,7 @@ from codellama.completion import Completion, Mailbox
 from codellama.engine import EngineStatus
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
+from codellama.history import drop_oldest
 from codellama.params import Message, Prompt, SamplingParams
 
 N_VOCAB = 259
@@ -104,10 +105,20 @@ class FakeLLM(LlamaCompatible):
         self.error: Exception | None = None
         self._held: list[Callable[[], None]] = []
 
-    def chat_prompt(self, messages: str | Iterable[Message]) -> Prompt:
+    def chat_prompt(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        context_policy: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Prompt:
         assert self.chat_format is not None
         assert not isinstance(messages, str)
-        return Prompt(ids(self.chat_format.render(messages)))
+        messages = list(messages)
+        dropped: list[Message] = []
+        if context_policy == "drop_oldest":
+            messages, dropped = drop_oldest(messages, lambda kept: len(kept) <= 3)
+        return Prompt(ids(self.chat_format.render(messages)), dropped=tuple(dropped))
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         return Prompt((1, *ids(prompt)) if isinstance(prompt, str) else tuple(prompt))
@@ -115,8 +126,16 @@ class FakeLLM(LlamaCompatible):
     def infill_prompt(self, prefix: str, suffix: str) -> Prompt:
         return Prompt(ids(f"<{prefix}|{suffix}>"))
 
-    def chat(self, messages: str | Iterable[Message], *, n: int = 1, **params: Any) -> Completion:
-        return self.generate(self.chat_prompt(messages), n=n, params=SamplingParams.of(**params))
+    def chat(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        n: int = 1,
+        context_policy: str | None = None,
+        **params: Any,
+    ) -> Completion:
+        prompt = self.chat_prompt(messages, context_policy=context_policy)
+        return self.generate(prompt, n=n, params=SamplingParams.of(**params))
 
     def complete(
         self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any

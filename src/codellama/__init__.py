@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codellama.completion import Choice, Completion, Result
+    from codellama.embedding import Embeddings
     from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
     from codellama.errors import (
         ChatFormatError,
@@ -42,6 +43,7 @@ __all__ = [
     "ConversionError",
     "DecodeError",
     "Delta",
+    "Embeddings",
     "EngineDeadError",
     "FinishReason",
     "GrammarError",
@@ -61,6 +63,7 @@ __all__ = [
 
 _HOMES = {
     "codellama.completion": ("Choice", "Completion", "Result"),
+    "codellama.embedding": ("Embeddings",),
     "codellama.engine.sequence": ("Delta", "FinishReason", "Timings", "Usage"),
     "codellama.llm": ("LLM",),
     "codellama.params": ("Message", "ModelConfig", "Prompt", "SamplingParams"),

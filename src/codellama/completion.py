@@ -121,7 +121,11 @@ class Completion:
         self._keep = keep
         self._echo = [Delta(text=echo)] * n if echo else []
         self._collected: Result | None = None
-        self.dropped: tuple[Message, ...] = ()  # turns that the context had no room for
+
+    @property
+    def dropped(self) -> tuple[Message, ...]:
+        """Turns of the dialog that the context had no room for."""
+        return self.prompt.dropped
 
     def cancel(self) -> None:
         """End the request at the engine's next step; harmless if it has ended."""

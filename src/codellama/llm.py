@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any, Literal
 from codellama import loading
 from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
+from codellama.compat_embedding import EmbeddingCompatible
 from codellama.completion import Completion, Mailbox
+from codellama.embedding import Embedder, Embeddings, checked_pooling, norm_number
 from codellama.engine import (
     Drafter,
     Engine,
@@ -32,27 +35,35 @@ from codellama.engine import (
 )
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Sequence as Request
-from codellama.errors import (
-    ContextLengthError,
-    InvalidRequestError,
-)
-from codellama.history import drop_oldest
+from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
+from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
 from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
 from codellama.native.sampler import Sampler
-from codellama.params import Message, ModelConfig, Prompt, SamplingParams
+from codellama.params import (
+    CONTEXT_POLICIES,
+    ContextPolicy,
+    Message,
+    ModelConfig,
+    Pooling,
+    Prompt,
+    SamplingParams,
+)
 from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
-ContextPolicy = Literal["error", "drop_oldest"]
 MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
+NO_EMBEDDINGS = (
+    "this model was loaded without embeddings: start the server with --embeddings, or load it with "
+    "embeddings=True"
+)
 
 
-class LLM(LlamaCompatible):
+class LLM(LlamaCompatible, EmbeddingCompatible):
     """A loaded model that answers many requests at once. Close it, or use it as a context manager.
 
     ::
@@ -79,10 +90,15 @@ class LLM(LlamaCompatible):
         cells = self.config.kv_cells or loading.choose_cells(header, self.config, self.n_ctx)
         self.n_ctx = min(self.n_ctx, cells)
         draft = self._draft_header()
+        extra = encoder_cells(self.config, self.n_ctx)
+        self._embedder = Embedder(
+            lambda: open_encoder(self._model, self.config, self.n_ctx), encoder_batch(self.config)
+        )
         with ExitStack() as undo:
             self._model = undo.enter_context(
-                self._open(self.path, header, cells, self.config.n_gpu_layers)
+                self._open(self.path, header, cells + extra, self.config.n_gpu_layers)
             )
+            undo.callback(self._embedder.close)
             self.tokenizer: Tokenizer = self._model.tokenizer
             self.prompts = Prompts(
                 self.name, self.tokenizer, self.metadata, self.variant, self.config
@@ -172,9 +188,27 @@ class LLM(LlamaCompatible):
         """How dialogs are written; None for base and Python models."""
         return self.prompts.chat_format
 
-    def chat_prompt(self, messages: str | Iterable[Message]) -> Prompt:
-        """The ids of a dialog; a text is one user turn. Raises ChatFormatError, UnsupportedError."""
-        return self.prompts.chat(messages)
+    def chat_prompt(
+        self,
+        messages: str | Iterable[Message],
+        *,
+        context_policy: ContextPolicy | None = None,
+        max_tokens: int | None = None,
+    ) -> Prompt:
+        """The ids of a dialog; a text is one user turn. Raises ChatFormatError, UnsupportedError.
+
+        With `context_policy="drop_oldest"` a dialog that is too long goes without its oldest turns,
+        as many as leave room for the answer (`max_tokens`, or a quarter of the context); they are
+        in the prompt's `dropped`. None takes the policy that the model was loaded with.
+        """
+        policy = context_policy or self.config.context_policy
+        if policy not in CONTEXT_POLICIES:
+            raise InvalidRequestError(
+                f"context_policy must be error or drop_oldest; got {policy!r}", "context_policy"
+            )
+        if policy == "error" or isinstance(messages, str):
+            return self.prompts.chat(messages)
+        return self.prompts.chat_within(list(messages), self.n_ctx, max_tokens)
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""
@@ -191,35 +225,19 @@ class LLM(LlamaCompatible):
         messages: str | Iterable[Message],
         *,
         n: int = 1,
-        context_policy: ContextPolicy = "error",
+        context_policy: ContextPolicy | None = None,
         **params: Any,
     ) -> Completion:
         """Answer a dialog. `params` are the fields of `SamplingParams`.
 
         A dialog that is too long is a ContextLengthError, or with `context_policy="drop_oldest"`
-        goes without its oldest turns, as many as leave room for the answer (`max_tokens`, or a
-        quarter of the context); they are in the completion's `dropped`.
+        goes without its oldest turns (see `chat_prompt`); they are in the completion's `dropped`.
         """
         sampling = SamplingParams.of(**params)
-        dropped: list[Message] = []
-        if context_policy == "drop_oldest" and not isinstance(messages, str):
-            messages, dropped = self._shortened(list(messages), sampling.max_tokens)
-        elif context_policy not in ("error", "drop_oldest"):
-            raise InvalidRequestError(
-                f"context_policy must be error or drop_oldest; got {context_policy!r}",
-                "context_policy",
-            )
-        completion = self.generate(self.chat_prompt(messages), n=n, params=sampling)
-        completion.dropped = tuple(dropped)
-        return completion
-
-    def _shortened(
-        self, messages: list[Message], max_tokens: int | None
-    ) -> tuple[list[Message], list[Message]]:
-        quarter = self.n_ctx // 4
-        room = self.n_ctx - min(quarter if max_tokens is None else max_tokens, self.n_ctx - 1)
-        self.chat_prompt(messages)  # a wrong dialog is an error as it stands
-        return drop_oldest(messages, lambda kept: len(self.chat_prompt(kept).tokens) <= room)
+        prompt = self.chat_prompt(
+            messages, context_policy=context_policy, max_tokens=sampling.max_tokens
+        )
+        return self.generate(prompt, n=n, params=sampling)
 
     def complete(
         self,
@@ -246,6 +264,35 @@ class LLM(LlamaCompatible):
         """Write what stands between `prefix` and `suffix`."""
         sampling = SamplingParams.of(**params)
         return self.generate(self.infill_prompt(prefix, suffix), n=n, params=sampling)
+
+    def embeddings(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | int = True,
+    ) -> Future[Embeddings]:
+        """Turn prompts into vectors; `embed` is the simple call, for texts, that waits.
+
+        `result()` waits, `await asyncio.wrap_future(...)` does in an event loop, `cancel()` stops it.
+
+        Work is done between the steps of running answers, at most `prefill_chunk` tokens at a
+        time. `pooling` "mean", "cls" (first token), "last" or "none" (a vector per token); None is
+        the loaded model's. `normalize` scales to length 1; a number is llama.cpp's `embd_normalize`.
+
+        Raises UnsupportedError if the model was not loaded with `embeddings`, ContextLengthError,
+        InvalidRequestError, QueueFullError and EngineDeadError before anything is decoded.
+        """
+        if not self.config.embeddings:
+            raise UnsupportedError(NO_EMBEDDINGS)
+        way = checked_pooling(pooling or self.config.pooling)
+        for prompt in prompts:
+            if len(prompt.tokens) > self.n_ctx:
+                raise ContextLengthError(len(prompt.tokens), self.n_ctx, "input")
+        if not prompts:
+            raise InvalidRequestError("input is empty: give at least one text", "input")
+        work = self._embedder.work([p.tokens for p in prompts], way, norm_number(normalize))
+        return self._engine.submit_work(work)
 
     def generate(
         self,

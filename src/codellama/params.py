@@ -21,6 +21,10 @@ from codellama.errors import InvalidRequestError
 T = TypeVar("T", "SamplingParams", "ModelConfig")
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+ContextPolicy = Literal["error", "drop_oldest"]
+Pooling = Literal["none", "mean", "cls", "last"]
+CONTEXT_POLICIES: tuple[ContextPolicy, ...] = ("error", "drop_oldest")
+POOLING_TYPES: tuple[Pooling, ...] = ("none", "mean", "cls", "last")
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 SAMPLERS = (  # llama.cpp's default order
     *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
@@ -46,12 +50,14 @@ class Prompt:
     """Token ids as the model gets them, and how its answer ends.
 
     `stop_tokens` end the answer and are not part of it. `drop_leading_space` removes one space at
-    the very beginning of the answer, which SentencePiece puts before a first word.
+    the very beginning of the answer, which SentencePiece puts before a first word. `dropped` are
+    the turns of a dialog that were left out because the context had no room for them.
     """
 
     tokens: tuple[int, ...]
     stop_tokens: frozenset[int] = frozenset()
     drop_leading_space: bool = False
+    dropped: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,10 @@ class ModelConfig:
     a path and a scale (1: in full, 0: not at all). llama.cpp applies them to a whole batch, so they
     cannot be chosen per request.
 
+    `context_policy` is what becomes of a dialog that is too long, unless the request says it: an
+    error, or "drop_oldest" leaves its oldest turns out. `embeddings` makes room for a second context
+    of `n_ctx` tokens that turns texts into vectors, `pooling` how a text's tokens become one.
+
     `rope_…` and `yarn_…` replace what the file says about positions, to stretch the context beyond
     what the model was trained for; None leaves the file's value.
     """
@@ -205,6 +215,9 @@ class ModelConfig:
     draft_model: str | os.PathLike[str] | None = None
     draft_gpu_layers: int | Literal["all", "auto"] = "auto"
     lora: tuple[str | os.PathLike[str] | tuple[str | os.PathLike[str], float], ...] = ()
+    context_policy: ContextPolicy = "error"
+    embeddings: bool = False
+    pooling: Pooling = "mean"
     rope_scaling: Literal["none", "linear", "yarn"] | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
@@ -341,6 +354,8 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("chat_format", ("turn", "inst", "none", None)),
     ("special_tags", ("literal", "reject")),
     ("spec_type", ("auto", "none", "ngram", "draft")),
+    ("context_policy", CONTEXT_POLICIES),
+    ("pooling", POOLING_TYPES),
     ("rope_scaling", ("none", "linear", "yarn", None)),
 )
 

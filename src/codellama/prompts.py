@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from codellama.chat import (
@@ -21,6 +22,7 @@ from codellama.chat import (
     split_tags,
 )
 from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.history import drop_oldest
 from codellama.infill import InfillFormat
 from codellama.params import Message, ModelConfig, Prompt
 from codellama.variants import STEP, ChatFormatName, Variant
@@ -66,6 +68,15 @@ class Prompts:
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
         return self.chat_format.encode(messages)
+
+    def chat_within(self, messages: list[Message], n_ctx: int, max_tokens: int | None) -> Prompt:
+        """The ids of a dialog without its oldest turns, as many as leave room in `n_ctx` tokens for an
+        answer of `max_tokens` (None: a quarter of them); they are in `dropped`."""
+        self.chat(messages)  # a wrong dialog is an error as it stands
+        answer = n_ctx // 4 if max_tokens is None else min(max_tokens, n_ctx - 1)
+        room = n_ctx - answer
+        kept, dropped = drop_oldest(messages, lambda some: len(self.chat(some).tokens) <= room)
+        return replace(self.chat(kept), dropped=tuple(dropped))
 
     def complete(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""

@@ -145,13 +145,21 @@ class TextReply(Reply):
         return self._envelope("text_completion", "cmpl-", [choice])
 
 
+@dataclass(frozen=True)
 class ChatReply(Reply):
-    """A response of `/v1/chat/completions`, or of `create_chat_completion`."""
+    """A response of `/v1/chat/completions`, or of `create_chat_completion`.
+
+    `dropped` are the indices of the request's messages that the context had no room for. The
+    response has them as `dropped_messages`, of a stream the first chunk, if there are any.
+    """
+
+    dropped: tuple[int, ...] = ()
 
     def head(self, index: int) -> list[Json]:
         """The chunk that opens the stream of a choice: its role."""
         delta = {"role": "assistant", "content": None} if self.extras else {"role": "assistant"}
-        return [self._chunk(index, delta, None, None)]
+        chunk = self._chunk(index, delta, None, None)
+        return [chunk | self._dropped()] if index == 0 else [chunk]
 
     def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
@@ -188,7 +196,10 @@ class ChatReply(Reply):
             for answer in answers
         ]
         body = self._envelope("chat.completion", "chatcmpl-", choices, usage=self._usage(answers))
-        return body | self._timings(answers[0])
+        return body | self._dropped() | self._timings(answers[0])
+
+    def _dropped(self) -> Json:
+        return {"dropped_messages": list(self.dropped)} if self.dropped else {}
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, finish: str | None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -252,8 +263,10 @@ def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int)
     """The logprobs object of `/v1/completions`; `offset` is where the first token's text begins."""
     body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
     for entry in logprobs:
-        token = _legacy_token(piece(entry.token))
-        body["text_offset"].append(max(0, offset))
+        raw = piece(entry.token)
+        token = _legacy_token(raw)
+        inside = _continues(raw[:1])  # of a character that began in a token before
+        body["text_offset"].append(max(0, offset - inside))
         body["tokens"].append(token)
         if math.isnan(entry.logprob):  # nothing comes before it
             body["token_logprobs"].append(None)
@@ -306,4 +319,11 @@ def _legacy_token(raw: bytes) -> str:
 
 
 def _text_length(logprobs: Iterable[TokenLogprob], piece: Piece) -> int:
-    return len(b"".join(piece(entry.token) for entry in logprobs).decode("utf-8", "ignore"))
+    """Characters that begin in these tokens; one may end in the next."""
+    text = b"".join(piece(entry.token) for entry in logprobs)
+    return len(text) - _continues(text)
+
+
+def _continues(raw: bytes) -> int:
+    """How many bytes continue a UTF-8 character."""
+    return sum(byte & 0xC0 == 0x80 for byte in raw)

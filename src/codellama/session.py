@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.kv_file import StaleStateError
-from codellama.params import Message
+from codellama.params import ContextPolicy, Message
 
 if TYPE_CHECKING:
     from codellama.completion import Completion
-    from codellama.llm import LLM, ContextPolicy
+    from codellama.llm import LLM
 
 log = logging.getLogger("codellama.session")
 
@@ -84,10 +84,10 @@ class Session:
     """
 
     def __init__(
-        self, llm: LLM, system: str | None = None, context_policy: ContextPolicy = "error"
+        self, llm: LLM, system: str | None = None, context_policy: ContextPolicy | None = None
     ) -> None:
         self.llm = llm
-        self.context_policy: ContextPolicy = context_policy
+        self.context_policy: ContextPolicy | None = context_policy
         self._system = system
         self._turns: list[Message] = []
         self._question: str | None = None
@@ -192,7 +192,7 @@ class Session:
 
     def _ask(self, before: list[Message], text: str, params: dict[str, Any]) -> Answer:
         question = Message(role="user", content=text)
-        if self.context_policy != "error":
+        if self.context_policy is not None:
             params = {"context_policy": self.context_policy, **params}
         completion = self.llm.chat([*self._with_system(before), question], **params)
         self._stop()

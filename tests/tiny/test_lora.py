@@ -53,6 +53,17 @@ def test_adapters_change_answers_by_their_scale(tiny_gguf: Path, tmp_path: Path)
     assert answer(tiny_gguf, one) == answer(tiny_gguf, (one, 1.0))
 
 
+def test_adapters_change_embeddings_too(tiny_gguf: Path, tmp_path: Path) -> None:
+    one = write_adapter(tmp_path / "one.gguf", 1)
+
+    def embed(*lora: Any) -> Any:
+        with LLM(tiny_gguf, n_threads=1, n_seq_max=1, embeddings=True, lora=lora) as llm:
+            return llm.embed("def add(a, b):", normalize=True)
+
+    assert embed((one, 0.0)) == pytest.approx(embed(), abs=1e-5)
+    assert np.abs(np.array(embed(one)) - embed()).max() > 0.01
+
+
 def test_what_is_no_adapter(tiny_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="LoRA adapter"):
         LLM(tiny_gguf, n_threads=1, lora=[tiny_gguf])

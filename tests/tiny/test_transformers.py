@@ -13,7 +13,7 @@ from codellama.batch import Batch
 from codellama.llm import LLM
 from codellama.native.context import Context
 from codellama.native.model import Model
-from codellama.params import ModelConfig
+from codellama.params import POOLING_TYPES, ModelConfig, Pooling
 from codellama.weights.convert import convert
 
 pytestmark = pytest.mark.reference
@@ -86,3 +86,21 @@ def test_greedy_tokens(f32: Path, reference: Any, prompt: list[int]) -> None:
     eog = {2, len(reference.model.embed_tokens.weight) - 1}
     assert not eog & set(wanted), "the prompt must not make the model end within 64 tokens"
     assert list(result.choices[0].tokens) == wanted
+
+
+def test_embeddings_are_pooled_hidden_states(f32: Path, reference: Any, prompt: list[int]) -> None:
+    import torch
+
+    inputs = [prompt, prompt[:3], prompt * 20]
+    with LLM(f32, embeddings=True, prefill_chunk=50, **EXACT) as llm:
+        ours = {way: llm.embed(inputs, pooling=way) for way in POOLING_TYPES}
+    for i, tokens in enumerate(inputs):
+        with torch.no_grad():
+            states = reference.model(torch.tensor([tokens])).last_hidden_state[0].numpy()
+        wanted: dict[Pooling, Any] = {"mean": states.mean(0), "last": states[-1], "cls": states[0]}
+        for way, vector in wanted.items():
+            mine = np.array(ours[way][i])
+            cosine = mine @ vector / np.linalg.norm(mine) / np.linalg.norm(vector)
+            assert cosine > 0.9999
+            assert np.linalg.norm(mine - vector) < 1e-3 * np.linalg.norm(vector)
+        assert np.abs(ours["none"][i] - states).max() < 1e-3 * np.abs(states).max()

@@ -15,6 +15,7 @@ from codellama.cli.repl import PlainStream, Repl
 from codellama.engine.sequence import Delta, FinishReason, Usage
 from codellama.errors import ContextLengthError, DecodeError, QueueFullError
 from codellama.llm import LLM
+from codellama.params import ContextPolicy
 from codellama.session import Answer, Session
 from tests.fake_llm import say
 from tests.scripted_llm import Opener, ScriptedLLM
@@ -85,7 +86,7 @@ def test_model_options_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- on a terminal --------------------------------------------------------------------------------
 
 
-def talk(llm: ScriptedLLM, *lines: str, read: Any = None) -> str:
+def talk(llm: ScriptedLLM, *lines: str, context_policy: ContextPolicy | None = None) -> str:
     """The transcript of a conversation in which the user types `lines` and leaves."""
     file = io.StringIO()
     console = Console(file=file, width=100, highlight=False)
@@ -99,7 +100,8 @@ def talk(llm: ScriptedLLM, *lines: str, read: Any = None) -> str:
         file.write(f"> {line}\n")
         return line
 
-    Repl(Session(cast(LLM, llm)), console, next_line, PlainStream, {}).run()
+    session = Session(cast(LLM, llm), context_policy=context_policy)
+    Repl(session, console, next_line, PlainStream, {}).run()
     return file.getvalue()
 
 
@@ -118,6 +120,15 @@ def test_a_conversation() -> None:
         "> /exit\n"
     )
     assert llm.asked[1] == "user: hi\nassistant: Hello!\nuser: how are you?\n"
+
+
+def test_turns_that_the_model_did_not_see_are_told_of() -> None:
+    llm = ScriptedLLM(*[say("x")] * 4)
+    transcript = talk(llm, "1", "2", "3", "4", context_policy="drop_oldest")
+    assert transcript.count("no room for") == 2
+    assert "> 3\nthe context has no room for the oldest 2 messages\nx" in transcript
+    assert "> 4\nthe context has no room for the oldest 4 messages\nx" in transcript
+    assert "no room for" not in talk(ScriptedLLM(*[say("x")] * 4), "1", "2", "3", "4")
 
 
 def test_regen_asks_again_and_reset_forgets() -> None:

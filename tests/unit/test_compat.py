@@ -309,6 +309,16 @@ def test_logprobs_fit_into_json() -> None:
     assert body["top_logprobs"] == [{"b": -9999.0, "a": -9999.0}]
 
 
+def test_text_offsets_count_characters_that_tokens_share() -> None:
+    text = "aé∂z"
+    entries = [TokenLogprob(token, -1.0) for token in ids(text)]
+    body = legacy_logprobs(entries, FakeTokenizer().piece, 10)
+    at = dict(zip(body["tokens"], body["text_offset"], strict=True))
+    assert at["a"] == 10
+    assert at["z"] == 10 + text.index("z")
+    assert body["text_offset"] == sorted(body["text_offset"])
+
+
 def test_an_answer_takes_in_deltas() -> None:
     answer = Answer(0)
     for delta in [Delta("a", (4,)), Delta("b", (5,), finish_reason=FinishReason.STOP, stop="x")]:

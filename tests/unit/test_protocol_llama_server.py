@@ -18,6 +18,7 @@ from codellama.protocol.llama_server import (
     generation_settings,
     select_fields,
     stop_type,
+    tokenizer_info,
 )
 from codellama.replies import Answer
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say
@@ -167,15 +168,37 @@ def test_generation_settings_have_llama_servers_names() -> None:
     ],
 )
 def test_tokenize(body: dict[str, Any], tokens: list[int]) -> None:
-    assert TokenizeRequest.model_validate(body).answer(TOKENIZER) == {"tokens": tokens}
+    assert TokenizeRequest.model_validate(body).answer(TOKENIZER, 64) == {"tokens": tokens}
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"prompt": "ab"}, [1, *ids("ab")]),
+        ({"prompt": "ab", "add_special_tokens": False, "model": "any"}, list(ids("ab"))),
+        ({"prompt": "</s>", "add_special_tokens": False, "return_token_strs": False}, [2]),
+    ],
+)
+def test_tokenize_as_vllm_does(body: dict[str, Any], tokens: list[int]) -> None:
+    answer = TokenizeRequest.model_validate(body).answer(TOKENIZER, 64)
+    assert answer == {"tokens": tokens, "count": len(tokens), "max_model_len": 64}
+
+
+def test_what_a_harness_asks_of_the_tokenizer() -> None:
+    assert tokenizer_info(TOKENIZER, "{{ x }}") == {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "chat_template": "{{ x }}",
+    }
 
 
 def test_tokenize_with_pieces_gives_bytes_where_there_is_no_text() -> None:
     request = TokenizeRequest(content="</s>aé", with_pieces=True, parse_special=False)
-    pieces = [token["piece"] for token in request.answer(TOKENIZER)["tokens"]]
+    pieces = [token["piece"] for token in request.answer(TOKENIZER, 64)["tokens"]]
     assert pieces == ["<", "/", "s", ">", "a", [0xC3], [0xA9]]
 
 
 def test_detokenize_spells_control_tokens() -> None:
     request = DetokenizeRequest(tokens=[1, *ids("hé"), 2])
-    assert request.answer(TOKENIZER) == {"content": "<s>hé</s>"}
+    assert request.answer(TOKENIZER) == {"content": "<s>hé</s>", "prompt": "<s>hé</s>"}

@@ -128,3 +128,19 @@ def test_random_traffic(seed: int) -> None:
             check(inbox, prompt, n_top)
     it._scheduler.check_integrity()
     it.close()
+
+
+def test_who_scores_a_prompt_is_told_of_the_stop_token_too() -> None:
+    """Harnesses ask for one token more than they score and cut the last entry off."""
+    it, _ = engine()
+    prompt = list(range(20))
+    [end] = expected(prompt, 1)
+    told, _ = ask(it, prompt, 1, logprobs=1, prompt_logprobs=1, stop_tokens=[end])
+    check(told, prompt, 1)
+    final = told.final()
+    assert final.finish_reason is FinishReason.STOP
+    assert [entry.token for entry in final.logprobs] == [end]
+    assert told.tokens() == []
+    untold, _ = ask(it, prompt, 1, logprobs=1, stop_tokens=[end])
+    assert untold.final().logprobs == ()
+    it.close()

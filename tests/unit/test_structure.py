@@ -27,6 +27,8 @@ LEVELS = {
             "completion",
             "replies",
             "compat",
+            "compat_embedding",
+            "embedding",
             "loading",
             "kv_file",
             "history",

@@ -12,7 +12,8 @@ from codellama.cli.resolve import open_model
 from codellama.cli.streams import read_stdin, stream_text
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM, ContextPolicy
+    from codellama.llm import LLM
+    from codellama.params import ContextPolicy
 
 
 @click.command("chat")

@@ -15,7 +15,13 @@ from typing import IO, Any
 import click
 
 from codellama.errors import InvalidRequestError
-from codellama.params import KV_TYPES, ModelConfig, SamplingParams
+from codellama.params import (
+    CONTEXT_POLICIES,
+    KV_TYPES,
+    POOLING_TYPES,
+    ModelConfig,
+    SamplingParams,
+)
 
 Decorator = Callable[[Any], Any]
 
@@ -171,6 +177,12 @@ serving_options = _bundle(
             help="MiB of host memory for prompts that left the cache; 0: none."),
     _shared("max_queue", "--max-queue", type=int,
             help="Requests that may wait; more are refused."),
+    _shared("context_policy", "--context-policy", type=click.Choice(CONTEXT_POLICIES),
+            help="What becomes of a dialog that is too long: an error, or drop its oldest turns."),
+    _shared("embeddings", "--embeddings/--no-embeddings", "--embedding",
+            help="Answer /v1/embeddings too; takes memory for one more context of --ctx-size."),
+    _shared("pooling", "--pooling", type=click.Choice(POOLING_TYPES),
+            help="How the vectors of a text's tokens become one."),
     _shared("prefill_chunk", "--prefill-chunk", type=int,
             help="Prompt tokens per step while others are answered."),
 )  # fmt: skip

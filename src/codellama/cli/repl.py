@@ -21,7 +21,8 @@ from codellama.errors import CodeLlamaError, ContextLengthError
 from codellama.session import Answer, Session
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM, ContextPolicy
+    from codellama.llm import LLM
+    from codellama.params import ContextPolicy
 
 HELP = {
     "/help": "this list",

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from codellama.batch import Batch, KVState, TokenLogprob
+from codellama.engine.background import Background, Work
 from codellama.engine.scheduler import Sample, Scheduler, Scored
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
 from codellama.engine.speculator import Speculator
@@ -69,6 +70,7 @@ class Engine:
         self._limit = len(scheduler.slots) + max_queue
         self._inbox: list[Sequence] = []
         self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._background = Background(_as_ours)
         self._changed = threading.Condition()
         self._pending = 0  # submitted and not ended; guarded by _changed
         self._draining = False
@@ -88,17 +90,32 @@ class Engine:
         Raises QueueFullError, or EngineDeadError once the engine is draining, closed or broken.
         """
         with self._changed:
-            if self._dead is not None:
-                raise EngineDeadError(f"the engine has stopped: {self._dead}") from self._dead
-            if self._closing or self._draining:
-                raise EngineDeadError("the engine is shutting down")
-            if self._pending + len(sequences) > self._limit:
-                raise QueueFullError(
-                    f"{self._pending} requests are running or waiting and {self._limit} is the most"
-                )
-            self._pending += len(sequences)
+            self._let_in(len(sequences))
             self._inbox += sequences
             self._changed.notify_all()
+
+    def submit_work(self, work: Work[T]) -> Future[T]:
+        """Queue work that is done a piece at a time between steps; it counts as one request.
+
+        Raises as `submit` does, and the future EngineDeadError if the engine ends first.
+        """
+        with self._changed:
+            self._let_in(1)
+            future = self._background.add(work)
+            self._changed.notify_all()
+        return future
+
+    def _let_in(self, n: int) -> None:
+        """Count `n` more requests, or say why not; the caller holds `_changed`."""
+        if self._dead is not None:
+            raise EngineDeadError(f"the engine has stopped: {self._dead}") from self._dead
+        if self._closing or self._draining:
+            raise EngineDeadError("the engine is shutting down")
+        if self._pending + n > self._limit:
+            raise QueueFullError(
+                f"{self._pending} requests are running or waiting and {self._limit} is the most"
+            )
+        self._pending += n
 
     def cancel(self, sequence: Sequence) -> None:
         """End a request at the next step; harmless if it has ended."""
@@ -153,6 +170,7 @@ class Engine:
         try:
             while self._take_inbox():
                 self._step()
+                self._forget(self._background.advance())
         except BaseException as error:  # a bug of ours must not leave callers waiting for ever
             log.exception("the engine's thread failed")
             self._die(error)
@@ -164,7 +182,7 @@ class Engine:
     def _take_inbox(self) -> bool:
         """Wait for work and take it in; False when it is time to stop."""
         with self._changed:
-            while not (self._inbox or self._jobs or self._scheduler.has_work or self._closing):
+            while not (self._inbox or self._jobs or self._busy or self._closing):
                 self._changed.wait()
             jobs, self._jobs = self._jobs, []
             for sequence in self._inbox:
@@ -176,6 +194,10 @@ class Engine:
             except Exception as error:
                 future.set_exception(error)
         return not self._closing and self._dead is None
+
+    @property
+    def _busy(self) -> bool:
+        return self._scheduler.has_work or len(self._background) > 0
 
     def _step(self) -> None:
         started = time.perf_counter()
@@ -222,7 +244,7 @@ class Engine:
         live = self._scheduler.live()
         self._speculator.check_integrity(live)
         with self._changed:
-            assert self._pending == len(live) + len(self._inbox)
+            assert self._pending == len(live) + len(self._inbox) + len(self._background)
 
     def _score(self, scored: Scored) -> None:
         """Compute a chunk's log probabilities while its logits are there."""
@@ -286,7 +308,11 @@ class Engine:
         sequence.tokens.append(token)
         self._totals.tokens_decoded += 1
         if token in sequence.stop_tokens:
-            self._end(sequence, FinishReason.STOP, stop=token)
+            # Who scores a prompt is told of the end too: evaluation harnesses ask for one token
+            # more than they score and cut the last entry off, whatever it is.
+            scoring = sequence.prompt_logprobs is not None
+            end = Delta(logprobs=logprobs if scoring else ())
+            self._end(sequence, FinishReason.STOP, stop=token, last=end)
             return
         text = sequence.detokenizer.push(token)
         delta = Delta(text=text, tokens=(token,), logprobs=logprobs)
@@ -326,9 +352,14 @@ class Engine:
         sequence.sampler.close()
         self._publish()  # who sees the end of a request finds it counted
         self._send(sequence, final)
-        with self._changed:
-            self._pending -= 1
-            self._changed.notify_all()
+        self._forget(1)
+
+    def _forget(self, n: int) -> None:
+        """`n` requests have ended."""
+        if n:
+            with self._changed:
+                self._pending -= n
+                self._changed.notify_all()
 
     def _send(self, sequence: Sequence, delta: Delta) -> None:
         try:
@@ -364,6 +395,7 @@ class Engine:
             future.set_exception(reason)
         for sequence in self._scheduler.live() + late:
             self._end(sequence, FinishReason.ERROR, error=reason)
+        self._forget(self._background.fail(reason))
         self._status = replace(self._status, n_running=0, n_waiting=0, dead=True)
 
     def _publish(self) -> None:

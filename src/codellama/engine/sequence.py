@@ -81,7 +81,8 @@ class Delta:
     """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`.
 
     `stop` is the stop string or stop token id that ended the answer, if one did. `logprobs` go with
-    `tokens`; those of the prompt, if asked for, come in a delta of their own before all others.
+    `tokens`; those of the prompt, if asked for, come in a delta of their own before all others, and
+    then the last delta has that of a stop token, which is not among `tokens`.
     """
 
     text: str = ""

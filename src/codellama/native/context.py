@@ -43,7 +43,13 @@ class Context:
     """A context of `cells` KV cells shared by all sequences (unified: a prefix can be shared without
     moving data, and any sequence may use what the others leave)."""
 
-    def __init__(self, model: Model, config: ModelConfig, cells: int) -> None:
+    def __init__(
+        self, model: Model, config: ModelConfig, cells: int, *, embeddings: bool = False
+    ) -> None:
+        """With `embeddings`, every row is an output and has a hidden state.
+
+        Raises ModelLoadError if llama.cpp cannot make it.
+        """
         lib = library()
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = cells
@@ -62,6 +68,8 @@ class Context:
                 params.rope_scaling_type = _ROPE_SCALING[value]
             else:
                 setattr(params, name, value)
+        params.embeddings = embeddings
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # whatever the file says
         params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
         lib.clear_errors()
         handle = llama_cpp.llama_init_from_model(model.handle, params)
@@ -169,6 +177,17 @@ class Context:
         if not pointer:
             raise DecodeError(f"llama.cpp has no logits for batch row {row}")
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+
+    def hidden(self, n_rows: int) -> npt.NDArray[np.float32]:
+        """The hidden states of the batch's first rows behind the last norm, shape (n_rows, width).
+
+        A view until the next batch. Raises DecodeError if the context has none.
+        """
+        pointer = llama_cpp.llama_get_embeddings(self._handle)
+        if not pointer:
+            raise DecodeError("llama.cpp has no hidden states: the context is not for embeddings")
+        width = int(llama_cpp.llama_model_n_embd_out(self._model.handle))
+        return np.ctypeslib.as_array(pointer, shape=(n_rows, width))
 
     def n_cached(self, sequence: int) -> int:
         """Number of tokens of a sequence in the KV cache: positions from 0 without a gap."""

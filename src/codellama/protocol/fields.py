@@ -130,7 +130,7 @@ class Fields(BaseModel):
         try:
             model = handler(given)
         except ValidationError as error:
-            raise _respelled(validation_error(error.errors()), spelling) from None
+            raise respelled(validation_error(error.errors()), spelling) from None
         model._spelling = spelling
         return model
 
@@ -209,7 +209,7 @@ class SamplingFields(Fields):
         try:
             return SamplingParams.of(**options)
         except InvalidRequestError as error:
-            raise _respelled(error, self._spelling) from error
+            raise respelled(error, self._spelling) from error
 
     @property
     def candidates(self) -> int:
@@ -314,7 +314,7 @@ def _given_twice(name: str, other: str) -> InvalidRequestError:
     return InvalidRequestError(f"{other} and {name} are one parameter: give it once", name)
 
 
-def _respelled(error: InvalidRequestError, spelling: Mapping[str, str]) -> InvalidRequestError:
+def respelled(error: InvalidRequestError, spelling: Mapping[str, str]) -> InvalidRequestError:
     """The error in the client's own spelling of the parameter."""
     name = spelling.get(error.param or "")
     if error.param is None or name in (None, error.param):

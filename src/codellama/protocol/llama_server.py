@@ -105,33 +105,54 @@ class InfillRequest(NativeRequest):
 
 
 class TokenizeRequest(Fields):
-    """The body of `/tokenize`."""
+    """The body of `/tokenize`. In vLLM's words (`prompt`, `add_special_tokens`) it gets vLLM's answer
+    and default: BOS first."""
+
+    aliases = {"prompt": "content", "add_special_tokens": "add_special"}
+    no_effect = frozenset({"model"})
+    neutral = {"return_token_strs": (False,)}
 
     content: str | list[int | str]
-    add_special: bool = False
+    add_special: bool | None = None
     parse_special: bool = True
     with_pieces: bool = False
 
-    def answer(self, tokenizer: Tokenizer) -> Json:
+    def answer(self, tokenizer: Tokenizer, n_ctx: int) -> Json:
         """The ids, or with pieces: text where it is UTF-8, bytes where not."""
+        vllm = self._spelling["content"] == "prompt"
         content = [self.content] if isinstance(self.content, str) else self.content
-        tokens = mixed_tokens(
-            content, tokenizer, add_bos=self.add_special, parse_special=self.parse_special
-        )
-        if not self.with_pieces:
-            return {"tokens": tokens}
-        return {"tokens": [{"id": t, "piece": _piece(t, tokenizer)} for t in tokens]}
+        bos = vllm if self.add_special is None else self.add_special
+        tokens = mixed_tokens(content, tokenizer, add_bos=bos, parse_special=self.parse_special)
+        if self.with_pieces:
+            return {"tokens": [{"id": t, "piece": _piece(t, tokenizer)} for t in tokens]}
+        more = {"count": len(tokens), "max_model_len": n_ctx} if vllm else {}
+        return {"tokens": tokens} | more
 
 
 class DetokenizeRequest(Fields):
     """The body of `/detokenize`."""
 
+    no_effect = frozenset({"model"})
+
     tokens: list[int]
 
     def answer(self, tokenizer: Tokenizer) -> Json:
-        """The text of the tokens; control tokens by their names."""
+        """The text of the tokens, control tokens by their names: as llama-server's `content` and as
+        vLLM's `prompt`."""
         pieces = [tokenizer.piece(t) or tokenizer.token_text(t).encode() for t in self.tokens]
-        return {"content": b"".join(pieces).decode("utf-8", "replace")}
+        text = b"".join(pieces).decode("utf-8", "replace")
+        return {"content": text, "prompt": text}
+
+
+def tokenizer_info(tokenizer: Tokenizer, chat_template: str | None) -> Json:
+    """vLLM's `/tokenizer_info`, by which evaluation harnesses find out that they need no tokenizer of
+    their own; `chat_template` is the one in the file."""
+    return {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": tokenizer.token_text(tokenizer.bos),
+        "eos_token": tokenizer.token_text(tokenizer.eos),
+        "chat_template": chat_template,
+    }
 
 
 class TemplateRequest(Fields):

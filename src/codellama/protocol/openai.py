@@ -15,7 +15,7 @@ from pydantic import Field
 from codellama.compat import chat_logprobs_count, text_messages
 from codellama.completion import mean_logprob
 from codellama.errors import InvalidRequestError
-from codellama.params import Prompt, SamplingParams
+from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.protocol.fields import (
     ALIASES,
     MAX_CHOICES,
@@ -42,6 +42,7 @@ class ChatRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
     n_probs: int | None = Field(default=None, ge=0, le=100)
+    context_policy: ContextPolicy | None = None
 
     @property
     def echo(self) -> bool:
@@ -54,8 +55,13 @@ class ChatRequest(SamplingFields):
         return bool(self.logprobs or self.n_probs)
 
     def prompts(self, llm: LLM) -> list[Prompt]:
-        """The one prompt of a chat."""
-        return [llm.chat_prompt(text_messages(self.messages))]
+        """The one prompt of a chat; `context_policy` may leave old turns out of it."""
+        limit = None if self.max_tokens == -1 else self.max_tokens
+        return [
+            llm.chat_prompt(
+                text_messages(self.messages), context_policy=self.context_policy, max_tokens=limit
+            )
+        ]
 
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
@@ -80,7 +86,13 @@ class ChatRequest(SamplingFields):
             logprobs=self.wants_logprobs,
             include_usage=self.stream_options.include_usage,
             extras=True,
+            dropped=self._dropped(prompts[0]),
         )
+
+    def _dropped(self, prompt: Prompt) -> tuple[int, ...]:
+        """Where the turns that were left out stand among `messages`: behind the system turn."""
+        first = 1 if self.messages[0].get("role") in ("system", "developer") else 0
+        return tuple(range(first, first + len(prompt.dropped)))
 
 
 class CompletionRequest(SamplingFields):

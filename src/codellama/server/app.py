@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from codellama.compat import text_messages
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
+from codellama.protocol.embeddings import EmbeddingRequest
 from codellama.protocol.errors import error_body, plain_body, validation_error
 from codellama.protocol.llama_server import (
     DetokenizeRequest,
@@ -26,11 +27,13 @@ from codellama.protocol.llama_server import (
     NativeRequest,
     TemplateRequest,
     TokenizeRequest,
+    tokenizer_info,
 )
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.replies import Json
 from codellama.server import metrics
 from codellama.server.config import ServerConfig
+from codellama.server.embed import embed
 from codellama.server.generate import GenerationRequest, generate
 from codellama.server.guard import Guard
 from codellama.server.models import model_meta
@@ -73,6 +76,7 @@ def create_app(
     _add_errors(app)
     _add_information(app, serving)
     _add_generation(app, serving, config.ping_interval)
+    _add_embeddings(app, serving)
     _add_text_tools(app, serving)
     return app
 
@@ -127,10 +131,27 @@ def _add_generation(app: FastAPI, serving: Serving, ping_interval: float) -> Non
         return await answer(body, http)
 
 
+def _add_embeddings(app: FastAPI, serving: Serving) -> None:
+    @app.post("/v1/embeddings")
+    async def openai_embeddings(body: EmbeddingRequest, http: Request) -> Response:
+        return await embed(body, http, serving, openai=True)
+
+    @app.post("/embedding")
+    @app.post("/embeddings")
+    async def embeddings(body: EmbeddingRequest, http: Request) -> Response:
+        return await embed(body, http, serving, openai=False)
+
+
 def _add_text_tools(app: FastAPI, serving: Serving) -> None:
     @app.post("/tokenize")
     def tokenize(body: TokenizeRequest) -> Json:
-        return body.answer(serving.llm().tokenizer)
+        llm = serving.llm()
+        return body.answer(llm.tokenizer, llm.n_ctx)
+
+    @app.get("/tokenizer_info")
+    def info() -> Json:
+        llm = serving.llm()
+        return tokenizer_info(llm.tokenizer, llm.metadata.get("tokenizer.chat_template"))
 
     @app.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> Json:

@@ -99,7 +99,7 @@ async def generate(
                     index, delta = item
                     job.answers[index].add(delta)
     except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return client_gone()
     return JSONResponse(job.reply.whole(request.chosen(job.answers)))
 
 
@@ -195,9 +195,7 @@ async def _pump(completion: Completion, first: int, inbox: asyncio.Queue[Any]) -
     try:
         async for index, delta in completion.aevents():
             if delta.finish_reason is FinishReason.CANCELLED:
-                inbox.put_nowait(
-                    EngineDeadError("the answer was cut short: the server is stopping")
-                )
+                inbox.put_nowait(cut_short())
             else:
                 inbox.put_nowait((first + index, delta))
     except Exception as error:
@@ -208,6 +206,21 @@ async def _pump(completion: Completion, first: int, inbox: asyncio.Queue[Any]) -
 
 async def _watch(receive: Receive, inbox: asyncio.Queue[Any]) -> None:
     """Put ClientGone into the inbox when the client closes the connection."""
+    await disconnected(receive)
+    inbox.put_nowait(ClientGone())
+
+
+async def disconnected(receive: Receive) -> None:
+    """Wait until the client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    inbox.put_nowait(ClientGone())
+
+
+def client_gone() -> Response:
+    """The response that nobody reads."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def cut_short() -> EngineDeadError:
+    """Why an answer that was cancelled ended."""
+    return EngineDeadError("the answer was cut short: the server is stopping")

@@ -10,15 +10,21 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from codellama.errors import EngineDeadError
 
 if TYPE_CHECKING:
-    from codellama.completion import Completion
     from codellama.llm import LLM
 
 LOADING = "Loading model"  # llama-server's wording; clients wait for it to go away
+
+
+class Running(Protocol):
+    """A request that is being answered."""
+
+    def cancel(self) -> object:
+        """End it soon; harmless if it has ended."""
 
 
 class Serving:
@@ -28,7 +34,7 @@ class Serving:
         self, load: Callable[[], LLM], on_failure: Callable[[BaseException], None] | None = None
     ) -> None:
         self.created = int(time.time())
-        self.running: set[Completion] = set()
+        self.running: set[Running] = set()
         self._load = load
         self._on_failure = on_failure
         self._llm: LLM | None = None
@@ -50,8 +56,8 @@ class Serving:
     def cancel_all(self) -> None:
         """Take no more requests and cut the running ones short."""
         self._unavailable = "the server is stopping"
-        for completion in list(self.running):
-            completion.cancel()
+        for request in list(self.running):
+            request.cancel()
 
     def close(self) -> None:
         """Take no more requests and free the model."""
