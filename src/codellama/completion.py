@@ -48,12 +48,12 @@ class Result:
         return self.choices[0].text
 
 
-def mean_logprob(n_tokens: int, logprobs: Sequence[TokenLogprob]) -> float:
+def mean_logprob(n_tokens: int, logprobs: Sequence[TokenLogprob], first: int = 0) -> float:
     """Log probability per token of an answer, by which candidates are ranked; nothing ranks last.
 
-    `logprobs` may begin with those of the prompt: the last `n_tokens` count.
+    `n_tokens` count from number `first` on: a scored prompt's come before them, a stop token's after.
     """
-    counted = logprobs[len(logprobs) - n_tokens :]
+    counted = logprobs[first : first + n_tokens]
     return sum(entry.logprob for entry in counted) / n_tokens if n_tokens else -math.inf
 
 
@@ -119,6 +119,7 @@ class Completion:
         self._cancel = cancel
         self._open = n
         self._keep = keep
+        self._n_scored = len(prompt.tokens) if echo else 0
         self._echo = [Delta(text=echo)] * n if echo else []
         self._collected: Result | None = None
 
@@ -208,7 +209,9 @@ class Completion:
         if self._keep is None:
             return result
         ranked = sorted(
-            result.choices, key=lambda c: mean_logprob(len(c.tokens), c.logprobs), reverse=True
+            result.choices,
+            key=lambda c: mean_logprob(len(c.tokens), c.logprobs, self._n_scored),
+            reverse=True,
         )
         kept = (replace(choice, index=i) for i, choice in enumerate(ranked[: self._keep]))
         return replace(result, choices=tuple(kept))

@@ -411,6 +411,8 @@ def test_best_of_returns_the_likeliest_candidates(tiny_llm: LLM) -> None:
     assert [c.index for c in best.choices] == [0, 1]
     assert best.usage.completion_tokens == every.usage.completion_tokens == 48
     assert len({c.tokens for c in every.choices}) > 2
+    echoed = tiny_llm.complete("best of", n=2, best_of=6, echo=True, **options).result()
+    assert [c.tokens for c in echoed.choices] == [c.tokens for c in best.choices]
 
 
 @pytest.mark.parametrize("best_of", [1, 0, 129, True, "3"])

@@ -309,14 +309,17 @@ def test_candidates_have_log_probabilities_to_be_ranked_by() -> None:
     assert sampling(CompletionRequest, {"prompt": "x", "best_of": 1}).logprobs is None
 
 
-def test_the_likeliest_candidates_are_sent_best_first() -> None:
-    request = CompletionRequest(prompt=["a", "b"], n=2, best_of=3)
+@pytest.mark.parametrize("echo", [False, True])
+def test_the_likeliest_candidates_are_sent_best_first(echo: bool) -> None:
+    request = CompletionRequest(prompt=["a", "b"], n=2, best_of=3, echo=echo)
+    scored = [TokenLogprob(1, math.nan), TokenLogprob(1, -9.0)] if echo else []
+    ending = [TokenLogprob(2, -99.0)] if echo else []
     means = [(-3.0,), (-1.0, -1.2), (-2.0,), (), (-0.5,), (-4.0,)]
     answers = [
         Answer(
             i,
             tokens=[7] * len(values),
-            logprobs=[TokenLogprob(1, math.nan), *(TokenLogprob(7, value) for value in values)],
+            logprobs=[*scored, *(TokenLogprob(7, value) for value in values), *ending],
             usage=Usage(2, len(values)),
         )
         for i, values in enumerate(means)
@@ -324,7 +327,8 @@ def test_the_likeliest_candidates_are_sent_best_first() -> None:
     chosen = request.chosen(answers)
     assert [a.index for a in chosen] == [0, 1, 2, 3]
     assert [len(a.tokens) for a in chosen] == [2, 1, 1, 1]
-    assert [a.logprobs[-1].logprob for a in chosen] == [-1.2, -2.0, -0.5, -4.0]
+    firsts = [a.logprobs[len(scored)].logprob for a in chosen]
+    assert firsts == [-1.0, -2.0, -0.5, -4.0]
     assert total_usage(chosen, 2) == Usage(4, 6, 0)
 
 

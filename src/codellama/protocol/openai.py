@@ -129,7 +129,9 @@ class CompletionRequest(SamplingFields):
         for i in range(0, len(answers), self.candidates):
             group = sorted(
                 answers[i : i + self.candidates],
-                key=lambda a: mean_logprob(len(a.tokens), a.logprobs),
+                key=lambda a: mean_logprob(
+                    len(a.tokens), a.logprobs, a.usage.prompt_tokens if self.echo else 0
+                ),
                 reverse=True,
             )
             kept, rest = group[: self.n], group[self.n :]
