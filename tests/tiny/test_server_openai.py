@@ -283,19 +283,19 @@ def test_a_client_that_leaves_frees_the_engine(live: Live, client: OpenAI) -> No
 
 
 def test_best_of(client: OpenAI) -> None:
-    options: dict[str, Any] = {"max_tokens": 6, "temperature": 1.5, "seed": 5, "logprobs": 0}
-    every = client.completions.create(model="any", prompt="ab", n=4, **options)
-    best = client.completions.create(model="any", prompt="ab", n=1, best_of=4, **options)
+    options: dict[str, Any] = {"max_tokens": 6, "temperature": 1.5, "seed": 5}
+    best = client.completions.create(
+        model="any", prompt=["ab", "c"], n=3, best_of=4, logprobs=0, **options
+    )
+    assert [choice.index for choice in best.choices] == [0, 1, 2, 3, 4, 5]
 
     def mean(choice: Any) -> float:
         return float(sum(choice.logprobs.token_logprobs) / len(choice.logprobs.tokens))
 
-    assert [c.text for c in best.choices] == [max(every.choices, key=mean).text]
-    assert best.usage and every.usage
-    assert best.usage.completion_tokens == every.usage.completion_tokens
-    plain = client.completions.create(
-        model="any", prompt="ab", best_of=4, **{**options, "logprobs": None}
-    )
-    assert (plain.choices[0].text, plain.choices[0].logprobs) == (best.choices[0].text, None)
+    means = [mean(choice) for choice in best.choices]
+    assert means == [*sorted(means[:3], reverse=True), *sorted(means[3:], reverse=True)]
+    assert best.usage is not None and best.usage.completion_tokens == 2 * 4 * 6
+    plain = client.completions.create(model="any", prompt="ab", best_of=4, **options)
+    assert len(plain.choices) == 1 and plain.choices[0].logprobs is None
     with pytest.raises(openai.BadRequestError, match="best_of"):
         client.completions.create(model="any", prompt="ab", best_of=2, stream=True)

@@ -1,0 +1,52 @@
+"""A completion with more candidates than are kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from codellama.batch import TokenLogprob
+from codellama.completion import Completion, Mailbox, mean_logprob
+from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.params import Prompt
+
+
+def finished(*logprobs: float) -> Delta:
+    tokens = tuple(range(len(logprobs)))
+    return Delta(
+        tokens=tokens,
+        logprobs=tuple(TokenLogprob(i, value) for i, value in enumerate(logprobs)),
+        finish_reason=FinishReason.LENGTH,
+        usage=Usage(2, len(logprobs)),
+        timings=Timings(),
+    )
+
+
+def test_the_likeliest_are_kept_in_order() -> None:
+    mailbox = Mailbox()
+    for index, delta in enumerate([finished(-2, -2), finished(), finished(-1, -3.5), finished(-1)]):
+        mailbox.put(index, delta)
+    result = Completion(Prompt((1, 2)), 4, mailbox, lambda: None, keep=3).result()
+    assert [len(choice.tokens) for choice in result.choices] == [1, 2, 2]
+    assert [choice.logprobs[0].logprob for choice in result.choices] == [-1, -2, -1]
+    assert [choice.index for choice in result.choices] == [0, 1, 2]
+    assert result.usage == Usage(2, 5)
+
+
+def test_a_scored_prompt_does_not_count() -> None:
+    mailbox = Mailbox()
+    scored = (TokenLogprob(1, math.nan), TokenLogprob(2, -50.0))
+    for index, delta in enumerate([finished(-2, -2), finished(-1, -1)]):
+        mailbox.put(index, Delta(logprobs=scored))
+        mailbox.put(index, delta)
+    result = Completion(Prompt((1, 2)), 2, mailbox, lambda: None, "ab", keep=1).result()
+    assert [choice.logprobs[2].logprob for choice in result.choices] == [-1]
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "mean"), [(0, 0, -math.inf), (2, 0, -2.0), (1, 2, -7.0), (1, 0, -1.0)]
+)
+def test_mean(n: int, first: int, mean: float) -> None:
+    logprobs = [TokenLogprob(0, value) for value in (-1.0, -3.0, -7.0)]
+    assert mean_logprob(n, logprobs, first) == mean
