@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from codellama.adapters import Adapter, AdapterTable, Scales
 from codellama.batch import TokenLogprob
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
@@ -102,6 +103,7 @@ class FakeLLM(LlamaCompatible):
         self.closed = False
         self.dead = False
         self.error: Exception | None = None
+        self.table = AdapterTable([Adapter(i, f"{n}.gguf", 1.0) for i, n in enumerate("ab")])
         self._held: list[Callable[[], None]] = []
 
     def chat_prompt(self, messages: str | Iterable[Message]) -> Prompt:
@@ -133,6 +135,7 @@ class FakeLLM(LlamaCompatible):
     ) -> Completion:
         if self.error is not None:
             raise self.error
+        self.table.scales(params.lora)  # raises if there is no such adapter
         self.calls.append(Call(prompt, n, params, echo))
         script = [self._finished(delta, prompt, params) for delta in self.script]
         now, later = (script[:-1], script[-1:]) if self.hold else (script, [])
@@ -152,6 +155,13 @@ class FakeLLM(LlamaCompatible):
         text = self.tokenizer.decode(prompt.tokens) if echo else ""
         completion = Completion(prompt, n, mailbox, cancel, text)
         return completion
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        return self.table.adapters
+
+    def set_adapters(self, lora: Scales) -> None:
+        self.table.set_defaults(lora)
 
     def release(self) -> None:
         """Let the held answers end."""

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from codellama import loading
+from codellama.adapters import Adapter, AdapterTable, Scales
 from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
@@ -37,7 +38,13 @@ from codellama.errors import (
     InvalidRequestError,
 )
 from codellama.history import drop_oldest
-from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
+from codellama.kv_file import (
+    StaleStateError,
+    file_digest,
+    fingerprint,
+    read_state,
+    write_state,
+)
 from codellama.native.context import Context
 from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
@@ -89,7 +96,7 @@ class LLM(LlamaCompatible):
             )
             context = Context(self._model, self.config, cells)
             undo.callback(context.close)
-            context.apply_adapters(self.config.adapters)
+            self._adapters = self._load_adapters(context)
             drafters = self._drafters(draft, cells, undo)
             self._resources = undo.pop_all()
         self._cells = cells
@@ -100,7 +107,7 @@ class LLM(LlamaCompatible):
             self.config.type_k,
             self.config.type_v,
             self.config.rope,
-            self.config.adapters,
+            [file_digest(Path(path)) for path, _ in self.config.adapters],
         )
         scheduler = Scheduler(
             self.config.n_seq_max,
@@ -129,6 +136,19 @@ class LLM(LlamaCompatible):
             use_mmap=self.config.use_mmap,
             use_mlock=self.config.use_mlock,
             overrides=corrections(header.metadata, recognise(header.metadata)),
+        )
+
+    def _load_adapters(self, context: Context) -> AdapterTable:
+        """Load the LoRA adapters; which ones act is said by each request."""
+        loaded = [self._model.load_adapter(path) for path, _ in self.config.adapters]
+        context.use_adapters(loaded)
+        return AdapterTable(
+            [
+                Adapter(i, path, scale, adapter.task_name, adapter.prompt_prefix)
+                for i, ((path, scale), adapter) in enumerate(
+                    zip(self.config.adapters, loaded, strict=True)
+                )
+            ]
         )
 
     def _draft_header(self) -> GGUFHeader | None:
@@ -298,6 +318,7 @@ class LLM(LlamaCompatible):
             prompt_logprobs=params.logprobs if echo else None,
             deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
             max_decode_s=params.t_max_predict_ms / 1000 or None,
+            adapters=self._adapters.scales(params.lora),
         )
 
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
@@ -313,15 +334,34 @@ class LLM(LlamaCompatible):
         for request in requests:
             self._engine.cancel(request)
 
+    # -- LoRA adapters ------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The loaded LoRA adapters and their scales for requests that name none."""
+        return self._adapters.adapters
+
+    def set_adapters(self, lora: Scales) -> None:
+        """Change these scales, for requests from now on; adapters that are not named get 0.
+
+        Raises InvalidRequestError for an unknown adapter or a scale that is no number.
+        """
+        self._adapters.set_defaults(lora)
+
     # -- the end ------------------------------------------------------------------------------
 
     def status(self) -> EngineStatus:
         """A snapshot of the engine after its latest step."""
         return self._engine.status
 
-    def save_state(self, tokens: Sequence[int], path: str | Path) -> bool:
-        """Write the KV state that shares most with `tokens` to a file; False if there is none."""
-        state = self._engine.save_state(tokens)
+    def save_state(
+        self, tokens: Sequence[int], path: str | Path, *, lora: Scales | None = None
+    ) -> bool:
+        """Write the KV state that shares most with `tokens` to a file; False if there is none.
+
+        `lora` is that of the request that left the state there.
+        """
+        state = self._engine.save_state(tokens, self._adapters.scales(lora))
         if state is None:
             return False
         write_state(Path(path), self._owner, state)

@@ -72,6 +72,26 @@ SAMPLING: dict[str, Any] = {
 
 
 @every_kind
+def test_adapters_in_llama_servers_form(kind: Any, body: dict[str, Any]) -> None:
+    lora = [{"id": 1, "scale": 0.5}, {"id": "a", "scale": 1}]
+    assert sampling(kind, {**body, "lora": lora}).lora == {1: 0.5, "a": 1}
+    assert sampling(kind, {**body, "lora": []}).lora is None
+    assert sampling(kind, {**body, "lora": None}).lora is None
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "lora", [[{"id": 0}], [{"id": 0, "scale": "1"}], {"id": 0, "scale": 1}, [0]]
+)
+def test_adapters_in_another_form(kind: Any, body: dict[str, Any], lora: Any) -> None:
+    with pytest.raises((ValidationError, InvalidRequestError)) as caught:
+        sampling(kind, {**body, "lora": lora})
+    raised: Any = caught.value
+    error = validation_error(raised.errors()) if isinstance(raised, ValidationError) else raised
+    assert error.param == "lora"
+
+
+@every_kind
 @pytest.mark.parametrize("name", SAMPLING)
 def test_every_sampling_field_reaches_the_parameters(
     kind: Any, body: dict[str, Any], name: str
@@ -99,6 +119,7 @@ def test_no_sampling_parameter_is_out_of_reach() -> None:
         "logit_bias",
         "json_schema",
         "logprobs",
+        "lora",
     }
     assert SAMPLING.keys() | lists == SamplingParams.__dataclass_fields__.keys()
 
@@ -178,7 +199,6 @@ def test_fields_without_effect_and_neutral_values_are_accepted(
         ("id_slot", 0),
         ("id_slot", False),
         ("post_sampling_probs", True),
-        ("lora", [{"id": 0, "scale": 1}]),
         ("dynatemp_range", 0.5),
         ("min_keep", 2),
     ],

@@ -17,9 +17,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from codellama.batch import Batch, KVState, TokenLogprob
-from codellama.engine.scheduler import Sample, Scheduler, Scored
+from codellama.batch import Adapters, Batch, KVState, TokenLogprob
+from codellama.engine.scheduler import Scheduler
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
+from codellama.engine.slot import Sample, Scored
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus, Totals
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
@@ -106,9 +107,10 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
-    def save_state(self, tokens: Many[int]) -> KVState | None:
-        """The KV state that shares most with `tokens`, or None if nothing of them is cached."""
-        return self._call(lambda: self._save_state(list(tokens)))
+    def save_state(self, tokens: Many[int], adapters: Adapters = ()) -> KVState | None:
+        """The KV state that shares most with `tokens` decoded with `adapters`, or None if nothing of
+        them is cached."""
+        return self._call(lambda: self._save_state(list(tokens), adapters))
 
     def add_state(self, state: KVState) -> None:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
@@ -204,8 +206,8 @@ class Engine:
                 self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
         self._publish()
 
-    def _save_state(self, tokens: list[int]) -> KVState | None:
-        state, edits = self._scheduler.plan_save(tokens)
+    def _save_state(self, tokens: list[int], adapters: Adapters) -> KVState | None:
+        state, edits = self._scheduler.plan_save(tokens, adapters)
         try:
             self._runner.run(Batch(edits))
         except Exception as error:

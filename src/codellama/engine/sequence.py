@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from codellama.batch import TokenLogprob
+from codellama.batch import Adapters, TokenLogprob
 from codellama.engine.detokenizer import Detokenizer
 
 
@@ -113,9 +113,9 @@ class Sequence:
 
     `max_tokens` is already cut to what the context has room for. After `max_decode_s` seconds of
     writing the answer ends with its line, at `deadline` in any case. With `prompt_logprobs`, the
-    prompt's own log probabilities are computed too, with so many alternatives each. `cursor` is the number of
-    `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those. `draft` are
-    guesses at what comes next, for the next step only.
+    prompt's own log probabilities are computed too, with so many alternatives each. `adapters` are the scales
+    of the LoRA adapters. `cursor` is the number of `tokens` (prompt and answer) whose KV is in the cache;
+    the slot holds exactly those. `draft` are guesses at what comes next, for the next step only.
     """
 
     prompt: tuple[int, ...]
@@ -128,6 +128,7 @@ class Sequence:
     prompt_logprobs: int | None = None
     deadline: float | None = None  # of time.perf_counter
     max_decode_s: float | None = None
+    adapters: Adapters = ()
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING

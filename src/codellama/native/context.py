@@ -17,10 +17,20 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, TokenLogprob, Trim
+from codellama.batch import (
+    Adapters,
+    Batch,
+    Edit,
+    Fork,
+    KVState,
+    Restore,
+    Save,
+    TokenLogprob,
+    Trim,
+)
 from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
 from codellama.native.library import library
-from codellama.native.model import Model
+from codellama.native.model import LoraAdapter, Model
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig
 
@@ -76,18 +86,14 @@ class Context:
         self._n_vocab = model.tokenizer.n_vocab
         self._model = model  # must outlive the context
         self._rows = _Rows(config.n_batch, config.max_outputs)
+        self._adapters: list[LoraAdapter] = []
+        self._applied: Adapters = ()
         self._closed = False
 
-    def apply_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
-        """Load LoRA adapters (path, scale) and add them to the model. Raises ModelLoadError."""
-        if not adapters:
-            return
-        handles = [self._model.load_adapter(path) for path, _ in adapters]
-        n = len(adapters)
-        table = cast(Any, llama_cpp.llama_adapter_lora_p_ctypes * n)(*handles)
-        scales = (ctypes.c_float * n)(*(scale for _, scale in adapters))
-        if llama_cpp.llama_set_adapters_lora(self._handle, table, n, scales) != 0:
-            raise ModelLoadError("llama.cpp could not apply the LoRA adapters")
+    def use_adapters(self, adapters: Sequence[LoraAdapter]) -> None:
+        """From now on batches say how much of each of these adapters they want."""
+        self._adapters = list(adapters)
+        self._applied = (0.0,) * len(adapters)
 
     @property
     def cells(self) -> int:
@@ -100,11 +106,26 @@ class Context:
             self._edit(edit)
         if not batch.tokens:
             return
+        self._apply(batch.adapters)
         native = self._rows.fill(batch)
         status = llama_cpp.llama_decode(self._handle, native)
         if status != 0:
             reason = _DECODE_ERRORS.get(status, f"error {status}")
             raise DecodeError(f"llama.cpp could not decode {len(batch.tokens)} tokens: {reason}")
+
+    def _apply(self, scales: Adapters) -> None:
+        """Apply the LoRA adapters; llama.cpp then plans its memory anew, so only if they change."""
+        if scales == self._applied:
+            return
+        n = len(self._adapters)
+        if len(scales) != n:
+            raise DecodeError(f"a batch with scales for {len(scales)} LoRA adapters; there are {n}")
+        handles = [adapter.handle for adapter in self._adapters]
+        table = cast(Any, llama_cpp.llama_adapter_lora_p_ctypes * n)(*handles)
+        numbers = (ctypes.c_float * n)(*scales)
+        if llama_cpp.llama_set_adapters_lora(self._handle, table, n, numbers) != 0:
+            raise DecodeError("llama.cpp could not apply the LoRA adapters")
+        self._applied = scales
 
     def _edit(self, edit: Edit) -> None:
         match edit:

@@ -25,6 +25,7 @@ from codellama.protocol.fields import (
     parse_prompts,
     prompt_text,
 )
+from codellama.protocol.lora import lora_json
 from codellama.replies import Answer, Json, Piece, timings_json, token_json
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ def generation_settings(params: SamplingParams, stream: bool) -> Json:
     return settings | {
         "seed": RANDOM_SEED if params.seed is None else params.seed,
         "grammar": params.grammar or "",
+        "lora": lora_json(params.lora),
         "logit_bias": [
             {"token": token, "bias": max(bias, -1e9)} for token, bias in params.logit_bias.items()
         ],
