@@ -17,7 +17,7 @@ from codellama.completion import Completion, Mailbox
 from codellama.engine import EngineStatus
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
-from codellama.params import Message, Prompt, SamplingParams
+from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)
@@ -94,6 +94,7 @@ class FakeLLM(LlamaCompatible):
         self.path = Path("fake.gguf")
         self.metadata: dict[str, Any] = {}
         self.n_ctx = 64
+        self.config = ModelConfig()
         self.tokenizer = FakeTokenizer()
         self.chat_format: FakeChatFormat | None = FakeChatFormat()
         self.script = list(script) or say("hel", "lo")

@@ -8,9 +8,9 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from codellama.batch import Adapters, Batch, Edit, Fork, Restore, Save, TokenLogprob, Trim
+from codellama.batch import Adapters, Batch, Edit, Fork, Restore, Save, Shift, TokenLogprob, Trim
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.sequence import Delta, Sequence
+from codellama.engine.sequence import NO_LIMIT, ContextShift, Delta, Sequence
 
 VOCAB = 1000
 
@@ -83,6 +83,13 @@ class FakeRunner:
             case Trim(target, n_keep):
                 assert n_keep <= len(self.kv[target])
                 del self.kv[target][n_keep:]
+            case Shift(target, n_keep, n_discard):
+                cells = self.kv[target]
+                assert 0 < n_discard < len(cells) - n_keep + 1
+                moved = set(cells[n_keep + n_discard :])
+                others = (kv for seq, kv in enumerate(self.kv) if seq != target)
+                assert all(moved.isdisjoint(kv) for kv in others), "another sequence's cell moves"
+                del cells[n_keep : n_keep + n_discard]
             case Save(source, state):
                 assert state.tokens == self.tokens(source)
                 pairs = [(cell.token << 20) + cell.value for cell in self.kv[source]]
@@ -122,7 +129,13 @@ class FakeRunner:
         self.closed = True
 
 
-def expected(prompt: Iterable[int], n: int, adapters: Adapters = ()) -> list[int]:
+def expected(
+    prompt: Iterable[int],
+    n: int,
+    adapters: Adapters = (),
+    n_ctx: int = NO_LIMIT,
+    shift: ContextShift | None = None,
+) -> list[int]:
     """What a lone request would answer."""
     cells: list[Cell] = []
     for token in prompt:
@@ -130,6 +143,9 @@ def expected(prompt: Iterable[int], n: int, adapters: Adapters = ()) -> list[int
     answer: list[int] = []
     while len(answer) < n:
         answer.append(cells[-1].value % VOCAB)
+        if shift is not None and len(cells) + 1 >= n_ctx:
+            n_keep, n_discard = shift.cut(n_ctx, len(cells))
+            del cells[n_keep : n_keep + n_discard]
         cells.append(decode(cells, answer[-1], adapters))
     return answer
 
@@ -143,6 +159,8 @@ def request(
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
     adapters: Adapters = (),
+    n_ctx: int = NO_LIMIT,
+    shift: ContextShift | None = None,
 ) -> Sequence:
     """A request whose tokens read as "<17>"."""
     return Sequence(
@@ -155,4 +173,6 @@ def request(
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         adapters=adapters,
+        n_ctx=n_ctx,
+        shift=shift,
     )

@@ -28,6 +28,7 @@ class Loop:
         self.runner = FakeRunner(n_slots, cells)
         self.clock = 0.0
         self.steps: list[Step] = []
+        self.drawn: dict[Sequence, list[int]] = {}
         self.guess: Callable[[Sequence], list[int]] = lambda sequence: []
 
     def submit(self, *requests: Sequence) -> None:
@@ -37,6 +38,7 @@ class Loop:
     def step(self) -> bool:
         self.clock += 1
         self.scheduler.admit(self.clock)
+        self.scheduler.shift()
         for sequence in self.scheduler.decoding():
             sequence.draft = self.guess(sequence)
         step = self.scheduler.plan()
@@ -56,6 +58,7 @@ class Loop:
         for row, guess in enumerate([*sample.draft, None], sample.row):
             token = self.runner.sample(sequence.sampler, row)  # type: ignore[arg-type]
             sequence.tokens.append(token)
+            self.drawn.setdefault(sequence, []).append(token)
             if sequence.generated >= sequence.max_tokens:
                 self.scheduler.release(sequence)
                 return

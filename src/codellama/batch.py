@@ -28,6 +28,19 @@ class Fork:
     n_keep: int
 
 
+@dataclass(frozen=True)
+class Shift:
+    """Drop `n_discard` tokens of sequence `target` behind the first `n_keep` and move the rest up.
+
+    llama.cpp turns the keys of what has moved to their new positions; so no other sequence may share
+    those cells.
+    """
+
+    target: int
+    n_keep: int
+    n_discard: int
+
+
 @dataclass(eq=False)
 class KVState:
     """The KV cache of `tokens`, decoded with `adapters`, as llama.cpp writes it; `data` is None until it
@@ -54,7 +67,7 @@ class Restore:
     state: KVState
 
 
-Edit = Trim | Fork | Save | Restore
+Edit = Trim | Fork | Shift | Save | Restore
 
 
 @dataclass

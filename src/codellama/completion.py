@@ -22,7 +22,8 @@ from codellama.params import Message, Prompt
 
 @dataclass(frozen=True)
 class Choice:
-    """One finished answer. `stop` is the stop string or token id that ended it, if one did."""
+    """One finished answer. `stop` is the stop string or token id that ended it, if one did; `truncated`
+    says that prompt and answer filled the context."""
 
     index: int
     text: str
@@ -30,6 +31,7 @@ class Choice:
     finish_reason: FinishReason
     stop: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class _Builder:
                     finish_reason=final.finish_reason,
                     stop=final.stop,
                     logprobs=tuple(self._logprobs[index]),
+                    truncated=final.truncated,
                 )
             )
             if final.usage is not None:

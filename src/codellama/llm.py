@@ -7,11 +7,8 @@ engine as token ids. Every way of asking ends in `generate`.
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -31,12 +28,8 @@ from codellama.engine import (
     Scheduler,
     Speculator,
 )
-from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Sequence as Request
-from codellama.errors import (
-    ContextLengthError,
-    InvalidRequestError,
-)
+from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.history import drop_oldest
 from codellama.kv_file import (
     StaleStateError,
@@ -48,9 +41,9 @@ from codellama.kv_file import (
 from codellama.native.context import Context
 from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
-from codellama.native.sampler import Sampler
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 from codellama.prompts import Prompts, corrections
+from codellama.request import RequestMaker, close
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
@@ -74,7 +67,8 @@ class LLM(LlamaCompatible):
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
 
         Raises ModelLoadError if the file cannot be read or does not fit, UnsupportedError if GPU
-        layers are asked of a llama.cpp without a GPU backend, InvalidRequestError for a bad option.
+        layers are asked of a llama.cpp without a GPU backend or a context shift of a cache that cannot,
+        InvalidRequestError for a bad option.
         """
         self.config = ModelConfig.of(**config)
         self.path = Path(model)
@@ -97,6 +91,13 @@ class LLM(LlamaCompatible):
             context = Context(self._model, self.config, cells)
             undo.callback(context.close)
             self._adapters = self._load_adapters(context)
+            self._requests = RequestMaker(
+                self.config,
+                self.n_ctx,
+                self.tokenizer,
+                self._adapters,
+                self._shift_problem(header, context),
+            )
             drafters = self._drafters(draft, cells, undo)
             self._resources = undo.pop_all()
         self._cells = cells
@@ -137,6 +138,15 @@ class LLM(LlamaCompatible):
             use_mlock=self.config.use_mlock,
             overrides=corrections(header.metadata, recognise(header.metadata)),
         )
+
+    def _shift_problem(self, header: GGUFHeader, context: Context) -> str | None:
+        """Why the context cannot shift, if it cannot; an error if it was asked to by default."""
+        problem = loading.shift_problem(header, self.config)
+        if problem is None and not context.can_shift:
+            problem = "llama.cpp cannot move the tokens of this model"
+        if problem is not None and self.config.context_shift:
+            raise UnsupportedError(f"context_shift: {problem}")
+        return problem
 
     def _load_adapters(self, context: Context) -> AdapterTable:
         """Load the LoRA adapters; which ones act is said by each request."""
@@ -262,26 +272,18 @@ class LLM(LlamaCompatible):
     ) -> Completion:
         """Submit a prompt; the one path under all others.
 
-        Raises ContextLengthError, GrammarError, InvalidRequestError, QueueFullError and
-        EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
+        Raises ContextLengthError, GrammarError, InvalidRequestError, UnsupportedError, QueueFullError
+        and EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
         """
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_CHOICES:
             raise InvalidRequestError(f"n must be from 1 to {MOST_CHOICES}; got {n!r}", "n")
-        room = self.n_ctx - len(prompt.tokens)
-        if room <= 0:
-            raise ContextLengthError(len(prompt.tokens), self.n_ctx)
-        limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        self._check_ids("stop_tokens", params.stop_tokens)
         mailbox = Mailbox()
-        requests: list[Request] = []
+        with self._model.using():
+            requests = self._requests.make(prompt, params, n, mailbox, echo)
         try:
-            with self._model.using():
-                for i in range(n):
-                    requests.append(self._request(prompt, params, limit, i, mailbox, echo))
             self._engine.submit(requests)
         except BaseException:
-            for request in requests:
-                request.sampler.close()
+            close(requests)
             raise
         return Completion(
             prompt, n, mailbox, lambda: self._cancel(requests), self._text(prompt) if echo else ""
@@ -291,44 +293,6 @@ class LLM(LlamaCompatible):
         """What was tokenized: without the space that the vocabulary put before it."""
         text = self.tokenizer.decode(prompt.tokens)
         return text.removeprefix(" ") if self.tokenizer.add_space_prefix else text
-
-    def _request(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        limit: int,
-        index: int,
-        mailbox: Mailbox,
-        echo: bool,
-    ) -> Request:
-        stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
-        banned = sorted(stop_tokens) if params.ignore_eos else []
-        if params.seed is not None:
-            params = replace(params, seed=params.seed + index)
-        return Request(
-            prompt=prompt.tokens,
-            max_tokens=limit,
-            sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
-            sink=functools.partial(mailbox.put, index),
-            detokenizer=Detokenizer(
-                self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
-            ),
-            stop_tokens=stop_tokens | frozenset(params.stop_tokens),
-            logprobs=params.logprobs,
-            prompt_logprobs=params.logprobs if echo else None,
-            deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
-            max_decode_s=params.t_max_predict_ms / 1000 or None,
-            adapters=self._adapters.scales(params.lora),
-        )
-
-    def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
-        for token in tokens:
-            if token >= self.tokenizer.n_vocab:
-                raise InvalidRequestError(
-                    f"{param}: token id {token} is not in the vocabulary "
-                    f"(0 to {self.tokenizer.n_vocab - 1})",
-                    param,
-                )
 
     def _cancel(self, requests: Iterable[Request]) -> None:
         for request in requests:

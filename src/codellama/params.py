@@ -70,6 +70,11 @@ class SamplingParams:
 
     `lora` says which of the model's LoRA adapters act on the answer: id or name to scale (1: in full);
     those that are not named do not. None: as the model was loaded.
+
+    With `context_shift` an answer goes on when the context is full: the first `n_keep` tokens of the
+    prompt (-1: all of it) stay, and of the rest the older half goes, or `n_discard` tokens. What is
+    written then follows from a text that the model no longer sees in full. None: as the model was
+    loaded. Without it, the answer ends there.
     """
 
     max_tokens: int | None = None
@@ -106,6 +111,9 @@ class SamplingParams:
     t_max_predict_ms: int = 0
     n_indent: int = 0
     lora: Mapping[int | str, float] | None = None
+    context_shift: bool | None = None
+    n_keep: int | None = None
+    n_discard: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -117,6 +125,8 @@ class SamplingParams:
         self._check_lists()
         if self.lora is not None:
             check_scales(self.lora)
+        if not isinstance(self.context_shift, (bool, type(None))):
+            raise InvalidRequestError("context_shift must be true or false", "context_shift")
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidRequestError(
                 "grammar and json_schema exclude each other: give one of them", "grammar"
@@ -143,6 +153,15 @@ class SamplingParams:
                 raise InvalidRequestError(
                     f"logit_bias[{token}] must be a number or -inf, got {bias!r}", "logit_bias"
                 )
+
+    def with_defaults(self, config: ModelConfig) -> SamplingParams:
+        """These parameters, with what the model was loaded with where they leave it to that."""
+        shift, n_keep = self.context_shift, self.n_keep
+        return dataclasses.replace(
+            self,
+            context_shift=config.context_shift if shift is None else shift,
+            n_keep=config.n_keep if n_keep is None else n_keep,
+        )
 
     @classmethod
     def of(cls, **options: Any) -> SamplingParams:
@@ -175,6 +194,8 @@ class ModelConfig:
     `lora` are LoRA adapters, GGUF files that change the model's answers: paths, or pairs of a path
     and a scale (1: in full, 0: not at all). The scale is for requests that name no adapters
     themselves; with `lora_init_without_apply` it is 0 for all.
+
+    `context_shift` and `n_keep` are those of requests that do not set them.
 
     `rope_…` and `yarn_…` replace what the file says about positions, to stretch the context beyond
     what the model was trained for; None leaves the file's value.
@@ -210,6 +231,8 @@ class ModelConfig:
     draft_gpu_layers: int | Literal["all", "auto"] = "auto"
     lora: tuple[str | os.PathLike[str] | tuple[str | os.PathLike[str], float], ...] = ()
     lora_init_without_apply: bool = False
+    context_shift: bool = False
+    n_keep: int = 0
     rope_scaling: Literal["none", "linear", "yarn"] | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
@@ -314,6 +337,8 @@ _SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
     ("timeout_s", 0, math.inf),
     ("t_max_predict_ms", 0, math.inf),
     ("n_indent", 0, math.inf),
+    ("n_keep", -1, 2**31 - 1),
+    ("n_discard", 0, 2**31 - 1),
 )
 
 _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
@@ -328,6 +353,7 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("n_threads", 1, 4096),
     ("n_threads_batch", 1, 4096),
     ("main_gpu", 0, 64),
+    ("n_keep", -1, 2**31 - 1),
     ("spec_draft_n_max", 0, MAX_DRAFTED),
     ("spec_draft_p_min", 0, 1),
     ("rope_freq_base", 1, 1e12),

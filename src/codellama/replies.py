@@ -40,6 +40,7 @@ class Answer:
     stop: str | int | None = None
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    truncated: bool = False
 
     def add(self, delta: Delta) -> None:
         """Take in what is new."""
@@ -50,6 +51,7 @@ class Answer:
         self.stop = delta.stop if delta.stop is not None else self.stop
         self.usage = delta.usage or self.usage
         self.timings = delta.timings or self.timings
+        self.truncated = delta.truncated
 
 
 @dataclass(frozen=True)

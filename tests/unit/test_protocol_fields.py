@@ -68,6 +68,9 @@ SAMPLING: dict[str, Any] = {
     "timeout_s": 2.5,
     "t_max_predict_ms": 500,
     "n_indent": 4,
+    "context_shift": True,
+    "n_keep": -1,
+    "n_discard": 9,
 }
 
 

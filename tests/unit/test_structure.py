@@ -27,6 +27,7 @@ LEVELS = {
             "prompts",
             "completion",
             "replies",
+            "request",
             "compat",
             "loading",
             "kv_file",

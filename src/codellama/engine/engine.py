@@ -187,6 +187,8 @@ class Engine:
             elif sequence.deadline is not None and started >= sequence.deadline:
                 self._end(sequence, FinishReason.LENGTH)
         self._scheduler.admit(started)
+        for sequence in self._scheduler.shift():
+            self._speculator.restart(sequence)
         self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
         if step is not None:
@@ -320,6 +322,7 @@ class Engine:
             usage=sequence.usage(),
             timings=sequence.timings(),
             error=error,
+            truncated=sequence.truncated,
         )
         sequence.sampler.close()
         self._publish()  # who sees the end of a request finds it counted

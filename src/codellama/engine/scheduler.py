@@ -14,7 +14,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from codellama.batch import Adapters, Batch, Edit, Fork, KVState, Restore, Save, TokenLogprob, Trim
+from codellama.batch import (
+    Adapters,
+    Batch,
+    Edit,
+    Fork,
+    KVState,
+    Restore,
+    Save,
+    Shift,
+    TokenLogprob,
+    Trim,
+)
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
 from codellama.engine.sequence import Sequence, State
@@ -205,7 +216,7 @@ class Scheduler:
         shared = slot.shared(tokens, adapters)
         state, _ = self.prompt_cache.best(tokens, adapters, self.cells, shared)
         edits = self.take_edits()
-        if state is None and shared:
+        if state is None and shared and slot.n_exact is None:
             state = KVState(list(slot.tokens), adapters=adapters)
             edits.append(Save(slot.id, state))
         return state, edits
@@ -308,6 +319,36 @@ class Scheduler:
             if slot.sequence is not None:
                 slot.sequence.cursor += len(tokens)
 
+    def shift(self) -> list[Sequence]:
+        """Make room in those sequences of the next step whose context is full; returns them.
+
+        What they hold then is not what a prompt with these tokens would give, so it is not shared.
+        """
+        full = [
+            (slot, sequence)
+            for slot, sequence in self._group()
+            if sequence.state is State.DECODE
+            and sequence.shift is not None
+            and len(sequence.tokens) >= sequence.n_ctx
+        ]
+        for slot, sequence in full:
+            self._shift(slot, sequence)
+        return [sequence for _, sequence in full]
+
+    def _shift(self, slot: Slot, sequence: Sequence) -> None:
+        assert sequence.shift is not None
+        n_keep, n_discard = sequence.shift.cut(sequence.n_ctx, sequence.cursor)
+        others = (other for other in self.slots if other is not slot)
+        if any(common_prefix(o.tokens, slot.tokens) > n_keep + n_discard for o in others):
+            # Cells that are to move may be another slot's too: a restored state has its own.
+            state = KVState(list(slot.tokens), adapters=slot.adapters)
+            self._edits += [Save(slot.id, state), Restore(slot.id, state)]
+        self._edits.append(Shift(slot.id, n_keep, n_discard))
+        slot.drop(n_keep, n_discard)
+        del sequence.tokens[n_keep : n_keep + n_discard]
+        sequence.cursor -= n_discard
+        sequence.n_dropped += n_discard
+
     def settle(self, sequence: Sequence) -> None:
         """Tokens have been drawn: what was drafted and turned out wrong leaves the cache."""
         for slot in self.slots:
@@ -322,8 +363,8 @@ class Scheduler:
         sequence.state = State.FINISHED
         for slot in self.slots:
             if slot.sequence is sequence:
-                self._keep(slot, common_prefix(slot.tokens, sequence.tokens))
-                slot.sequence = None
+                self._keep(slot, slot.shared(sequence.tokens, sequence.adapters))
+                slot.n_exact = slot.sequence = None
                 return
         if sequence in self.waiting:
             self.waiting.remove(sequence)
@@ -339,6 +380,7 @@ class Scheduler:
         for slot in self.slots:
             slot.tokens.clear()
             slot.scores.clear()
+            slot.n_exact = None
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
@@ -350,8 +392,10 @@ class Scheduler:
             assert slot.tokens == sequence.tokens[: sequence.cursor]
             assert slot.adapters == sequence.adapters
             assert self._clock - slot.turn <= STEPS_PER_TURN * (len(self.slots) - 1), "starving"
-            if sequence.prompt_logprobs is not None:
+            assert slot.n_exact is None or 0 <= slot.n_exact <= len(slot.tokens)
+            if sequence.prompt_logprobs is not None and not sequence.n_dropped:
                 assert len(slot.scores) == min(sequence.cursor, len(sequence.prompt) - 1)
             assert 0 <= sequence.cursor < len(sequence.tokens)
             assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
+        assert all(slot.n_exact is None for slot in self.slots if slot.sequence is None)
         assert all(sequence.state is State.WAITING for sequence in self.waiting)

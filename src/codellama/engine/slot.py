@@ -20,6 +20,8 @@ class Slot:
 
     `scores` are the log probabilities of its tokens from the second one on, as far as a request
     wanted them, with `n_top` alternatives each; at most one more than `tokens` has (the next one's).
+    Those behind the first `n_exact` (None: all are exact) were decoded behind others that have been
+    dropped since, so they are of no use to anyone else.
     `turn` is the step since which its request has waited for its next one.
     """
 
@@ -28,13 +30,23 @@ class Slot:
     scores: list[TokenLogprob] = field(default_factory=list)
     n_top: int = 0
     adapters: Adapters = ()
+    n_exact: int | None = None
     sequence: Sequence | None = None
     last_used: int = 0
     turn: int = 0
 
     def shared(self, tokens: list[int], adapters: Adapters) -> int:
         """How many of `tokens` decoded with `adapters` are in the cache, from the first one on."""
-        return common_prefix(self.tokens, tokens) if adapters == self.adapters else 0
+        if adapters != self.adapters:
+            return 0
+        shared = common_prefix(self.tokens, tokens)
+        return shared if self.n_exact is None else min(shared, self.n_exact)
+
+    def drop(self, n_keep: int, n_discard: int) -> None:
+        """The context has shifted: `n_discard` tokens behind the first `n_keep` are gone."""
+        del self.tokens[n_keep : n_keep + n_discard]
+        self.scores.clear()
+        self.n_exact = n_keep if self.n_exact is None else min(n_keep, self.n_exact)
 
     def spares(self, sequence: Sequence) -> int:
         """How many tokens the cache spares `sequence` decoding; the last one is left to decode."""

@@ -25,6 +25,7 @@ from codellama.batch import (
     KVState,
     Restore,
     Save,
+    Shift,
     TokenLogprob,
     Trim,
 )
@@ -96,6 +97,11 @@ class Context:
         self._applied = (0.0,) * len(adapters)
 
     @property
+    def can_shift(self) -> bool:
+        """Whether this kind of cache can move tokens to other positions."""
+        return bool(llama_cpp.llama_memory_can_shift(self._memory))
+
+    @property
     def cells(self) -> int:
         """KV cells there are (llama.cpp rounds the wish up)."""
         return int(llama_cpp.llama_n_ctx(self._handle))
@@ -135,6 +141,10 @@ class Context:
             case Trim(target, n_keep):
                 if not llama_cpp.llama_memory_seq_rm(self._memory, target, n_keep, -1):
                     raise DecodeError(f"llama.cpp could not trim sequence {target}")
+            case Shift(target, n_keep, n_discard):
+                end = n_keep + n_discard
+                llama_cpp.llama_memory_seq_rm(self._memory, target, n_keep, end)
+                llama_cpp.llama_memory_seq_add(self._memory, target, end, -1, -n_discard)
             case Save(source, state):
                 state.data = self._save(source)
             case Restore(target, state):

@@ -51,8 +51,6 @@ NO_EFFECT = frozenset(
         "parallel_tool_calls",
         "parse_tool_calls",
         "cache_prompt",
-        "n_keep",
-        "n_discard",
         "n_cache_reuse",
         "t_max_prompt_ms",  # nor does it in llama-server
         "reasoning_format",
@@ -193,6 +191,9 @@ class SamplingFields(Fields):
     t_max_predict_ms: int | None = None
     n_indent: int | None = None
     lora: list[dict[str, Any]] | None = None
+    context_shift: bool | None = None
+    n_keep: int | None = None
+    n_discard: int | None = None
 
     def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
         """The sampling parameters asked for; raises InvalidRequestError naming the field."""
