@@ -73,8 +73,9 @@ class SamplingParams:
 
     With `context_shift` an answer goes on when the context is full: the first `n_keep` tokens of the
     prompt (-1: all of it) stay, and of the rest the older half goes, or `n_discard` tokens. What is
-    written then follows from a text that the model no longer sees in full. None: as the model was
-    loaded. Without it, the answer ends there.
+    written then follows from a text that the model no longer sees in full; without `max_tokens` it
+    ends where the model ends it, or never. None: as the model was loaded. Without a shift, the answer
+    ends with the context.
     """
 
     max_tokens: int | None = None

@@ -78,9 +78,16 @@ class Context:
         handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not handle:
             reason = lib.last_error() or "no reason given"
+            of_types = any(
+                words in reason for words in ("cache type", "cache quant", "quantized V")
+            )
+            remedy = (
+                "choose other type_k and type_v"
+                if of_types
+                else "a smaller n_ctx or n_seq_max needs less memory"
+            )
             raise ModelLoadError(
-                f"llama.cpp could not make a context of {cells} tokens ({reason}); "
-                "a smaller n_ctx or n_seq_max needs less memory"
+                f"llama.cpp could not make a context of {cells} tokens ({reason}); {remedy}"
             )
         self._handle = handle
         self._memory = llama_cpp.llama_get_memory(handle)
