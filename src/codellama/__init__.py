@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codellama.adapters import Adapter
     from codellama.completion import Choice, Completion, Result
     from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
     from codellama.errors import (
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "Adapter",
     "ChatFormatError",
     "CheckpointError",
     "Choice",
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "codellama.adapters": ("Adapter",),
     "codellama.completion": ("Choice", "Completion", "Result"),
     "codellama.engine.sequence": ("Delta", "FinishReason", "Timings", "Usage"),
     "codellama.llm": ("LLM",),

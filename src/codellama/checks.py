@@ -12,6 +12,8 @@ from codellama.errors import InvalidRequestError
 
 T = TypeVar("T")
 
+LARGEST_FLOAT32 = 3.4e38
+
 _FRACTIONS = frozenset(  # numbers with a fraction whose default is None
     {
         *("timeout_s", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor"),
@@ -25,9 +27,10 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_finite(value: object) -> bool:
-    """Whether this is a number other than NaN and the infinities."""
-    return (is_int(value) or isinstance(value, float)) and math.isfinite(value)  # type: ignore[arg-type]
+def is_scale(value: object) -> bool:
+    """Whether this is a number that llama.cpp, which computes in 32 bits, does not take for infinite."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return abs(number) <= LARGEST_FLOAT32
 
 
 def check_number(params: object, name: str, low: float, high: float) -> None:
@@ -65,7 +68,7 @@ def check_scales(lora: object) -> None:
             raise InvalidRequestError(
                 f"lora: an adapter is its id (0 or more) or its name; got {key!r}", "lora"
             )
-        if not is_finite(scale):
+        if not is_scale(scale):
             raise InvalidRequestError(
                 f"lora: the scale of adapter {key} must be a number; got {scale!r}", "lora"
             )

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 
 from typing_extensions import NotRequired
 
-from codellama.checks import check_number, check_scales, is_finite, is_int, make
+from codellama.checks import check_number, check_scales, is_int, is_scale, make
 from codellama.errors import InvalidRequestError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -383,7 +383,7 @@ def _adapter(entry: object) -> tuple[str, float]:
     path, scale = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise InvalidRequestError(f"lora must hold paths or (path, scale); got {entry!r}", "lora")
-    if not is_finite(scale):
+    if not is_scale(scale):
         raise InvalidRequestError(f"lora: the scale of {path} must be a number", "lora")
     return os.fspath(path), float(scale)
 

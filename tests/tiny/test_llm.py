@@ -18,6 +18,7 @@ from codellama import (
     LLM,
     ChatFormatError,
     ContextLengthError,
+    DecodeError,
     EngineDeadError,
     FinishReason,
     GrammarError,
@@ -286,6 +287,13 @@ def test_cancel(tiny_llm: LLM) -> None:
     assert last.finish_reason is FinishReason.CANCELLED
     assert last.usage is not None
     assert last.usage.completion_tokens < 900
+
+
+def test_a_grammar_that_nothing_fits_ends_its_request_only(tiny_llm: LLM) -> None:
+    """llama.cpp aborts the process when a token is accepted that the grammar does not allow."""
+    with pytest.raises(DecodeError, match="no token fits the grammar"):
+        tiny_llm.complete("x", grammar='root ::= "a"', ignore_eos=True, max_tokens=5).result()
+    assert tiny_llm.complete("x", grammar='root ::= "a"', max_tokens=5).text() == "a"
 
 
 def test_a_deadline_ends_an_answer(tiny_llm: LLM) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
 
-from codellama import LLM, InvalidRequestError, ModelLoadError, UnsupportedError
+from codellama import LLM, DecodeError, InvalidRequestError, ModelLoadError, UnsupportedError
+from codellama.batch import Batch
 from codellama.cli.options import adapter
+from codellama.native.context import Context
+from codellama.native.model import Model
 from codellama.params import ModelConfig
 from codellama.session import Session
 from tests.lora_file import write_adapter
@@ -90,6 +95,35 @@ def test_a_beginning_is_reused_with_the_same_adapters_only(
             assert result.usage.cached_tokens == expected
 
 
+def test_adapters_are_applied_only_when_they_change(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[float]] = []
+    apply = llama_cpp.llama_set_adapters_lora
+
+    def count(context: Any, table: Any, n: int, scales: Any) -> int:
+        calls.append(list(scales))
+        return int(apply(context, table, n, scales))
+
+    monkeypatch.setattr(llama_cpp, "llama_set_adapters_lora", count)
+    for lora in ({0: 0.5}, {0: 0.5}, {"one": 0.5, "two": 0.0}, {}, None):
+        llm.complete(PROMPT, lora=lora, **GREEDY).result()
+    assert calls == [[0.5, 0.0], [0.0, 0.0], [1.0, 0.25]]
+
+
+def test_a_batch_that_forgets_the_adapters_is_refused(
+    tiny_gguf: Path, adapters: tuple[Path, Path]
+) -> None:
+    with Model(tiny_gguf) as model:
+        context = Context(model, ModelConfig(n_threads=1), 64)
+        context.use_adapters([model.load_adapter(str(path)) for path in adapters])
+        batch = Batch()
+        batch.add([5], 0, 0)
+        with pytest.raises(DecodeError, match="scales for 0 LoRA adapters; there are 2"):
+            context.run(batch)
+        context.close()
+
+
 def test_choices_share_their_prompt_under_an_adapter(llm: LLM, solo: list[tuple[int, ...]]) -> None:
     result = llm.complete(PROMPT, n=3, lora={"two": 1}, **GREEDY).result()
     assert [choice.tokens for choice in result.choices] == [solo[3]] * 3
@@ -121,6 +155,29 @@ def test_an_unknown_adapter_fails_before_anything_runs(llm: LLM) -> None:
             llm.complete(PROMPT, lora=lora)
         assert caught.value.param == "lora"
     assert llm.status().n_running == llm.status().n_waiting == 0
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+@pytest.mark.parametrize("scale", [1e4, -3e38])
+def test_a_scale_that_leaves_no_numbers(
+    tiny_gguf: Path, adapters: tuple[Path, Path], flash_attn: str, scale: float
+) -> None:
+    """It ends with an error, whatever is asked for, and the cache is usable again."""
+    options: dict[str, Any] = {"n_ctx": 256, "lora": adapters, "flash_attn": flash_attn}
+    wishes: list[dict[str, Any]] = [
+        {}, {"logprobs": 2}, {"logprobs": 0, "echo": True, "max_tokens": 0}, {"mirostat": 2},
+        {"grammar": "root ::= [a-z]+"},
+    ]  # fmt: skip
+    with LLM(tiny_gguf, n_threads=1, n_seq_max=3, **options) as llm:
+        want = llm.complete(PROMPT, lora={}, **GREEDY).result().choices[0].tokens
+        for wish in wishes:
+            beside = llm.complete(PROMPT, lora={}, **GREEDY)
+            with pytest.raises(DecodeError, match="not a number"):
+                llm.complete("something else", lora={0: scale}, **wish).result()
+            with contextlib.suppress(DecodeError):
+                assert beside.result().choices[0].tokens == want
+            assert llm.complete(PROMPT, lora={}, **GREEDY).result().choices[0].tokens == want
+            llm._engine.check_integrity()
 
 
 def test_loaded_without_applying(

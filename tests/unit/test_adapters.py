@@ -60,7 +60,19 @@ def test_defaults_are_changed_all_or_none() -> None:
 
 @pytest.mark.parametrize(
     "lora",
-    [[0], "one", {0: "1"}, {0: True}, {0: float("inf")}, {-1: 1}, {True: 1}, {"": 1}, {1.5: 1}],
+    [
+        [0],
+        "one",
+        {0: "1"},
+        {0: True},
+        {0: float("inf")},
+        {0: 1e39},
+        {0: 10**400},
+        {-1: 1},
+        {True: 1},
+        {"": 1},
+        {1.5: 1},
+    ],
 )
 def test_a_request_maps_adapters_to_numbers(lora: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:

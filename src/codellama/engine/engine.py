@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from codellama.batch import Adapters, Batch, KVState, TokenLogprob
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
-from codellama.engine.slot import Sample, Scored
+from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus, Totals
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
@@ -181,11 +181,7 @@ class Engine:
 
     def _step(self) -> None:
         started = time.perf_counter()
-        for sequence in self._scheduler.live():
-            if sequence.cancelled:
-                self._end(sequence, FinishReason.CANCELLED)
-            elif sequence.deadline is not None and started >= sequence.deadline:
-                self._end(sequence, FinishReason.LENGTH)
+        self._sweep(started)
         self._scheduler.admit(started)
         for sequence in self._scheduler.shift():
             self._speculator.restart(sequence)
@@ -200,13 +196,30 @@ class Engine:
             self._failures = 0
             self._scheduler.commit(step)
             self._totals.prompt_tokens += step.n_prompt
-            for scored in step.scored:
-                self._score(scored)
-            for sample in step.samples:
-                self._advance(sample)
+            try:
+                self._use(step)
+            except DecodeError as error:  # spoiled, see _fail
+                self._scheduler.prompt_cache.clear()
+                self._recover(error)
+                return
             if not step.n_prompt:
                 self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
         self._publish()
+
+    def _sweep(self, now: float) -> None:
+        """End what was cancelled or has come to its deadline."""
+        for sequence in self._scheduler.live():
+            if sequence.cancelled:
+                self._end(sequence, FinishReason.CANCELLED)
+            elif sequence.deadline is not None and now >= sequence.deadline:
+                self._end(sequence, FinishReason.LENGTH)
+
+    def _use(self, step: Step) -> None:
+        """Score and draw while the logits are there."""
+        for scored in step.scored:
+            self._score(scored)
+        for sample in step.samples:
+            self._advance(sample)
 
     def _save_state(self, tokens: list[int], adapters: Adapters) -> KVState | None:
         state, edits = self._scheduler.plan_save(tokens, adapters)
@@ -242,6 +255,9 @@ class Engine:
             self._fail(sequence, error)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End one request, unless its failure is one of all."""
+        if isinstance(error, DecodeError) and error.spoiled:
+            raise error
         log.warning("request %d failed: %s", sequence.id, error)
         self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
 

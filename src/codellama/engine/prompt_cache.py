@@ -67,6 +67,10 @@ class PromptCache:
             self._entries.append(found)
         return found, longest
 
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+
     def tidy(self) -> None:
         """After a step: drop what could not be written, and the oldest ones beyond the limit."""
         self._entries = [entry for entry in self._entries if entry.data is not None]

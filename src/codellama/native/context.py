@@ -179,12 +179,16 @@ class Context:
             raise DecodeError(f"llama.cpp could not restore a KV state of {n_cells} tokens")
 
     def sample(self, sampler: Sampler, row: int) -> int:
-        """Draw the token that follows batch row `row` and tell the sampler of it."""
+        """Draw the token that follows batch row `row` and tell the sampler of it.
+
+        Raises DecodeError if the model's output is not a number, or no token fits the grammar.
+        """
+        self._numbers(row)
         return sampler.sample(self._handle, row)
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
-        logits = self.logits(row)
+        logits = self._numbers(row)
         highest = float(logits.max())
         log_sum = highest + math.log(float(np.exp(logits - highest).sum()))
         top: list[tuple[int, float]] = []
@@ -194,6 +198,18 @@ class Context:
             best = best[np.argsort(-logits[best], kind="stable")]
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
+
+    def _numbers(self, row: int) -> npt.NDArray[np.float32]:
+        """`logits`, which must be numbers. If they are not, the cells behind them are not either, and
+        attention may spread that to other sequences, masked or not: DecodeError says so."""
+        logits = self.logits(row)
+        if not math.isfinite(logits[0]):  # a hidden state that is no number leaves none that is
+            raise DecodeError(
+                "the model's output is not a number: the file is damaged, or the scale of a LoRA "
+                "adapter is too large",
+                spoiled=True,
+            )
+        return logits
 
     def best(self, row: int) -> tuple[int, float]:
         """The likeliest token after batch row `row`, and its probability."""
