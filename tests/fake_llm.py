@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from codellama.adapters import Adapter, AdapterTable, Scales
 from codellama.batch import TokenLogprob
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
@@ -17,7 +18,7 @@ from codellama.engine import EngineStatus
 from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
 from codellama.history import drop_oldest
-from codellama.params import Message, Prompt, SamplingParams
+from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)
@@ -94,6 +95,7 @@ class FakeLLM(LlamaCompatible):
         self.path = Path("fake.gguf")
         self.metadata: dict[str, Any] = {}
         self.n_ctx = 64
+        self.config = ModelConfig()
         self.tokenizer = FakeTokenizer()
         self.chat_format: FakeChatFormat | None = FakeChatFormat()
         self.script = list(script) or say("hel", "lo")
@@ -103,6 +105,7 @@ class FakeLLM(LlamaCompatible):
         self.closed = False
         self.dead = False
         self.error: Exception | None = None
+        self.table = AdapterTable([Adapter(i, f"{n}.gguf", 1.0) for i, n in enumerate("ab")])
         self._held: list[Callable[[], None]] = []
 
     def chat_prompt(
@@ -152,6 +155,7 @@ class FakeLLM(LlamaCompatible):
     ) -> Completion:
         if self.error is not None:
             raise self.error
+        self.table.scales(params.lora)  # raises if there is no such adapter
         self.calls.append(Call(prompt, n, params, echo))
         script = [self._finished(delta, prompt, params) for delta in self.script]
         now, later = (script[:-1], script[-1:]) if self.hold else (script, [])
@@ -171,6 +175,13 @@ class FakeLLM(LlamaCompatible):
         text = self.tokenizer.decode(prompt.tokens) if echo else ""
         completion = Completion(prompt, n, mailbox, cancel, text)
         return completion
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        return self.table.adapters
+
+    def set_adapters(self, lora: Scales) -> None:
+        self.table.set_defaults(lora)
 
     def release(self) -> None:
         """Let the held answers end."""

@@ -1,14 +1,16 @@
 """A `Runner` without llama.cpp: it keeps the KV cache as lists, checks every edit and row against them, and
-"samples" a token that depends on all tokens before it, so that a wrong cache shows in the answer."""
+"samples" a token that depends on all tokens before it, on where they stand, and on what was there when they
+were decoded, so that a wrong cache shows in the answer."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from codellama.batch import Batch, Edit, Fork, Restore, Save, TokenLogprob, Trim
+from codellama.batch import Adapters, Batch, Edit, Fork, Restore, Save, Shift, TokenLogprob, Trim
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.sequence import Delta, Sequence
+from codellama.engine.sequence import NO_LIMIT, ContextShift, Delta, Sequence
 
 VOCAB = 1000
 
@@ -23,21 +25,37 @@ class FakeSampler:
         self.closed += 1
 
 
-def next_token(tokens: Iterable[int]) -> int:
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A token in the cache, and what it became when it was decoded; sequences may share it."""
+
+    token: int
+    value: int
+
+
+def decode(cells: list[Cell], token: int, adapters: Adapters = ()) -> Cell:
+    """The cell of `token` behind `cells`."""
+    state = 17 + sum(int(1000 * scale) * (7 + i) for i, scale in enumerate(adapters))
+    for position, cell in enumerate(cells, 1):
+        state += position * cell.value
+    return Cell(token, (state * 31 + token + 1) % 1_000_003)
+
+
+def next_token(tokens: Iterable[int], adapters: Adapters = ()) -> int:
     """A deterministic function of the whole history."""
-    state = 17
+    cells: list[Cell] = []
     for token in tokens:
-        state = (state * 31 + token + 1) % 1_000_003
-    return state % VOCAB
+        cells.append(decode(cells, token, adapters))
+    return cells[-1].value % VOCAB
 
 
 class FakeRunner:
     """Raises AssertionError where llama.cpp would abort or answer nonsense."""
 
     def __init__(self, n_seq: int, cells: int) -> None:
-        self.kv: list[list[int]] = [[] for _ in range(n_seq)]
+        self.kv: list[list[Cell]] = [[] for _ in range(n_seq)]
         self.cells = cells
-        self.rows: list[list[int]] = []
+        self.rows: list[list[Cell]] = []
         self.batches: list[Batch] = []
         self.fail: Callable[[Batch], None] | None = None
         self.closed = False
@@ -51,9 +69,10 @@ class FakeRunner:
             self.edit(edit)
         self.rows = []
         for token, position, seq in zip(batch.tokens, batch.positions, batch.seq_ids, strict=True):
-            assert position == len(self.kv[seq]), "a gap in positions"
-            self.kv[seq].append(token)
-            self.rows.append(list(self.kv[seq]))
+            cells = self.kv[seq]
+            assert position == len(cells), "a gap in positions"
+            cells.append(decode(cells, token, batch.adapters))
+            self.rows.append(list(cells))
         assert sum(map(len, self.kv)) <= self.cells, "the KV cache is full"
 
     def edit(self, edit: Edit) -> None:
@@ -64,27 +83,39 @@ class FakeRunner:
             case Trim(target, n_keep):
                 assert n_keep <= len(self.kv[target])
                 del self.kv[target][n_keep:]
+            case Shift(target, n_keep, n_discard):
+                cells = self.kv[target]
+                assert 0 < n_discard < len(cells) - n_keep + 1
+                moved = set(cells[n_keep + n_discard :])
+                others = (kv for seq, kv in enumerate(self.kv) if seq != target)
+                assert all(moved.isdisjoint(kv) for kv in others), "another sequence's cell moves"
+                del cells[n_keep : n_keep + n_discard]
             case Save(source, state):
-                assert state.tokens == self.kv[source]
-                state.data = bytearray(array("q", self.kv[source]).tobytes())
+                assert state.tokens == self.tokens(source)
+                pairs = [(cell.token << 20) + cell.value for cell in self.kv[source]]
+                state.data = bytearray(array("q", pairs).tobytes())
             case Restore(target, state):
                 assert state.data is not None
-                self.kv[target] = array("q", bytes(state.data)).tolist()
-                assert self.kv[target] == state.tokens
+                pairs = array("q", bytes(state.data)).tolist()
+                self.kv[target] = [Cell(pair >> 20, pair % 2**20) for pair in pairs]
+                assert self.tokens(target) == state.tokens
                 assert sum(map(len, self.kv)) <= self.cells, "no room to restore"
+
+    def tokens(self, sequence: int) -> list[int]:
+        return [cell.token for cell in self.kv[sequence]]
 
     def sample(self, sampler: FakeSampler, row: int) -> int:
         assert row in self.batches[-1].output_rows
         assert not sampler.closed
-        return next_token(self.rows[row])
+        return self.rows[row][-1].value % VOCAB
 
     def best(self, row: int) -> tuple[int, float]:
         assert row in self.batches[-1].output_rows
-        return next_token(self.rows[row]), 0.9
+        return self.rows[row][-1].value % VOCAB, 0.9
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         assert row in self.batches[-1].output_rows
-        value = -1.0 - next_token([*self.rows[row], token])
+        value = -1.0 - decode(self.rows[row], token).value % VOCAB
         return TokenLogprob(token, value, tuple((i, value - i) for i in range(n_top)))
 
     def n_cached(self, sequence: int) -> int:
@@ -98,13 +129,25 @@ class FakeRunner:
         self.closed = True
 
 
-def expected(prompt: Iterable[int], n: int) -> list[int]:
+def expected(
+    prompt: Iterable[int],
+    n: int,
+    adapters: Adapters = (),
+    n_ctx: int = NO_LIMIT,
+    shift: ContextShift | None = None,
+) -> list[int]:
     """What a lone request would answer."""
-    tokens = list(prompt)
-    start = len(tokens)
-    for _ in range(n):
-        tokens.append(next_token(tokens))
-    return tokens[start:]
+    cells: list[Cell] = []
+    for token in prompt:
+        cells.append(decode(cells, token, adapters))
+    answer: list[int] = []
+    while len(answer) < n:
+        answer.append(cells[-1].value % VOCAB)
+        if shift is not None and len(cells) + 1 >= n_ctx:
+            n_keep, n_discard = shift.cut(n_ctx, len(cells))
+            del cells[n_keep : n_keep + n_discard]
+        cells.append(decode(cells, answer[-1], adapters))
+    return answer
 
 
 def request(
@@ -115,6 +158,9 @@ def request(
     stop: tuple[str, ...] = (),
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
+    adapters: Adapters = (),
+    n_ctx: int = NO_LIMIT,
+    shift: ContextShift | None = None,
 ) -> Sequence:
     """A request whose tokens read as "<17>"."""
     return Sequence(
@@ -126,4 +172,7 @@ def request(
         stop_tokens=frozenset(stop_tokens),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        adapters=adapters,
+        n_ctx=n_ctx,
+        shift=shift,
     )

@@ -34,7 +34,9 @@ def vocabulary(step: bool = True) -> tuple[list[str], list[float], list[int]]:
     return pieces, scores, types
 
 
-def write(path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX) -> Path:
+def write(
+    path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX, head_dim: int = 16
+) -> Path:
     """Write the model to `path` and return it."""
     pieces, scores, types = vocabulary(step)
     writer = gguf.GGUFWriter(path, "llama")
@@ -46,7 +48,9 @@ def write(path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX) -
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(HIDDEN // HEADS)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(pieces))
     writer.add_tokenizer_model("llama")
@@ -59,7 +63,7 @@ def write(path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX) -
     writer.add_add_bos_token(True)
     if step:
         writer.add_eot_token_id(len(pieces) - 1)
-    add_tensors(writer, np.random.default_rng(seed), len(pieces))
+    add_tensors(writer, np.random.default_rng(seed), len(pieces), head_dim)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -67,7 +71,9 @@ def write(path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX) -
     return path
 
 
-def add_tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int) -> None:
+def add_tensors(
+    writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int, head_dim: int
+) -> None:
     """Random weights of standard deviation 0.2, norms of one.
 
     The default seed was chosen so that in the tests' greedy answers the best token leads the second
@@ -78,7 +84,7 @@ def add_tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int)
         data = rng.normal(0.0, 0.2, (rows, columns)).astype(np.float32)
         writer.add_tensor(name, data)
 
-    kv = HIDDEN // HEADS * KV_HEADS
+    heads, kv = head_dim * HEADS, head_dim * KV_HEADS
     matrix("token_embd.weight", n_vocab, HIDDEN)
     matrix("output.weight", n_vocab, HIDDEN)
     writer.add_tensor("output_norm.weight", np.ones(HIDDEN, dtype=np.float32))
@@ -86,10 +92,10 @@ def add_tensors(writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int)
         block = f"blk.{i}."
         writer.add_tensor(block + "attn_norm.weight", np.ones(HIDDEN, dtype=np.float32))
         writer.add_tensor(block + "ffn_norm.weight", np.ones(HIDDEN, dtype=np.float32))
-        matrix(block + "attn_q.weight", HIDDEN, HIDDEN)
+        matrix(block + "attn_q.weight", heads, HIDDEN)
         matrix(block + "attn_k.weight", kv, HIDDEN)
         matrix(block + "attn_v.weight", kv, HIDDEN)
-        matrix(block + "attn_output.weight", HIDDEN, HIDDEN)
+        matrix(block + "attn_output.weight", HIDDEN, heads)
         matrix(block + "ffn_gate.weight", FFN, HIDDEN)
         matrix(block + "ffn_up.weight", FFN, HIDDEN)
         matrix(block + "ffn_down.weight", HIDDEN, FFN)

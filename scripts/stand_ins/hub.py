@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -107,8 +108,7 @@ def serve(repositories: Mapping[str, Path | Mapping[str, StoredFile]]) -> Iterat
     """A hub on a free port until the block ends."""
     hub = FakeHub(dict(repositories))
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -117,7 +117,35 @@ def serve(repositories: Mapping[str, Path | Mapping[str, StoredFile]]) -> Iterat
     finally:
         server.shutdown()
         thread.join()
-        server.server_close()
+        server.hang_up()
+        server.server_close()  # waits for the threads of the connections
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread per connection; clients keep theirs open, so the end has to close them."""
+
+    daemon_threads = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for connection in self._open:
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):

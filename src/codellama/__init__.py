@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codellama.adapters import Adapter
     from codellama.completion import Choice, Completion, Result
     from codellama.embedding import Embeddings
     from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "Adapter",
     "ChatFormatError",
     "CheckpointError",
     "Choice",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "codellama.adapters": ("Adapter",),
     "codellama.completion": ("Choice", "Completion", "Result"),
     "codellama.embedding": ("Embeddings",),
     "codellama.engine.sequence": ("Delta", "FinishReason", "Timings", "Usage"),

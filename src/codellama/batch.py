@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+Adapters = tuple[float, ...]
+"""The scale of every loaded LoRA adapter, in order of their ids; 0 leaves one out."""
+
 
 @dataclass(frozen=True)
 class Trim:
@@ -25,12 +28,27 @@ class Fork:
     n_keep: int
 
 
+@dataclass(frozen=True)
+class Shift:
+    """Drop `n_discard` tokens of sequence `target` behind the first `n_keep` and move the rest up.
+
+    llama.cpp turns the keys of what has moved to their new positions; so no other sequence may share
+    those cells.
+    """
+
+    target: int
+    n_keep: int
+    n_discard: int
+
+
 @dataclass(eq=False)
 class KVState:
-    """The KV cache of `tokens` as llama.cpp writes it; `data` is None until it has been written."""
+    """The KV cache of `tokens`, decoded with `adapters`, as llama.cpp writes it; `data` is None until it
+    has been written."""
 
     tokens: list[int]
     data: bytearray | None = None
+    adapters: Adapters = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class Restore:
     state: KVState
 
 
-Edit = Trim | Fork | Save | Restore
+Edit = Trim | Fork | Shift | Save | Restore
 
 
 @dataclass
@@ -57,7 +75,7 @@ class Batch:
     """One step: KV edits first, then rows of (token, position, sequence id).
 
     Without rows, only the edits are carried out. `output_rows` are the indices of the rows whose
-    logits are wanted, ascending.
+    logits are wanted, ascending. All rows are decoded with `adapters`.
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -65,6 +83,7 @@ class Batch:
     positions: list[int] = field(default_factory=list)
     seq_ids: list[int] = field(default_factory=list)
     output_rows: list[int] = field(default_factory=list)
+    adapters: Adapters = ()
 
     def add(self, tokens: list[int], position: int, seq_id: int) -> None:
         """Append rows for consecutive `tokens` of one sequence, the first at `position`."""

@@ -23,7 +23,8 @@ from codellama.params import Message, Prompt
 
 @dataclass(frozen=True)
 class Choice:
-    """One finished answer. `stop` is the stop string or token id that ended it, if one did."""
+    """One finished answer. `stop` is the stop string or token id that ended it, if one did; `truncated`
+    says that prompt and answer filled the context."""
 
     index: int
     text: str
@@ -31,6 +32,7 @@ class Choice:
     finish_reason: FinishReason
     stop: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ class _Builder:
                     finish_reason=final.finish_reason,
                     stop=final.stop,
                     logprobs=tuple(self._logprobs[index]),
+                    truncated=final.truncated,
                 )
             )
             if final.usage is not None:

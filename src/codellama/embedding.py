@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codellama.batch import Batch, Trim
+from codellama.batch import Adapters, Batch, Edit, Trim
 from codellama.engine.background import Work
 from codellama.errors import InvalidRequestError
 from codellama.params import POOLING_TYPES, Pooling
@@ -92,11 +92,16 @@ class Embedder:
         self._encoder: Encoder | None = None
 
     def work(
-        self, inputs: Sequence[Sequence[int]], pooling: Pooling, norm: int
+        self,
+        inputs: Sequence[Sequence[int]],
+        pooling: Pooling,
+        norm: int,
+        adapters: Adapters = (),
     ) -> Work[Embeddings]:
         """The embeddings of token lists; gives the thread back after every chunk.
 
-        `norm` is llama.cpp's number: -1 none, 0 largest absolute value, 1 taxicab, 2 Euclidean,
+        `adapters` are the scales of the model's LoRA adapters. `norm` is llama.cpp's number: -1 none,
+        0 largest absolute value, 1 taxicab, 2 Euclidean,
         above that the p-norm. Raises ModelLoadError, DecodeError.
         """
         if self._encoder is None:
@@ -106,7 +111,8 @@ class Embedder:
         ended: list[int] = []
         try:
             for chunk in chunks([len(tokens) for tokens in inputs], self._chunk):
-                batch = Batch(edits=[Trim(index % self._chunk, 0) for index in ended])
+                edits: list[Edit] = [Trim(index % self._chunk, 0) for index in ended]
+                batch = Batch(edits=edits, adapters=adapters)
                 for piece in chunk:
                     tokens = list(inputs[piece.index][piece.start : piece.stop])
                     batch.add(tokens, piece.start, piece.index % self._chunk)

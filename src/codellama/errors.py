@@ -83,7 +83,14 @@ class EngineDeadError(CodeLlamaError):
 
 
 class DecodeError(CodeLlamaError):
-    """llama.cpp failed to decode a batch."""
+    """llama.cpp failed to decode a batch, or what it gave is of no use.
+
+    `spoiled` says that the KV cache holds what may spoil every other answer too.
+    """
+
+    def __init__(self, message: str, *, spoiled: bool = False) -> None:
+        super().__init__(message)
+        self.spoiled = spoiled
 
 
 class ModelLoadError(CodeLlamaError):

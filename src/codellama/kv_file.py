@@ -31,6 +31,7 @@ def write_state(path: Path, owner: str, state: KVState) -> None:
     header = {
         "owner": owner,
         "tokens": state.tokens,
+        "adapters": state.adapters,
         "n_bytes": len(state.data),
         "sha256": hashlib.sha256(state.data).hexdigest(),
     }
@@ -71,7 +72,17 @@ def _read(file: BinaryIO, owner: str) -> KVState:
     data = bytearray(file.read())
     if hashlib.sha256(data).hexdigest() != header["sha256"]:
         raise StaleStateError(f"{file.name} is damaged")
-    return KVState([int(token) for token in header["tokens"]], data)
+    adapters = tuple(float(scale) for scale in header["adapters"])
+    return KVState([int(token) for token in header["tokens"]], data, adapters)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a whole file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fingerprint(model: Path, header_bytes: int, *settings: object) -> str:

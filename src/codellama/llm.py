@@ -7,8 +7,6 @@ engine as token ids. Every way of asking ends in `generate`.
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -18,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from codellama import loading
+from codellama.adapters import Adapter, AdapterTable, Scales
 from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.compat_embedding import EmbeddingCompatible
@@ -33,15 +32,19 @@ from codellama.engine import (
     Scheduler,
     Speculator,
 )
-from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.sequence import Sequence as Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
-from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
+from codellama.kv_file import (
+    StaleStateError,
+    file_digest,
+    fingerprint,
+    read_state,
+    write_state,
+)
 from codellama.native.context import Context
 from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
 from codellama.native.library import library
 from codellama.native.model import Model, Tokenizer
-from codellama.native.sampler import Sampler
 from codellama.params import (
     CONTEXT_POLICIES,
     ContextPolicy,
@@ -52,6 +55,7 @@ from codellama.params import (
     SamplingParams,
 )
 from codellama.prompts import Prompts, corrections
+from codellama.request import RequestMaker, close
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
@@ -78,7 +82,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
 
         Raises ModelLoadError if the file cannot be read or does not fit, UnsupportedError if GPU
-        layers are asked of a llama.cpp without a GPU backend, InvalidRequestError for a bad option.
+        layers are asked of a llama.cpp without a GPU backend or a context shift of a cache that cannot,
+        InvalidRequestError for a bad option.
         """
         self.config = ModelConfig.of(**config)
         self.path = Path(model)
@@ -92,7 +97,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         draft = self._draft_header()
         extra = encoder_cells(self.config, self.n_ctx)
         self._embedder = Embedder(
-            lambda: open_encoder(self._model, self.config, self.n_ctx), encoder_batch(self.config)
+            lambda: open_encoder(self._model, self.config, self.n_ctx, self._loras),
+            encoder_batch(self.config),
         )
         with ExitStack() as undo:
             self._model = undo.enter_context(
@@ -105,7 +111,14 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             )
             context = Context(self._model, self.config, cells)
             undo.callback(context.close)
-            context.apply_adapters(self.config.adapters)
+            self._adapters = self._load_adapters(context)
+            self._requests = RequestMaker(
+                self.config,
+                self.n_ctx,
+                self.tokenizer,
+                self._adapters,
+                self._shift_problem(header, context),
+            )
             drafters = self._drafters(draft, cells, undo)
             self._resources = undo.pop_all()
         self._cells = cells
@@ -116,20 +129,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             self.config.type_k,
             self.config.type_v,
             self.config.rope,
-            self.config.adapters,
+            [file_digest(Path(path)) for path, _ in self.config.adapters],
         )
-        scheduler = Scheduler(
-            self.config.n_seq_max,
-            cells,
-            self.config.n_batch,
-            self.config.prefill_chunk,
-            self.config.max_outputs,
-            PromptCache(
-                self.config.cache_ram * MIB, loading.kv_bytes_per_cell(header, self.config)
-            ),
-        )
-        speculator = Speculator(drafters, self.config.spec_draft_n_max)
-        self._engine = Engine(context, scheduler, self.config.max_queue, speculator)
+        self._engine = self._start(header, context, cells, drafters)
 
     # -- loading ------------------------------------------------------------------------------
 
@@ -145,6 +147,44 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             use_mmap=self.config.use_mmap,
             use_mlock=self.config.use_mlock,
             overrides=corrections(header.metadata, recognise(header.metadata)),
+        )
+
+    def _start(
+        self, header: GGUFHeader, context: Context, cells: int, drafters: list[Drafter]
+    ) -> Engine:
+        scheduler = Scheduler(
+            self.config.n_seq_max,
+            cells,
+            self.config.n_batch,
+            self.config.prefill_chunk,
+            self.config.max_outputs,
+            PromptCache(
+                self.config.cache_ram * MIB, loading.kv_bytes_per_cell(header, self.config)
+            ),
+        )
+        speculator = Speculator(drafters, self.config.spec_draft_n_max)
+        return Engine(context, scheduler, self.config.max_queue, speculator)
+
+    def _shift_problem(self, header: GGUFHeader, context: Context) -> str | None:
+        """Why the context cannot shift, if it cannot; an error if it was asked to by default."""
+        problem = loading.shift_problem(header, self.config)
+        if problem is None and not context.can_shift:
+            problem = "llama.cpp cannot move the tokens of this model"
+        if problem is not None and self.config.context_shift:
+            raise UnsupportedError(f"context_shift: {problem}")
+        return problem
+
+    def _load_adapters(self, context: Context) -> AdapterTable:
+        """Load the LoRA adapters; which ones act is said by each request."""
+        self._loras = [self._model.load_adapter(path) for path, _ in self.config.adapters]
+        context.use_adapters(self._loras)
+        return AdapterTable(
+            [
+                Adapter(i, path, scale, adapter.task_name, adapter.prompt_prefix)
+                for i, ((path, scale), adapter) in enumerate(
+                    zip(self.config.adapters, self._loras, strict=True)
+                )
+            ]
         )
 
     def _draft_header(self) -> GGUFHeader | None:
@@ -291,7 +331,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
                 raise ContextLengthError(len(prompt.tokens), self.n_ctx, "input")
         if not prompts:
             raise InvalidRequestError("input is empty: give at least one text", "input")
-        work = self._embedder.work([p.tokens for p in prompts], way, norm_number(normalize))
+        work = self._embedder.work(
+            [p.tokens for p in prompts], way, norm_number(normalize), self._adapters.scales(None)
+        )
         return self._engine.submit_work(work)
 
     def generate(
@@ -305,8 +347,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
     ) -> Completion:
         """Submit a prompt; the one path under all others.
 
-        Raises ContextLengthError, GrammarError, InvalidRequestError, QueueFullError and
-        EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
+        Raises ContextLengthError, GrammarError, InvalidRequestError, UnsupportedError, QueueFullError
+        and EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
         """
         keep = n if best_of is not None else None
         for name, value, least in (("n", n, 1), ("best_of", n if best_of is None else best_of, n)):
@@ -317,21 +359,13 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         if best_of is not None:
             n = best_of
             params = replace(params, logprobs=params.logprobs or 0)
-        room = self.n_ctx - len(prompt.tokens)
-        if room <= 0:
-            raise ContextLengthError(len(prompt.tokens), self.n_ctx)
-        limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        self._check_ids("stop_tokens", params.stop_tokens)
         mailbox = Mailbox()
-        requests: list[Request] = []
+        with self._model.using():
+            requests = self._requests.make(prompt, params, n, mailbox, echo)
         try:
-            with self._model.using():
-                for i in range(n):
-                    requests.append(self._request(prompt, params, limit, i, mailbox, echo))
             self._engine.submit(requests)
         except BaseException:
-            for request in requests:
-                request.sampler.close()
+            close(requests)
             raise
         text = self._text(prompt) if echo else ""
         return Completion(prompt, n, mailbox, lambda: self._cancel(requests), text, keep)
@@ -341,46 +375,23 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         text = self.tokenizer.decode(prompt.tokens)
         return text.removeprefix(" ") if self.tokenizer.add_space_prefix else text
 
-    def _request(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        limit: int,
-        index: int,
-        mailbox: Mailbox,
-        echo: bool,
-    ) -> Request:
-        stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
-        banned = sorted(stop_tokens) if params.ignore_eos else []
-        if params.seed is not None:
-            params = replace(params, seed=params.seed + index)
-        return Request(
-            prompt=prompt.tokens,
-            max_tokens=limit,
-            sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
-            sink=functools.partial(mailbox.put, index),
-            detokenizer=Detokenizer(
-                self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
-            ),
-            stop_tokens=stop_tokens | frozenset(params.stop_tokens),
-            logprobs=params.logprobs,
-            prompt_logprobs=params.logprobs if echo else None,
-            deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
-            max_decode_s=params.t_max_predict_ms / 1000 or None,
-        )
-
-    def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
-        for token in tokens:
-            if token >= self.tokenizer.n_vocab:
-                raise InvalidRequestError(
-                    f"{param}: token id {token} is not in the vocabulary "
-                    f"(0 to {self.tokenizer.n_vocab - 1})",
-                    param,
-                )
-
     def _cancel(self, requests: Iterable[Request]) -> None:
         for request in requests:
             self._engine.cancel(request)
+
+    # -- LoRA adapters ------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The loaded LoRA adapters and their scales for requests that name none."""
+        return self._adapters.adapters
+
+    def set_adapters(self, lora: Scales) -> None:
+        """Change these scales, for requests from now on; adapters that are not named get 0.
+
+        Raises InvalidRequestError for an unknown adapter or a scale that is no number.
+        """
+        self._adapters.set_defaults(lora)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -388,9 +399,14 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         """A snapshot of the engine after its latest step."""
         return self._engine.status
 
-    def save_state(self, tokens: Sequence[int], path: str | Path) -> bool:
-        """Write the KV state that shares most with `tokens` to a file; False if there is none."""
-        state = self._engine.save_state(tokens)
+    def save_state(
+        self, tokens: Sequence[int], path: str | Path, *, lora: Scales | None = None
+    ) -> bool:
+        """Write the KV state that shares most with `tokens` to a file; False if there is none.
+
+        `lora` is that of the request that left the state there.
+        """
+        state = self._engine.save_state(tokens, self._adapters.scales(lora))
         if state is None:
             return False
         write_state(Path(path), self._owner, state)

@@ -53,11 +53,16 @@ def kv_bytes_per_cell(header: GGUFHeader, config: ModelConfig) -> int:
     meta = header.metadata
     heads = int(meta.get("llama.attention.head_count") or 1)
     kv_heads = int(meta.get("llama.attention.head_count_kv") or heads)
-    head_dim = int(meta.get("llama.attention.key_length") or 0) or (
-        int(meta.get("llama.embedding_length") or 0) // heads
-    )
     per_value = (_BYTES_PER_VALUE[config.type_k] + _BYTES_PER_VALUE[config.type_v]) / 2
-    return fit.kv_bytes_per_cell(_n_layer(header), kv_heads, head_dim, per_value)
+    return fit.kv_bytes_per_cell(_n_layer(header), kv_heads, head_dim(header), per_value)
+
+
+def head_dim(header: GGUFHeader) -> int:
+    """Values of one attention head's key."""
+    meta = header.metadata
+    heads = int(meta.get("llama.attention.head_count") or 1)
+    given = int(meta.get("llama.attention.key_length") or 0)
+    return given or int(meta.get("llama.embedding_length") or 0) // heads
 
 
 def choose_cells(header: GGUFHeader, config: ModelConfig, n_ctx: int) -> int:
@@ -106,6 +111,29 @@ def foreign_tokens(target: Mapping[str, Any], draft: Mapping[str, Any]) -> froze
         i = different[0]
         raise _incompatible(f"token {i} is {theirs[i]!r} there, {ours[i]!r} here")
     return frozenset(different) | frozenset(range(shared, len(ours)))
+
+
+def shift_problem(header: GGUFHeader, config: ModelConfig) -> str | None:
+    """Why a context of this model cannot shift; None if it can.
+
+    When llama.cpp moves one sequence, it turns the keys of all, by nothing for the others. With a
+    magnitude factor, which YaRN has, it multiplies them too, each time. On bf16 keys it aborts the
+    process; on quantized ones it crashes unless it stores them rotated, which it does in blocks of 64.
+    """
+    if config.type_k == "bf16":
+        return "llama.cpp cannot move keys of type bf16: choose another type_k, such as f16"
+    unrotated = head_dim(header) % 64 or os.environ.get("LLAMA_ATTN_ROT_DISABLE", "0") != "0"
+    if config.type_k not in ("f32", "f16") and unrotated:
+        return f"llama.cpp cannot move this model's keys of type {config.type_k}: set type_k to f16"
+    meta, prefix = header.metadata, "llama.rope.scaling."
+    scaling = config.rope_scaling or meta.get(prefix + "type")
+    factors = (
+        config.yarn_attn_factor,
+        *(meta.get(prefix + key) for key in ("attn_factor", "yarn_attn_factor")),
+    )
+    if scaling == "yarn" or config.yarn_ext_factor or any(f not in (None, 1.0) for f in factors):
+        return "llama.cpp changes the keys of all requests when it moves one with YaRN"
+    return None
 
 
 def _incompatible(reason: str) -> InvalidRequestError:

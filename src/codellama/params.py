@@ -7,18 +7,16 @@ are what travels between the chat formats and the engine. Nothing here does any 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 from typing_extensions import NotRequired
 
+from codellama.checks import check_number, check_scales, is_int, is_scale, make
 from codellama.errors import InvalidRequestError
-
-T = TypeVar("T", "SamplingParams", "ModelConfig")
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 ContextPolicy = Literal["error", "drop_oldest"]
@@ -75,6 +73,15 @@ class SamplingParams:
     Three limits end an answer with the reason "length": `timeout_s` seconds after it was asked for;
     the first line end after `t_max_predict_ms` milliseconds of writing (0: no limit); and, from the
     second line on, a line indented by less than `n_indent` spaces or tabs, of which nothing is kept.
+
+    `lora` says which of the model's LoRA adapters act on the answer: id or name to scale (1: in full);
+    those that are not named do not. None: as the model was loaded.
+
+    With `context_shift` an answer goes on when the context is full: the first `n_keep` tokens of the
+    prompt (-1: all of it) stay, and of the rest the older half goes, or `n_discard` tokens. What is
+    written then follows from a text that the model no longer sees in full; without `max_tokens` it
+    ends where the model ends it, or never. None: as the model was loaded. Without a shift, the answer
+    ends with the context.
     """
 
     max_tokens: int | None = None
@@ -110,6 +117,10 @@ class SamplingParams:
     timeout_s: float | None = None
     t_max_predict_ms: int = 0
     n_indent: int = 0
+    lora: Mapping[int | str, float] | None = None
+    context_shift: bool | None = None
+    n_keep: int | None = None
+    n_discard: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -117,8 +128,12 @@ class SamplingParams:
         for name in ("stop", "stop_tokens", "dry_sequence_breakers", "samplers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, low, high in _SAMPLING_RANGES:
-            _check_number(self, name, low, high)
+            check_number(self, name, low, high)
         self._check_lists()
+        if self.lora is not None:
+            check_scales(self.lora)
+        if not isinstance(self.context_shift, (bool, type(None))):
+            raise InvalidRequestError("context_shift must be true or false", "context_shift")
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidRequestError(
                 "grammar and json_schema exclude each other: give one of them", "grammar"
@@ -146,10 +161,19 @@ class SamplingParams:
                     f"logit_bias[{token}] must be a number or -inf, got {bias!r}", "logit_bias"
                 )
 
+    def with_defaults(self, config: ModelConfig) -> SamplingParams:
+        """These parameters, with what the model was loaded with where they leave it to that."""
+        shift, n_keep = self.context_shift, self.n_keep
+        return dataclasses.replace(
+            self,
+            context_shift=config.context_shift if shift is None else shift,
+            n_keep=config.n_keep if n_keep is None else n_keep,
+        )
+
     @classmethod
     def of(cls, **options: Any) -> SamplingParams:
         """The parameters with these names; a name that does not exist is an error."""
-        return _make(cls, options)
+        return make(cls, options)
 
 
 @dataclass(frozen=True)
@@ -174,9 +198,11 @@ class ModelConfig:
     `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
     probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
 
-    `lora` are adapters, GGUF files that change every answer of the loaded model: paths, or pairs of
-    a path and a scale (1: in full, 0: not at all). llama.cpp applies them to a whole batch, so they
-    cannot be chosen per request.
+    `lora` are LoRA adapters, GGUF files that change the model's answers: paths, or pairs of a path
+    and a scale (1: in full, 0: not at all). The scale is for requests that name no adapters
+    themselves; with `lora_init_without_apply` it is 0 for all.
+
+    `context_shift` and `n_keep` are those of requests that do not set them.
 
     `context_policy` is what becomes of a dialog that is too long, unless the request says it: an
     error, or "drop_oldest" leaves its oldest turns out. `embeddings` makes room for a second context
@@ -218,6 +244,9 @@ class ModelConfig:
     context_policy: ContextPolicy = "error"
     embeddings: bool = False
     pooling: Pooling = "mean"
+    lora_init_without_apply: bool = False
+    context_shift: bool = False
+    n_keep: int = 0
     rope_scaling: Literal["none", "linear", "yarn"] | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
@@ -230,7 +259,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
         for name, low, high in _CONFIG_RANGES:
-            _check_number(self, name, low, high)
+            check_number(self, name, low, high)
         for name, values in _CONFIG_CHOICES:
             value = getattr(self, name)
             if value not in values:
@@ -238,7 +267,7 @@ class ModelConfig:
                 raise InvalidRequestError(f"{name} must be one of {choices}; got {value!r}", name)
         for name in ("n_gpu_layers", "draft_gpu_layers"):
             layers = getattr(self, name)
-            if layers not in ("all", "auto") and (not _is_int(layers) or layers < 0):
+            if layers not in ("all", "auto") and (not is_int(layers) or layers < 0):
                 raise InvalidRequestError(
                     f"{name} must be a number of layers, 'all' or 'auto'; got {layers!r}", name
                 )
@@ -271,7 +300,7 @@ class ModelConfig:
     @classmethod
     def of(cls, **options: Any) -> ModelConfig:
         """The configuration with these names; a name that does not exist is an error."""
-        return _make(cls, options)
+        return make(cls, options)
 
     @property
     def threads(self) -> int:
@@ -280,8 +309,9 @@ class ModelConfig:
 
     @property
     def adapters(self) -> tuple[tuple[str, float], ...]:
-        """Path and scale of every LoRA adapter."""
-        return tuple(_adapter(entry) for entry in self.lora)
+        """Path and default scale of every LoRA adapter."""
+        pairs = [_adapter(entry) for entry in self.lora]
+        return tuple((path, 0.0 if self.lora_init_without_apply else s) for path, s in pairs)
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -321,6 +351,8 @@ _SAMPLING_RANGES: tuple[tuple[str, float, float], ...] = (
     ("timeout_s", 0, math.inf),
     ("t_max_predict_ms", 0, math.inf),
     ("n_indent", 0, math.inf),
+    ("n_keep", -1, 2**31 - 1),
+    ("n_discard", 0, 2**31 - 1),
 )
 
 _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
@@ -335,6 +367,7 @@ _CONFIG_RANGES: tuple[tuple[str, float, float], ...] = (
     ("n_threads", 1, 4096),
     ("n_threads_batch", 1, 4096),
     ("main_gpu", 0, 64),
+    ("n_keep", -1, 2**31 - 1),
     ("spec_draft_n_max", 0, MAX_DRAFTED),
     ("spec_draft_p_min", 0, 1),
     ("rope_freq_base", 1, 1e12),
@@ -360,58 +393,14 @@ _CONFIG_CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
 )
 
 
-_FRACTIONS = frozenset(  # numbers with a fraction whose default is None
-    {
-        *("timeout_s", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor"),
-        *("yarn_beta_fast", "yarn_beta_slow"),
-    }
-)
-
-
 def _adapter(entry: object) -> tuple[str, float]:
     """A LoRA adapter's path and scale."""
     path, scale = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise InvalidRequestError(f"lora must hold paths or (path, scale); got {entry!r}", "lora")
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+    if not is_scale(scale):
         raise InvalidRequestError(f"lora: the scale of {path} must be a number", "lora")
     return os.fspath(path), float(scale)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_number(params: object, name: str, low: float, high: float) -> None:
-    """Check that field `name` is a number (or None where the default is None) within [low, high]."""
-    value = getattr(params, name)
-    default = next(f.default for f in dataclasses.fields(params) if f.name == name)  # type: ignore[arg-type]
-    if value is None and default is None:
-        return
-    whole = name not in _FRACTIONS and (default is None or _is_int(default))
-    good_type = _is_int(value) or (not whole and isinstance(value, float))
-    if not good_type or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        limits = (
-            f"from {_plain(low)} to {_plain(high)}"
-            if high != math.inf
-            else f"of {_plain(low)} or more"
-        )
-        raise InvalidRequestError(f"{name} must be {kind} {limits}; got {value!r}", name)
-
-
-def _plain(limit: float) -> str:
-    return f"{limit:.0f}" if limit == round(limit, 0) else f"{limit:g}"
-
-
-def _make(cls: type[T], options: Mapping[str, Any]) -> T:
-    names = [f.name for f in dataclasses.fields(cls)]
-    for name in options:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InvalidRequestError(f"unknown parameter {name!r}{hint}", name)
-    return cls(**options)
 
 
 def _threads_per_core() -> int:

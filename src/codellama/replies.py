@@ -41,6 +41,7 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     discarded: int = 0
+    truncated: bool = False
 
     def add(self, delta: Delta) -> None:
         """Take in what is new."""
@@ -51,6 +52,7 @@ class Answer:
         self.stop = delta.stop if delta.stop is not None else self.stop
         self.usage = delta.usage or self.usage
         self.timings = delta.timings or self.timings
+        self.truncated = delta.truncated
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from codellama.kv_file import StaleStateError
 from codellama.params import ContextPolicy, Message
 
 if TYPE_CHECKING:
+    from codellama.adapters import Scales
     from codellama.completion import Completion
     from codellama.llm import LLM
 
@@ -94,6 +95,7 @@ class Session:
         self._answered = False
         self._running: Answer | None = None
         self._tokens: tuple[int, ...] = ()  # of the latest prompt and its answer
+        self._lora: Scales | None = None  # what they were decoded with
         self.notice: str | None = None
 
     @property
@@ -142,7 +144,7 @@ class Session:
         """
         path = Path(path)
         state_path = _state_path(path)
-        if not kv or not self._tokens or not self.llm.save_state(self._tokens, state_path):
+        if not kv or not self._save_state(state_path):
             state_path.unlink(missing_ok=True)  # that of an earlier save is of no use any more
         document = {"model": self.llm.name, "messages": self.messages}
         part = path.with_name(path.name + ".part")
@@ -177,6 +179,9 @@ class Session:
         session._load_state(_state_path(Path(path)))
         return session
 
+    def _save_state(self, path: Path) -> bool:
+        return bool(self._tokens) and self.llm.save_state(self._tokens, path, lora=self._lora)
+
     def _load_state(self, path: Path) -> None:
         if not path.exists():
             return
@@ -201,6 +206,7 @@ class Session:
         def keep(said: str) -> None:
             if said and self._running is answer:
                 self._tokens = (*completion.prompt.tokens, *answer.tokens)
+                self._lora = params.get("lora")
                 self._turns += [question, Message(role="assistant", content=said)]
                 self._answered = True
 

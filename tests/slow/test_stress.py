@@ -1,4 +1,4 @@
-"""A thousand cancels among a thousand answers leave nothing behind."""
+"""A thousand cancels among a thousand answers leave nothing behind, shifting or under adapters or not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from codellama import LLM, FinishReason, QueueFullError
 from codellama.completion import Completion
+from tests.lora_file import write_adapter
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,10 @@ def ask(llm: LLM, rng: random.Random) -> Completion:
         "echo": rng.random() < 0.1,
         "n": rng.choice([1, 1, 1, 2]),
     }
+    if llm.adapters:
+        options["lora"] = rng.choice([{}, {0: 1.0}, {1: 0.5}])
+    if rng.random() < 0.1:
+        options |= {"context_shift": True, "max_tokens": 600, "n_keep": rng.choice([0, 20, -1])}
     if rng.random() < 0.1:
         options["grammar"] = 'root ::= ("ab" | "cd")+'
     while True:
@@ -64,10 +69,13 @@ def finish(completion: Completion, doomed: bool, rng: random.Random) -> None:
     assert reasons <= (allowed | {FinishReason.CANCELLED} if doomed else allowed)
 
 
-@pytest.mark.parametrize("drafts", ["ngram", "draft"])
-def test_a_thousand_cancels_and_a_thousand_answers(tiny_gguf: Path, drafts: str) -> None:
+@pytest.mark.parametrize(("drafts", "adapters"), [("ngram", 0), ("draft", 0), ("ngram", 2)])
+def test_a_thousand_cancels_and_a_thousand_answers(
+    tiny_gguf: Path, tmp_path: Path, drafts: str, adapters: int
+) -> None:
     rng = random.Random(17)
-    options: dict[str, Any] = {"spec_type": drafts, "cache_ram": 1, "max_queue": 40}
+    lora = [(write_adapter(tmp_path / f"{i}.gguf", i), 0.0) for i in range(adapters)]
+    options: dict[str, Any] = {"spec_type": drafts, "cache_ram": 1, "max_queue": 40, "lora": lora}
     if drafts == "draft":
         options |= {"draft_model": tiny_gguf, "spec_draft_p_min": 0.0}
     threads = threading.active_count()

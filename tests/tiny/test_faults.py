@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,16 @@ def test_llama_cpp_failing_in_the_middle_of_an_answer(
     assert llm.complete("abc", **GREEDY).result().choices[0].tokens == want
 
 
-def test_a_cache_that_is_full_although_it_cannot_be(llm: LLM) -> None:
+def test_a_cache_that_is_full_although_it_cannot_be(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reservation rules it out; should the count ever be wrong, it is an error and no abort."""
-    scheduler = llm._engine._scheduler
-    scheduler.cells *= 10
-    llm.n_ctx *= 10
-    with pytest.raises(DecodeError, match="no room in the KV cache"):
-        llm.complete([5] * (llm.n_ctx - 5), max_tokens=1).result()
-    scheduler.cells //= 10
-    llm.n_ctx //= 10
+    n_ctx, scheduler = 10 * llm.n_ctx, llm._engine._scheduler
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "cells", 10 * scheduler.cells)
+        patch.setattr(llm, "_requests", replace(llm._requests, n_ctx=n_ctx))
+        with pytest.raises(DecodeError, match="no room in the KV cache"):
+            llm.complete([5] * (n_ctx - 5), max_tokens=1).result()
     assert llm.complete("abc", **GREEDY).result().choices[0].tokens
     llm._engine.check_integrity()
 

@@ -18,6 +18,7 @@ from codellama import (
     LLM,
     ChatFormatError,
     ContextLengthError,
+    DecodeError,
     EngineDeadError,
     FinishReason,
     GrammarError,
@@ -26,6 +27,7 @@ from codellama import (
     QueueFullError,
     UnsupportedError,
 )
+from codellama.params import KV_TYPES
 from tests import tiny_model
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
@@ -287,6 +289,23 @@ def test_cancel(tiny_llm: LLM) -> None:
     assert last.usage.completion_tokens < 900
 
 
+def test_a_grammar_that_nothing_fits_ends_its_request_only(tiny_llm: LLM) -> None:
+    """llama.cpp aborts the process when a token is accepted that the grammar does not allow."""
+    with pytest.raises(DecodeError, match="no token fits the grammar"):
+        tiny_llm.complete("x", grammar='root ::= "a"', ignore_eos=True, max_tokens=5).result()
+    assert tiny_llm.complete("x", grammar='root ::= "a"', max_tokens=5).text() == "a"
+
+
+def test_a_deadline_ends_an_answer(tiny_llm: LLM) -> None:
+    """While it is written, and while its prompt is decoded: what there is by then is the answer."""
+    for prompt in ("x", "x " * 450):
+        started = time.monotonic()
+        choice = tiny_llm.complete(prompt, ignore_eos=True, timeout_s=0.02).result().choices[0]
+        assert time.monotonic() - started < 5
+        assert choice.finish_reason is FinishReason.LENGTH
+        assert len(choice.tokens) < 500
+
+
 def test_leaving_the_loop_cancels(tiny_llm: LLM) -> None:
     stream = iter(tiny_llm.complete("x", ignore_eos=True, max_tokens=900))
     next(stream)
@@ -336,16 +355,18 @@ def test_a_closed_model_fails_its_requests(tiny_gguf: Path) -> None:
     llm.close()
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q4_0"])
-def test_kv_types_by_name(tiny_gguf: Path, kind: str) -> None:
-    # A quantized V cache needs rows of whole blocks; the tiny model's heads are too small for it.
-    options = {"type_k": kind} if kind.startswith("q") else {"type_k": kind, "type_v": kind}
-    try:
-        with LLM(tiny_gguf, n_seq_max=1, n_threads=1, **options) as llm:
-            assert llm.complete("x", **GREEDY).result().usage.completion_tokens > 0
-    except ModelLoadError as error:
-        assert kind.startswith("q")
-        assert "context" in str(error)
+@pytest.mark.parametrize("kind", KV_TYPES)
+def test_kv_types_by_name(tmp_path: Path, kind: str) -> None:
+    path = tiny_model.write(tmp_path / "wide.gguf", head_dim=64)  # rows of whole blocks
+    with LLM(path, n_seq_max=1, n_threads=1, n_ctx=64, type_k=kind, type_v=kind) as llm:
+        assert llm.complete("x", ignore_eos=True, **GREEDY).result().usage.completion_tokens == 24
+
+
+def test_kv_types_that_do_not_fit_the_heads(tiny_gguf: Path) -> None:
+    with pytest.raises(ModelLoadError, match="block size 32.*other type_k and type_v"):
+        LLM(tiny_gguf, n_threads=1, type_k="q8_0")
+    with pytest.raises(InvalidRequestError, match="flash attention"):
+        LLM(tiny_gguf, n_threads=1, type_v="q8_0", flash_attn="off")
 
 
 def test_gpu_layers_need_a_gpu(tiny_gguf: Path) -> None:
@@ -404,6 +425,7 @@ def test_a_prompt_comes_back_from_host_memory(tiny_gguf: Path) -> None:
 @pytest.mark.parametrize("echo", [False, True])
 def test_best_of_returns_the_likeliest_candidates(tiny_llm: LLM, echo: bool) -> None:
     options: dict[str, Any] = {"max_tokens": 8, "temperature": 1.5, "seed": 3, "echo": echo}
+    options["ignore_eos"] = True
     best = tiny_llm.complete("best of", n=5, best_of=6, **options).result()
     assert [c.index for c in best.choices] == [0, 1, 2, 3, 4]
     means = [sum(t.logprob for t in c.logprobs[-8:]) / 8 for c in best.choices]

@@ -50,6 +50,22 @@ def test_completion_whole_and_streamed(live: Live) -> None:
     assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
 
 
+def test_a_full_queue_says_when_to_come_back(tiny_gguf: Path) -> None:
+    def load() -> LLM:
+        return LLM(tiny_gguf, n_ctx=1024, n_seq_max=1, max_queue=0, n_threads=1)
+
+    body: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "context_shift": True}
+    with running(load) as live, live.client() as http:
+        with http.stream("POST", "/completion", json={**body, "stream": True}) as busy:
+            lines = busy.iter_lines()
+            assert next(lines)
+            refused = live.post("/completion", prompt="y")
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["type"] == "unavailable_error"
+        wait_until(lambda: live.post("/completion", prompt="y", n_predict=1).status_code == 200)
+
+
 def test_probabilities(live: Live) -> None:
     answer = live.post("/completion", prompt="a", n_predict=3, n_probs=4, temperature=0).json()
     assert len(answer["completion_probabilities"]) == 3

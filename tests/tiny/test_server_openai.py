@@ -284,6 +284,7 @@ def test_a_client_that_leaves_frees_the_engine(live: Live, client: OpenAI) -> No
 
 def test_best_of(client: OpenAI) -> None:
     options: dict[str, Any] = {"max_tokens": 6, "temperature": 1.5, "seed": 5}
+    options["extra_body"] = {"ignore_eos": True}
     best = client.completions.create(
         model="any", prompt=["ab", "c"], n=3, best_of=4, logprobs=0, **options
     )

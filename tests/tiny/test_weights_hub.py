@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -385,3 +386,13 @@ def test_convert_takes_a_repository(server: FakeHub, whole: bytes, tmp_path: Pat
     assert missing.exit_code == 1
     assert missing.stderr.startswith("Error: no/repository: no such folder here and no such repo")
     assert missing.stderr.count("\n") == 1
+
+
+def test_the_stand_in_leaves_no_thread(tmp_path: Path) -> None:
+    """A client's open connection must not keep one alive: other tests count threads."""
+    before = threading.active_count()
+    with serve({}) as served, httpx.Client() as client:
+        assert client.get(f"{served.url}/api/models/a/b").status_code == 404
+        assert threading.active_count() > before
+        client.get(f"{served.url}/api/models/a/b")
+    assert threading.active_count() == before

@@ -71,10 +71,15 @@ def test_every_option_sets_a_field() -> None:
         (["--no-embeddings"], {"embeddings": False}),
         (["--chat-format", "inst"], {"chat_format": "inst"}),
         (["--experimental-infill"], {"experimental_infill": True}),
+        (
+            ["--lora", "a.gguf", "--lora-scaled", "b.gguf:0.5"],
+            {"lora": [["a.gguf", 1.0], ["b.gguf", 0.5]]},
+        ),
+        (["--lora-init-without-apply"], {"lora_init_without_apply": True}),
     ],
 )
 def test_model_options(args: list[str], expected: dict[str, Any]) -> None:
-    assert fields(*args)[0] == expected
+    assert fields(*args) == [expected, {}]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +93,7 @@ def test_model_options(args: list[str], expected: dict[str, Any]) -> None:
     ],
 )
 def test_sampling_options(args: list[str], expected: dict[str, Any]) -> None:
-    assert fields(*args)[1] == expected
+    assert fields(*args) == [{}, expected]
 
 
 def test_grammars_and_schemas_are_read_from_files(tmp_path: Path) -> None:

@@ -266,6 +266,26 @@ def test_a_failing_sampler_ends_only_its_own_request(start: Start) -> None:
     assert inbox.final().finish_reason is FinishReason.ERROR
 
 
+def test_an_output_that_spoils_the_cache_fails_all_that_run(start: Start) -> None:
+    engine, runner = start(n_slots=2)
+    sample, gate = runner.sample, threading.Event()
+    runner.fail = lambda _: None if gate.wait(10) else None
+
+    def spoil(sampler: FakeSampler, row: int) -> int:
+        runner.sample = sample  # type: ignore[method-assign]
+        raise DecodeError("not a number", spoiled=True)
+
+    asked = [ask(engine, [i], 5) for i in range(3)]
+    runner.sample = spoil  # type: ignore[method-assign]
+    gate.set()
+    for inbox, new in asked[:2]:
+        assert isinstance(inbox.final().error, DecodeError)
+        assert closed_once(new)
+    assert asked[2][0].tokens() == expected([2], 5), "it was waiting"
+    assert runner.cleared == 1
+    engine.check_integrity()
+
+
 def test_drain_refuses_new_and_ends_old(start: Start) -> None:
     engine, _ = start()
     inbox, _ = ask(engine, [1], 20)

@@ -71,7 +71,30 @@ SAMPLING: dict[str, Any] = {
     "timeout_s": 2.5,
     "t_max_predict_ms": 500,
     "n_indent": 4,
+    "context_shift": True,
+    "n_keep": -1,
+    "n_discard": 9,
 }
+
+
+@every_kind
+def test_adapters_in_llama_servers_form(kind: Any, body: dict[str, Any]) -> None:
+    lora = [{"id": 1, "scale": 0.5}, {"id": "a", "scale": 1}]
+    assert sampling(kind, {**body, "lora": lora}).lora == {1: 0.5, "a": 1}
+    assert sampling(kind, {**body, "lora": []}).lora is None
+    assert sampling(kind, {**body, "lora": None}).lora is None
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "lora", [[{"id": 0}], [{"id": 0, "scale": "1"}], {"id": 0, "scale": 1}, [0]]
+)
+def test_adapters_in_another_form(kind: Any, body: dict[str, Any], lora: Any) -> None:
+    with pytest.raises((ValidationError, InvalidRequestError)) as caught:
+        sampling(kind, {**body, "lora": lora})
+    raised: Any = caught.value
+    error = validation_error(raised.errors()) if isinstance(raised, ValidationError) else raised
+    assert error.param == "lora"
 
 
 @every_kind
@@ -102,6 +125,7 @@ def test_no_sampling_parameter_is_out_of_reach() -> None:
         "logit_bias",
         "json_schema",
         "logprobs",
+        "lora",
     }
     assert SAMPLING.keys() | lists == SamplingParams.__dataclass_fields__.keys()
 
@@ -181,7 +205,6 @@ def test_fields_without_effect_and_neutral_values_are_accepted(
         ("id_slot", 0),
         ("id_slot", False),
         ("post_sampling_probs", True),
-        ("lora", [{"id": 0, "scale": 1}]),
         ("dynatemp_range", 0.5),
         ("min_keep", 2),
     ],

@@ -4,7 +4,6 @@ random traffic."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -12,73 +11,11 @@ from hypothesis import strategies as st
 
 from codellama.batch import Fork, Trim
 from codellama.engine.prefix import common_prefix
-from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
-from codellama.engine.scheduler import WORTH_WAITING, Sample, Scheduler, Step
+from codellama.engine.prompt_cache import WORTH_KEEPING
+from codellama.engine.scheduler import WORTH_WAITING
 from codellama.engine.sequence import Sequence, State
-from tests.fake_runner import FakeRunner, expected, next_token, request
-
-
-class Loop:
-    """The engine's step without its thread: plan, run, commit, sample."""
-
-    def __init__(
-        self,
-        n_slots: int = 4,
-        cells: int = 400,
-        n_batch: int = 64,
-        chunk: int = 16,
-        max_outputs: int | None = None,
-        cache_bytes: int = 0,
-    ) -> None:
-        cache = PromptCache(cache_bytes, 8)  # the fake states have eight bytes per token
-        self.scheduler = Scheduler(n_slots, cells, n_batch, chunk, max_outputs, cache)
-        self.runner = FakeRunner(n_slots, cells)
-        self.clock = 0.0
-        self.steps: list[Step] = []
-        self.guess: Callable[[Sequence], list[int]] = lambda sequence: []
-
-    def submit(self, *requests: Sequence) -> None:
-        for item in requests:
-            self.scheduler.submit(item)
-
-    def step(self) -> bool:
-        self.clock += 1
-        self.scheduler.admit(self.clock)
-        for sequence in self.scheduler.decoding():
-            sequence.draft = self.guess(sequence)
-        step = self.scheduler.plan()
-        if step is None:
-            return False
-        self.runner.run(step.batch)
-        self.scheduler.commit(step)
-        self.steps.append(step)
-        for sample in step.samples:
-            self.draw(sample)
-        self.scheduler.check_integrity()
-        return True
-
-    def draw(self, sample: Sample) -> None:
-        sequence = sample.sequence
-        sequence.state = State.DECODE
-        for row, guess in enumerate([*sample.draft, None], sample.row):
-            token = self.runner.sample(sequence.sampler, row)  # type: ignore[arg-type]
-            sequence.tokens.append(token)
-            if sequence.generated >= sequence.max_tokens:
-                self.scheduler.release(sequence)
-                return
-            if token != guess:
-                break
-        self.scheduler.settle(sequence)
-
-    def run(self, limit: int = 10_000) -> None:
-        for _ in range(limit):
-            if not self.step():
-                return
-        raise AssertionError("the scheduler does not come to an end")
-
-
-def answer(sequence: Sequence) -> list[int]:
-    return sequence.tokens[len(sequence.prompt) :]
+from tests.fake_runner import expected, next_token, request
+from tests.scheduler_loop import Loop, answer
 
 
 def test_a_lone_request() -> None:

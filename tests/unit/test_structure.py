@@ -14,18 +14,20 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # A room may import from rooms of a lower number, and from its own.
 LEVELS = {
-    **dict.fromkeys(("errors", "params", "variants", "batch"), 0),
+    **dict.fromkeys(("errors", "checks", "params", "variants", "batch"), 0),
     "native": 1,
     "engine": 2,
     "weights": 2,
     "devices": 2,
     **dict.fromkeys(
         (
+            "adapters",
             "chat",
             "infill",
             "prompts",
             "completion",
             "replies",
+            "request",
             "compat",
             "compat_embedding",
             "embedding",

@@ -144,8 +144,14 @@ model_options = _bundle(
             help="The draft model guesses on while it is this sure."),
     _shared("draft_model", "-md", "--model-draft", type=click.Path(),
             help="A small GGUF with the same vocabulary that guesses ahead.", default="none"),
-    _shared("lora", "--lora", multiple=True, type=adapter, metavar="FILE[:SCALE]",
-            help="LoRA adapter to add to the model; repeatable.", default="none"),
+    _shared("lora", "--lora", "--lora-scaled", multiple=True, type=adapter,
+            metavar="FILE[:SCALE]", help="LoRA adapter to load; repeatable.", default="none"),
+    _shared("lora_init_without_apply", "--lora-init-without-apply", is_flag=True,
+            help="LoRA adapters act only on requests that name them.", default="off"),
+    _shared("context_shift", "--context-shift/--no-context-shift",
+            help="Go on without the older half of the text when the context is full."),
+    _shared("n_keep", "--keep", type=int, default="0",
+            help="Tokens at the prompt's beginning that a shift leaves; -1: all."),
     _shared("rope_scaling", "--rope-scaling", type=click.Choice(["none", "linear", "yarn"]),
             help="How positions beyond the trained context are scaled.", default="from the file"),
     _shared("rope_freq_base", "--rope-freq-base", type=float,
@@ -242,7 +248,9 @@ def _checked(
     options: Mapping[str, Any],
     defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = {field.name for field in dataclasses.fields(cls)}
+    if cls is SamplingParams:  # of what both have, an option sets the model's
+        names -= {field.name for field in dataclasses.fields(ModelConfig)}
     given = {name: options[name] for name in names if options.get(name) not in (None, ())}
     fields = {**defaults, **given}
     try:

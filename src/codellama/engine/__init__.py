@@ -8,8 +8,9 @@ from codellama.engine.drafter import Drafter, NgramDrafter
 from codellama.engine.engine import Engine, Runner
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.prompt_cache import PromptCache
-from codellama.engine.scheduler import Scheduler, Slot
+from codellama.engine.scheduler import Scheduler
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State, Timings, Usage
+from codellama.engine.slot import Slot
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus
 

@@ -47,7 +47,7 @@ class Drafter(Protocol):
         """A guess per wish; it may be shorter than wished, or empty."""
 
     def forget(self, sequence: Sequence) -> None:
-        """The sequence has ended."""
+        """The sequence has ended, or its older tokens have changed."""
 
     def reset(self) -> None:
         """Start afresh after a failed step."""

@@ -17,10 +17,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from codellama.batch import Batch, KVState, TokenLogprob
+from codellama.batch import Adapters, Batch, KVState, TokenLogprob
 from codellama.engine.background import Background, Work
-from codellama.engine.scheduler import Sample, Scheduler, Scored
+from codellama.engine.scheduler import Scheduler
 from codellama.engine.sequence import Delta, FinishReason, Sequence, State
+from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus, Totals
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
@@ -123,9 +124,10 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
-    def save_state(self, tokens: Many[int]) -> KVState | None:
-        """The KV state that shares most with `tokens`, or None if nothing of them is cached."""
-        return self._call(lambda: self._save_state(list(tokens)))
+    def save_state(self, tokens: Many[int], adapters: Adapters = ()) -> KVState | None:
+        """The KV state that shares most with `tokens` decoded with `adapters`, or None if nothing of
+        them is cached."""
+        return self._call(lambda: self._save_state(list(tokens), adapters))
 
     def add_state(self, state: KVState) -> None:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
@@ -201,12 +203,10 @@ class Engine:
 
     def _step(self) -> None:
         started = time.perf_counter()
-        for sequence in self._scheduler.live():
-            if sequence.cancelled:
-                self._end(sequence, FinishReason.CANCELLED)
-            elif sequence.deadline is not None and started >= sequence.deadline:
-                self._end(sequence, FinishReason.LENGTH)
+        self._sweep(started)
         self._scheduler.admit(started)
+        for sequence in self._scheduler.shift():
+            self._speculator.restart(sequence)
         self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
         if step is not None:
@@ -219,16 +219,33 @@ class Engine:
             self._scheduler.commit(step)
             self._totals.prompt_tokens += step.n_prompt
             self._totals.steps += 1
-            for scored in step.scored:
-                self._score(scored)
-            for sample in step.samples:
-                self._advance(sample)
+            try:
+                self._use(step)
+            except DecodeError as error:  # spoiled, see _fail
+                self._scheduler.prompt_cache.clear()
+                self._recover(error)
+                return
             if not step.n_prompt:
                 self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
         self._publish()
 
-    def _save_state(self, tokens: list[int]) -> KVState | None:
-        state, edits = self._scheduler.plan_save(tokens)
+    def _sweep(self, now: float) -> None:
+        """End what was cancelled or has come to its deadline."""
+        for sequence in self._scheduler.live():
+            if sequence.cancelled:
+                self._end(sequence, FinishReason.CANCELLED)
+            elif sequence.deadline is not None and now >= sequence.deadline:
+                self._end(sequence, FinishReason.LENGTH)
+
+    def _use(self, step: Step) -> None:
+        """Score and draw while the logits are there."""
+        for scored in step.scored:
+            self._score(scored)
+        for sample in step.samples:
+            self._advance(sample)
+
+    def _save_state(self, tokens: list[int], adapters: Adapters) -> KVState | None:
+        state, edits = self._scheduler.plan_save(tokens, adapters)
         try:
             self._runner.run(Batch(edits))
         except Exception as error:
@@ -261,6 +278,9 @@ class Engine:
             self._fail(sequence, error)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End one request, unless its failure is one of all."""
+        if isinstance(error, DecodeError) and error.spoiled:
+            raise error
         log.warning("request %d failed: %s", sequence.id, error)
         self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
 
@@ -348,6 +368,7 @@ class Engine:
             usage=sequence.usage(),
             timings=timings,
             error=error,
+            truncated=sequence.truncated,
         )
         sequence.sampler.close()
         self._publish()  # who sees the end of a request finds it counted

@@ -1,12 +1,13 @@
 """KV states in host memory, for prompts that come back after their slot was given to another.
 
-An entry is a slot's tokens and the state that llama.cpp wrote for them. What is kept is bounded in bytes;
-the entry that was of no use for longest goes first. Nothing that another entry holds anyway is kept.
+An entry is a slot's tokens and the state that llama.cpp wrote for them; it only serves prompts with the
+adapters that it was decoded with. What is kept is bounded in bytes; the entry that was of no use for
+longest goes first. Nothing that another entry holds anyway is kept.
 """
 
 from __future__ import annotations
 
-from codellama.batch import KVState
+from codellama.batch import Adapters, KVState
 from codellama.engine.prefix import common_prefix
 
 # Restoring pays only for more than a few tokens; below, decoding them is quicker.
@@ -29,32 +30,34 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def keep(self, tokens: list[int]) -> KVState | None:
+    def keep(self, tokens: list[int], adapters: Adapters = ()) -> KVState | None:
         """An entry for `tokens`, whose state the runner is to write; None if it is not worth it."""
         if len(tokens) < WORTH_KEEPING or len(tokens) * self._bytes_per_token > self._limit:
             return None
-        if any(common_prefix(entry.tokens, tokens) == len(tokens) for entry in self._entries):
+        if any(_shared(entry, tokens, adapters) == len(tokens) for entry in self._entries):
             return None
-        return self.add(KVState(list(tokens)))
+        return self.add(KVState(list(tokens), adapters=adapters))
 
     def add(self, new: KVState) -> KVState:
         """Hold `new`, also if it is larger than the limit by itself; others make room."""
         self._entries = [
             entry
             for entry in self._entries
-            if common_prefix(entry.tokens, new.tokens) < len(entry.tokens)
+            if _shared(entry, new.tokens, new.adapters) < len(entry.tokens)
         ]
         while self._entries and self.n_bytes + self._size(new) > self._limit:
             del self._entries[0]
         self._entries.append(new)
         return new
 
-    def best(self, tokens: list[int], most: int, longer_than: int) -> tuple[KVState | None, int]:
-        """The entry of at most `most` tokens that shares most with `tokens`, if clearly more than
-        `longer_than`, and how many it shares."""
+    def best(
+        self, tokens: list[int], adapters: Adapters, most: int, longer_than: int
+    ) -> tuple[KVState | None, int]:
+        """The entry of at most `most` tokens that shares most with `tokens` decoded with `adapters`, if
+        clearly more than `longer_than`, and how many it shares."""
         found, longest = None, longer_than + WORTH_KEEPING - 1
         for entry in self._entries:
-            shared = common_prefix(entry.tokens, tokens)
+            shared = _shared(entry, tokens, adapters)
             if entry.data is not None and shared > longest and len(entry.tokens) <= most:
                 found, longest = entry, shared
         if found is None:
@@ -63,6 +66,10 @@ class PromptCache:
         if self._limit:  # else it was put there for one use
             self._entries.append(found)
         return found, longest
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
 
     def tidy(self) -> None:
         """After a step: drop what could not be written, and the oldest ones beyond the limit."""
@@ -74,3 +81,7 @@ class PromptCache:
         if entry.data is None:
             return len(entry.tokens) * self._bytes_per_token
         return len(entry.data)
+
+
+def _shared(entry: KVState, tokens: list[int], adapters: Adapters) -> int:
+    return common_prefix(entry.tokens, tokens) if entry.adapters == adapters else 0

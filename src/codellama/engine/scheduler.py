@@ -4,68 +4,38 @@ A request enters when its prompt and its whole answer fit beside what the runnin
 no running answer ever meets a full cache. It takes over what a slot's cache shares with its prompt: by
 trimming that slot, or by forking from it when the slot is busy or holds much more. A request whose
 beginning another one is just decoding waits for it instead of computing it again.
+
+llama.cpp applies LoRA adapters to a whole batch: a step is for requests with equal ones, and those with
+others take turns. Caches are shared between equal adapters only.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, TokenLogprob, Trim
+from codellama.batch import (
+    Adapters,
+    Batch,
+    Edit,
+    Fork,
+    KVState,
+    Restore,
+    Save,
+    Shift,
+    TokenLogprob,
+    Trim,
+)
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
 from codellama.engine.sequence import Sequence, State
+from codellama.engine.slot import Sample, Scored, Slot, Step, longest_waiting, usable_share
 
 # Waiting for another prompt pays only for more than a few tokens; below, decoding them is quicker.
 WORTH_WAITING = 32
-
-
-@dataclass(eq=False)
-class Slot:
-    """A sequence id of the context and the tokens its KV cache holds; nothing about text.
-
-    `scores` are the log probabilities of its tokens from the second one on, as far as a request
-    wanted them, with `n_top` alternatives each; at most one more than `tokens` has (the next one's).
-    """
-
-    id: int
-    tokens: list[int] = field(default_factory=list)
-    scores: list[TokenLogprob] = field(default_factory=list)
-    n_top: int = 0
-    sequence: Sequence | None = None
-    last_used: int = 0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Tokens to draw for `sequence`: after batch row `row`, and as long as each one equals the next
-    token of `draft`, after the row that follows."""
-
-    sequence: Sequence
-    row: int
-    draft: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Rows of a prompt whose log probabilities are wanted: row `first + i` tells of `tokens[i]`."""
-
-    slot: Slot
-    sequence: Sequence
-    first: int
-    tokens: tuple[int, ...]
-
-
-@dataclass
-class Step:
-    """A batch and what to do with its results: what to draw, and the tokens decoded per slot."""
-
-    batch: Batch
-    samples: list[Sample] = field(default_factory=list)
-    decoded: list[tuple[Slot, list[int]]] = field(default_factory=list)
-    scored: list[Scored] = field(default_factory=list)
-    n_prompt: int = 0  # rows of prompts
+# Other adapters make llama.cpp plan its memory anew, which takes about as long as half a step: so requests
+# with equal ones have a few steps in a row before it is the turn of others.
+STEPS_PER_TURN = 4
 
 
 class Scheduler:
@@ -95,6 +65,8 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self._edits: list[Edit] = []
         self._clock = 0
+        self._adapters: Adapters = ()  # of the latest step
+        self._steps_in_a_row = 0  # with them
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -138,10 +110,7 @@ class Scheduler:
 
     def _donor(self, sequence: Sequence) -> tuple[Slot, int]:
         """The slot that shares most with the prompt, and how many tokens; the last is left to decode."""
-        shares = [
-            (usable_share(slot.tokens, sequence, len(slot.scores), slot.n_top), slot)
-            for slot in self.slots
-        ]
+        shares = [(slot.spares(sequence), slot) for slot in self.slots]
         shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].sequence is None))
         return donor, shared
 
@@ -150,7 +119,7 @@ class Scheduler:
         worth = WORTH_WAITING if sequence.prompt_logprobs is None else 1  # scoring goes slowly
         return any(
             usable_share(
-                other.tokens,
+                common_prefix(other.tokens, sequence.tokens),
                 sequence,
                 len(other.prompt),
                 other.prompt_logprobs or 0,
@@ -159,7 +128,9 @@ class Scheduler:
             - shared
             >= worth
             for _, other in self.running()
-            if other.state is State.PREFILL and not other.cancelled
+            if other.state is State.PREFILL
+            and not other.cancelled
+            and other.adapters == sequence.adapters
         )
 
     def _place(
@@ -181,7 +152,9 @@ class Scheduler:
                 self._edits.append(Fork(donor.id, slot.id, shared))
                 slot.tokens = donor.tokens[:shared]
         slot.scores, slot.n_top = scores
+        slot.adapters = sequence.adapters
         slot.sequence = sequence
+        slot.turn = self._clock
         sequence.state = State.PREFILL
         sequence.admitted_at = now
         self._make_room(max(0, len(stored.tokens) - sequence.reserve) if stored else 0)
@@ -205,15 +178,15 @@ class Scheduler:
         if sequence.prompt_logprobs is not None:
             return None, 0  # states have no log probabilities
         most = self.cells - self.reserved
-        stored, share = self.prompt_cache.best(sequence.tokens, most, shared)
+        stored, share = self.prompt_cache.best(sequence.tokens, sequence.adapters, most, shared)
         return stored, min(share, len(sequence.prompt) - 1)
 
     def _give_up(self, slot: Slot, n: int) -> None:
         """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
         others = (other for other in self.slots if other is not slot)
-        elsewhere = max((common_prefix(o.tokens, slot.tokens) for o in others), default=0)
+        elsewhere = max((o.shared(slot.tokens, slot.adapters) for o in others), default=0)
         if len(slot.tokens) - max(elsewhere, n) >= WORTH_KEEPING:
-            state = self.prompt_cache.keep(slot.tokens)
+            state = self.prompt_cache.keep(slot.tokens, slot.adapters)
             if state is not None:
                 self._edits.append(Save(slot.id, state))
         self._keep(slot, n)
@@ -236,15 +209,15 @@ class Scheduler:
             del slot.tokens[n:]
             del slot.scores[max(0, n - 1) :]
 
-    def plan_save(self, tokens: list[int]) -> tuple[KVState | None, list[Edit]]:
-        """The edits that write the state sharing most with `tokens`, all that were planned before them,
-        and the state; None if nothing is shared."""
-        slot = max(self.slots, key=lambda s: common_prefix(s.tokens, tokens))
-        shared = common_prefix(slot.tokens, tokens)
-        state, _ = self.prompt_cache.best(tokens, self.cells, shared)
+    def plan_save(self, tokens: list[int], adapters: Adapters) -> tuple[KVState | None, list[Edit]]:
+        """The edits that write the state sharing most with `tokens` decoded with `adapters`, all that
+        were planned before them, and the state; None if nothing is shared."""
+        slot = max(self.slots, key=lambda s: s.shared(tokens, adapters))
+        shared = slot.shared(tokens, adapters)
+        state, _ = self.prompt_cache.best(tokens, adapters, self.cells, shared)
         edits = self.take_edits()
-        if state is None and shared:
-            state = KVState(list(slot.tokens))
+        if state is None and shared and slot.n_exact is None:
+            state = KVState(list(slot.tokens), adapters=adapters)
             edits.append(Save(slot.id, state))
         return state, edits
 
@@ -257,7 +230,17 @@ class Scheduler:
 
     def decoding(self) -> list[Sequence]:
         """The sequences that get a token in the next step."""
-        return [sequence for _, sequence in self.running() if sequence.state is State.DECODE]
+        return [sequence for _, sequence in self._group() if sequence.state is State.DECODE]
+
+    def _group(self) -> list[tuple[Slot, Sequence]]:
+        """The requests that the next step is for, in order of admission: all with equal adapters, those
+        of the latest steps or, after their turn, of the request that waits longest."""
+        running = list(self.running())
+        if self._steps_in_a_row < STEPS_PER_TURN:
+            same = [pair for pair in running if pair[0].adapters == self._adapters]
+            if same:
+                return same
+        return longest_waiting(running)
 
     @property
     def draft_room(self) -> int:
@@ -267,8 +250,8 @@ class Scheduler:
     def plan(self) -> Step | None:
         """The next batch: a row per answer being written and one per drafted token, then prompts,
         oldest first; None if idle."""
-        step = Step(Batch())
-        pairs = list(self.running())
+        pairs = self._group()
+        step = Step(Batch(adapters=pairs[0][0].adapters if pairs else ()))
         room = self.draft_room
         for slot, sequence in pairs:
             if sequence.state is State.DECODE:
@@ -285,7 +268,7 @@ class Scheduler:
     def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Sequence]], outputs: int) -> None:
         """Chunks of prompts; those that are scored have at most `outputs` rows, or one."""
         room = self.n_batch - len(step.batch.tokens)
-        if step.batch.tokens:
+        if any(sequence.state is State.DECODE for _, sequence in self.running()):
             room = min(room, self.prefill_chunk)
         for slot, sequence in pairs:
             if sequence.state is State.PREFILL and room > 0:
@@ -324,11 +307,47 @@ class Scheduler:
         """The batch has been decoded: its tokens are in the cache now."""
         self._clock += 1
         self.prompt_cache.tidy()
+        if step.batch.adapters != self._adapters:
+            self._adapters, self._steps_in_a_row = step.batch.adapters, 0
+        self._steps_in_a_row += 1
+        for slot, _ in self.running():
+            if slot.adapters == self._adapters:
+                slot.turn = self._clock
         for slot, tokens in step.decoded:
             slot.tokens += tokens
             slot.last_used = self._clock
             if slot.sequence is not None:
                 slot.sequence.cursor += len(tokens)
+
+    def shift(self) -> list[Sequence]:
+        """Make room in those sequences of the next step whose context is full; returns them.
+
+        What they hold then is not what a prompt with these tokens would give, so it is not shared.
+        """
+        full = [
+            (slot, sequence)
+            for slot, sequence in self._group()
+            if sequence.state is State.DECODE
+            and sequence.shift is not None
+            and len(sequence.tokens) >= sequence.n_ctx
+        ]
+        for slot, sequence in full:
+            self._shift(slot, sequence)
+        return [sequence for _, sequence in full]
+
+    def _shift(self, slot: Slot, sequence: Sequence) -> None:
+        assert sequence.shift is not None
+        n_keep, n_discard = sequence.shift.cut(sequence.n_ctx, sequence.cursor)
+        others = (other for other in self.slots if other is not slot)
+        if any(common_prefix(o.tokens, slot.tokens) > n_keep + n_discard for o in others):
+            # Cells that are to move may be another slot's too: a restored state has its own.
+            state = KVState(list(slot.tokens), adapters=slot.adapters)
+            self._edits += [Save(slot.id, state), Restore(slot.id, state)]
+        self._edits.append(Shift(slot.id, n_keep, n_discard))
+        slot.drop(n_keep, n_discard)
+        del sequence.tokens[n_keep : n_keep + n_discard]
+        sequence.cursor -= n_discard
+        sequence.n_dropped += n_discard
 
     def settle(self, sequence: Sequence) -> None:
         """Tokens have been drawn: what was drafted and turned out wrong leaves the cache."""
@@ -344,8 +363,8 @@ class Scheduler:
         sequence.state = State.FINISHED
         for slot in self.slots:
             if slot.sequence is sequence:
-                self._keep(slot, common_prefix(slot.tokens, sequence.tokens))
-                slot.sequence = None
+                self._keep(slot, slot.shared(sequence.tokens, sequence.adapters))
+                slot.n_exact = slot.sequence = None
                 return
         if sequence in self.waiting:
             self.waiting.remove(sequence)
@@ -361,6 +380,7 @@ class Scheduler:
         for slot in self.slots:
             slot.tokens.clear()
             slot.scores.clear()
+            slot.n_exact = None
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
@@ -370,24 +390,12 @@ class Scheduler:
         for slot, sequence in self.running():
             assert sequence.state in (State.PREFILL, State.DECODE)
             assert slot.tokens == sequence.tokens[: sequence.cursor]
-            if sequence.prompt_logprobs is not None:
+            assert slot.adapters == sequence.adapters
+            assert self._clock - slot.turn <= STEPS_PER_TURN * (len(self.slots) - 1), "starving"
+            assert slot.n_exact is None or 0 <= slot.n_exact <= len(slot.tokens)
+            if sequence.prompt_logprobs is not None and not sequence.n_dropped:
                 assert len(slot.scores) == min(sequence.cursor, len(sequence.prompt) - 1)
             assert 0 <= sequence.cursor < len(sequence.tokens)
             assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
+        assert all(slot.n_exact is None for slot in self.slots if slot.sequence is None)
         assert all(sequence.state is State.WAITING for sequence in self.waiting)
-
-
-def usable_share(
-    tokens: list[int], sequence: Sequence, n_scores: int, n_top: int, scored: bool = True
-) -> int:
-    """How many of a cache's `tokens` spare `sequence` decoding its own; the last is left to decode.
-
-    If it wants its prompt's log probabilities, they must be there too: a row tells of the token
-    that follows it, so one more token must be the same.
-    """
-    shared = min(common_prefix(tokens, sequence.tokens), len(sequence.prompt) - 1)
-    if sequence.prompt_logprobs is None:
-        return shared
-    if not scored or n_top < sequence.prompt_logprobs:
-        return 0
-    return max(0, min(shared - 1, n_scores))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from codellama.batch import TokenLogprob
+from codellama.batch import Adapters, TokenLogprob
 from codellama.engine.detokenizer import Detokenizer
 
 
@@ -25,6 +25,24 @@ class FinishReason(str, enum.Enum):
     LENGTH = "length"
     CANCELLED = "cancelled"
     ERROR = "error"
+
+
+NO_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ContextShift:
+    """What goes when the context is full: behind the first `n_keep` tokens the oldest half, or
+    `n_discard` tokens if that is not 0. The rule is llama-server's."""
+
+    n_keep: int = 0
+    n_discard: int = 0
+
+    def cut(self, n_ctx: int, n_cached: int) -> tuple[int, int]:
+        """How many of `n_cached` tokens stay at the beginning, and how many behind them go."""
+        n_keep = max(0, min(self.n_keep, n_ctx - 4))
+        n_left = n_cached - n_keep
+        return n_keep, max(1, min(self.n_discard or n_left // 2, n_left - 1))
 
 
 class State(enum.Enum):
@@ -78,7 +96,8 @@ class Timings:
 
 @dataclass(frozen=True)
 class Delta:
-    """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`.
+    """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`, and says
+    whether prompt and answer had no room in the context (`truncated`).
 
     `stop` is the stop string or stop token id that ended the answer, if one did. `logprobs` go with
     `tokens`; those of the prompt, if asked for, come in a delta of their own before all others, and
@@ -93,6 +112,7 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
     error: BaseException | None = None
+    truncated: bool = False
 
 
 Sink = Callable[[Delta], None]
@@ -112,11 +132,13 @@ _ids = itertools.count()
 class Sequence:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 
-    `max_tokens` is already cut to what the context has room for. After `max_decode_s` seconds of
-    writing the answer ends with its line, at `deadline` in any case. With `prompt_logprobs`, the
-    prompt's own log probabilities are computed too, with so many alternatives each. `cursor` is the number of
-    `tokens` (prompt and answer) whose KV is in the cache; the slot holds exactly those. `draft` are
-    guesses at what comes next, for the next step only.
+    `max_tokens` is already cut to what the context has room for, unless it can shift. After
+    `max_decode_s` seconds of writing the answer ends with its line, at `deadline` in any case. With
+    `prompt_logprobs`, the prompt's own log probabilities are computed too, with so many alternatives
+    each. `adapters` are the scales of the LoRA adapters. At most `n_ctx` tokens are held at once; with
+    `shift`, the answer then goes on without some of the older ones. `cursor` is the number of `tokens`
+    (prompt and answer, without the `n_dropped` ones) whose KV is in the cache; the slot holds exactly
+    those. `draft` are guesses at what comes next, for the next step only.
     """
 
     prompt: tuple[int, ...]
@@ -129,12 +151,16 @@ class Sequence:
     prompt_logprobs: int | None = None
     deadline: float | None = None  # of time.perf_counter
     max_decode_s: float | None = None
+    adapters: Adapters = ()
+    n_ctx: int = NO_LIMIT
+    shift: ContextShift | None = None
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING
     tokens: list[int] = field(default_factory=list)
     cursor: int = 0
     cached_tokens: int = 0
+    n_dropped: int = 0
     draft: list[int] = field(default_factory=list)
     draft_n: int = 0
     draft_accepted: int = 0
@@ -149,17 +175,24 @@ class Sequence:
     @property
     def generated(self) -> int:
         """Number of answer tokens so far."""
-        return len(self.tokens) - len(self.prompt)
+        return len(self.tokens) + self.n_dropped - len(self.prompt)
 
     @property
     def reserve(self) -> int:
-        """KV cells this request may need in all: the prompt and its whole answer."""
-        return len(self.prompt) + self.max_tokens
+        """KV cells this request may need in all: the prompt and its whole answer, or a full context."""
+        return min(len(self.prompt) + self.max_tokens, self.n_ctx)
 
     @property
     def draft_limit(self) -> int:
-        """The longest draft of use: it ends before the last token that may be written."""
-        return self.max_tokens - self.generated - 1
+        """The longest draft of use: it ends before the last token that may be written, and before the
+        one that makes the context shift."""
+        most = self.max_tokens - self.generated - 1
+        return most if self.shift is None else min(most, self.n_ctx - 1 - len(self.tokens))
+
+    @property
+    def truncated(self) -> bool:
+        """Whether prompt and answer have filled the context."""
+        return self.n_dropped > 0 or len(self.tokens) >= self.n_ctx
 
     def out_of_limits(self, text: str) -> bool:
         """Whether the answer ends with `text`: a line too little indented, or a line end too late."""

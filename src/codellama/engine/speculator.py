@@ -131,6 +131,11 @@ class Speculator:
         """A step that only decoded answers, with this many rows, took so long with all around it."""
         self._times.learn(rows, seconds)
 
+    def restart(self, sequence: Sequence) -> None:
+        """The sequence's tokens are not those of before with more behind them: its context has shifted."""
+        for drafter in self._drafters:
+            drafter.forget(sequence)
+
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._histories.pop(sequence, None)

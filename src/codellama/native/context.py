@@ -17,10 +17,21 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from codellama.batch import Batch, Edit, Fork, KVState, Restore, Save, TokenLogprob, Trim
+from codellama.batch import (
+    Adapters,
+    Batch,
+    Edit,
+    Fork,
+    KVState,
+    Restore,
+    Save,
+    Shift,
+    TokenLogprob,
+    Trim,
+)
 from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
 from codellama.native.library import library
-from codellama.native.model import Model
+from codellama.native.model import LoraAdapter, Model
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig
 
@@ -75,27 +86,35 @@ class Context:
         handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not handle:
             reason = lib.last_error() or "no reason given"
+            of_types = any(
+                words in reason for words in ("cache type", "cache quant", "quantized V")
+            )
+            remedy = (
+                "choose other type_k and type_v"
+                if of_types
+                else "a smaller n_ctx or n_seq_max needs less memory"
+            )
             raise ModelLoadError(
-                f"llama.cpp could not make a context of {cells} tokens ({reason}); "
-                "a smaller n_ctx or n_seq_max needs less memory"
+                f"llama.cpp could not make a context of {cells} tokens ({reason}); {remedy}"
             )
         self._handle = handle
         self._memory = llama_cpp.llama_get_memory(handle)
         self._n_vocab = model.tokenizer.n_vocab
         self._model = model  # must outlive the context
         self._rows = _Rows(config.n_batch, config.max_outputs)
+        self._adapters: list[LoraAdapter] = []
+        self._applied: Adapters = ()
         self._closed = False
 
-    def apply_adapters(self, adapters: Sequence[tuple[str, float]]) -> None:
-        """Load LoRA adapters (path, scale) and add them to the model. Raises ModelLoadError."""
-        if not adapters:
-            return
-        handles = [self._model.load_adapter(path) for path, _ in adapters]
-        n = len(adapters)
-        table = cast(Any, llama_cpp.llama_adapter_lora_p_ctypes * n)(*handles)
-        scales = (ctypes.c_float * n)(*(scale for _, scale in adapters))
-        if llama_cpp.llama_set_adapters_lora(self._handle, table, n, scales) != 0:
-            raise ModelLoadError("llama.cpp could not apply the LoRA adapters")
+    def use_adapters(self, adapters: Sequence[LoraAdapter]) -> None:
+        """From now on batches say how much of each of these adapters they want."""
+        self._adapters = list(adapters)
+        self._applied = (0.0,) * len(adapters)
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether this kind of cache can move tokens to other positions."""
+        return bool(llama_cpp.llama_memory_can_shift(self._memory))
 
     @property
     def cells(self) -> int:
@@ -108,11 +127,26 @@ class Context:
             self._edit(edit)
         if not batch.tokens:
             return
+        self._apply(batch.adapters)
         native = self._rows.fill(batch)
         status = llama_cpp.llama_decode(self._handle, native)
         if status != 0:
             reason = _DECODE_ERRORS.get(status, f"error {status}")
             raise DecodeError(f"llama.cpp could not decode {len(batch.tokens)} tokens: {reason}")
+
+    def _apply(self, scales: Adapters) -> None:
+        """Apply the LoRA adapters; llama.cpp then plans its memory anew, so only if they change."""
+        if scales == self._applied:
+            return
+        n = len(self._adapters)
+        if len(scales) != n:
+            raise DecodeError(f"a batch with scales for {len(scales)} LoRA adapters; there are {n}")
+        handles = [adapter.handle for adapter in self._adapters]
+        table = cast(Any, llama_cpp.llama_adapter_lora_p_ctypes * n)(*handles)
+        numbers = (ctypes.c_float * n)(*scales)
+        if llama_cpp.llama_set_adapters_lora(self._handle, table, n, numbers) != 0:
+            raise DecodeError("llama.cpp could not apply the LoRA adapters")
+        self._applied = scales
 
     def _edit(self, edit: Edit) -> None:
         match edit:
@@ -122,6 +156,10 @@ class Context:
             case Trim(target, n_keep):
                 if not llama_cpp.llama_memory_seq_rm(self._memory, target, n_keep, -1):
                     raise DecodeError(f"llama.cpp could not trim sequence {target}")
+            case Shift(target, n_keep, n_discard):
+                end = n_keep + n_discard
+                llama_cpp.llama_memory_seq_rm(self._memory, target, n_keep, end)
+                llama_cpp.llama_memory_seq_add(self._memory, target, end, -1, -n_discard)
             case Save(source, state):
                 state.data = self._save(source)
             case Restore(target, state):
@@ -149,12 +187,16 @@ class Context:
             raise DecodeError(f"llama.cpp could not restore a KV state of {n_cells} tokens")
 
     def sample(self, sampler: Sampler, row: int) -> int:
-        """Draw the token that follows batch row `row` and tell the sampler of it."""
+        """Draw the token that follows batch row `row` and tell the sampler of it.
+
+        Raises DecodeError if the model's output is not a number, or no token fits the grammar.
+        """
+        self._numbers(row)
         return sampler.sample(self._handle, row)
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
-        logits = self.logits(row)
+        logits = self._numbers(row)
         highest = float(logits.max())
         log_sum = highest + math.log(float(np.exp(logits - highest).sum()))
         top: list[tuple[int, float]] = []
@@ -164,6 +206,18 @@ class Context:
             best = best[np.argsort(-logits[best], kind="stable")]
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
+
+    def _numbers(self, row: int) -> npt.NDArray[np.float32]:
+        """`logits`, which must be numbers. If they are not, the cells behind them are not either, and
+        attention may spread that to other sequences, masked or not: DecodeError says so."""
+        logits = self.logits(row)
+        if not math.isfinite(logits[0]):  # a hidden state that is no number leaves none that is
+            raise DecodeError(
+                "the model's output is not a number: the file is damaged, or the scale of a LoRA "
+                "adapter is too large",
+                spoiled=True,
+            )
+        return logits
 
     def best(self, row: int) -> tuple[int, float]:
         """The likeliest token after batch row `row`, and its probability."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from codellama.native.context import Context
-from codellama.native.model import Model
+from codellama.native.model import LoraAdapter, Model
 from codellama.params import MAX_SEQUENCES, ModelConfig
 
 
@@ -20,12 +21,14 @@ def encoder_cells(config: ModelConfig, n_ctx: int) -> int:
     return n_ctx + encoder_batch(config) if config.embeddings else 0
 
 
-def open_encoder(model: Model, config: ModelConfig, n_ctx: int) -> Context:
-    """The context. Raises ModelLoadError if llama.cpp cannot make it."""
+def open_encoder(
+    model: Model, config: ModelConfig, n_ctx: int, adapters: Sequence[LoraAdapter]
+) -> Context:
+    """The context, with all of the model's adapters. Raises ModelLoadError if llama.cpp cannot make it."""
     n_batch = encoder_batch(config)
     sizes = replace(
         config, n_batch=n_batch, n_ubatch=min(n_batch, config.n_ubatch), n_seq_max=n_batch
     )
     context = Context(model, sizes, encoder_cells(config, n_ctx), embeddings=True)
-    context.apply_adapters(config.adapters)
+    context.use_adapters(adapters)
     return context

@@ -11,18 +11,34 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import llama_cpp
 
-from codellama.errors import EngineDeadError, InvalidRequestError, ModelLoadError
+from codellama.errors import (
+    EngineDeadError,
+    InvalidRequestError,
+    ModelLoadError,
+    UnsupportedError,
+)
 from codellama.native.library import library
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 _UNMERGED = "☺"
+_LONGEST_VALUE = 4096  # bytes of an adapter's metadata value
 _OVERRIDE_INT, _OVERRIDE_FLOAT, _OVERRIDE_BOOL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """A LoRA adapter in memory, and what its file says of the task it is for."""
+
+    handle: llama_cpp.llama_adapter_lora_p
+    task_name: str = ""
+    prompt_prefix: str = ""
 
 
 class Model:
@@ -74,17 +90,29 @@ class Model:
             raise EngineDeadError("the model has been closed: load it again")
         return self._handle
 
-    def load_adapter(self, path: str) -> llama_cpp.llama_adapter_lora_p:
-        """A LoRA adapter for this model, freed together with it. Raises ModelLoadError."""
+    def load_adapter(self, path: str) -> LoraAdapter:
+        """A LoRA adapter for this model, freed together with it.
+
+        Raises ModelLoadError, or UnsupportedError for one that only acts behind certain tokens.
+        """
         lib = library()
         lib.clear_errors()
-        adapter: llama_cpp.llama_adapter_lora_p | None = llama_cpp.llama_adapter_lora_init(
+        handle: llama_cpp.llama_adapter_lora_p | None = llama_cpp.llama_adapter_lora_init(
             self.handle, path.encode()
         )
-        if not adapter:
+        if not handle:
             reason = lib.last_error() or "no reason given"
             raise ModelLoadError(f"llama.cpp could not load the LoRA adapter {path}: {reason}")
-        return adapter
+        if llama_cpp.llama_adapter_get_alora_n_invocation_tokens(handle):
+            raise UnsupportedError(
+                f"lora: {path} is an activated LoRA (aLoRA), which is switched on inside a prompt: "
+                "this runtime applies an adapter to a whole request"
+            )
+        return LoraAdapter(
+            handle,
+            _adapter_value(handle, "adapter.lora.task_name"),
+            _adapter_value(handle, "adapter.lora.prompt_prefix"),
+        )
 
     @contextmanager
     def using(self) -> Iterator[None]:
@@ -261,6 +289,13 @@ def _tensor_split(shares: Sequence[float]) -> ctypes.Array[ctypes.c_float] | Non
             f"tensor_split has {len(shares)} shares, llama.cpp takes {most}", "tensor_split"
         )
     return (ctypes.c_float * most)(*shares)
+
+
+def _adapter_value(handle: llama_cpp.llama_adapter_lora_p, key: str) -> str:
+    """A text of an adapter's metadata; empty if it has none."""
+    buffer = ctypes.create_string_buffer(_LONGEST_VALUE)
+    n = llama_cpp.llama_adapter_meta_val_str(handle, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace") if n > 0 else ""
 
 
 def _override_table(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import llama_cpp
 import numpy as np
 
-from codellama.errors import GrammarError, InvalidRequestError
+from codellama.errors import DecodeError, GrammarError, InvalidRequestError
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
 from codellama.params import SamplingParams
@@ -153,12 +153,20 @@ class Sampler:
         self._add(step)
 
     def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
-        """Draw the token after batch row `row` of `context`, and remember it."""
+        """Draw the token after batch row `row` of `context`, and remember it.
+
+        Raises DecodeError if no token fits the grammar: accepting another would abort the process.
+        """
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, context, row))
         token = self._draw(context, row, grammar_first=False)
         if not self._fits(token):
             token = self._draw(context, row, grammar_first=True)
+            if not self._fits(token):
+                raise DecodeError(
+                    "no token fits the grammar: what it wants next is banned by logit_bias or "
+                    "ignore_eos"
+                )
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token

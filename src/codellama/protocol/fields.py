@@ -27,6 +27,7 @@ from codellama.engine.sequence import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error
+from codellama.protocol.lora import parse_lora
 from codellama.replies import Answer
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ NO_EFFECT = frozenset(
         "parallel_tool_calls",
         "parse_tool_calls",
         "cache_prompt",
-        "n_keep",
-        "n_discard",
         "n_cache_reuse",
         "t_max_prompt_ms",  # nor does it in llama-server
         "reasoning_format",
@@ -85,7 +84,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "timings_per_token": (False,),
     "return_progress": (False,),
     "verbose": (False,),
-    "lora": ([],),
     "grammar_lazy": (False,),
     "grammar_triggers": ([],),
     "preserved_tokens": ([],),
@@ -192,6 +190,10 @@ class SamplingFields(Fields):
     timeout_s: float | None = None
     t_max_predict_ms: int | None = None
     n_indent: int | None = None
+    lora: list[dict[str, Any]] | None = None
+    context_shift: bool | None = None
+    n_keep: int | None = None
+    n_discard: int | None = None
 
     def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
         """The sampling parameters asked for; raises InvalidRequestError naming the field."""
@@ -206,6 +208,7 @@ class SamplingFields(Fields):
         options["json_schema"] = self._schema()
         options["stop"] = self.stop or ()
         options["logit_bias"] = token_biases(self.logit_bias or {}, tokenizer)
+        options["lora"] = parse_lora(self.lora) if self.lora else None
         try:
             return SamplingParams.of(**options)
         except InvalidRequestError as error:

@@ -25,6 +25,7 @@ from codellama.protocol.fields import (
     parse_prompts,
     prompt_text,
 )
+from codellama.protocol.lora import lora_json
 from codellama.replies import Answer, Json, Piece, timings_json, token_json
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class NativeRequest(SamplingFields):
             model=llm.name,
             piece=llm.tokenizer.piece,
             prompts=tuple(prompt_text(prompt, llm.tokenizer) for prompt in prompts),
-            params=params,
+            params=params.with_defaults(llm.config),
             stream=self.stream,
             n=self.n,
             return_tokens=self.return_tokens,
@@ -227,7 +228,7 @@ class NativeReply:
             "generation_settings": generation_settings(self.params, self.stream),
             "prompt": self.prompts[answer.index // self.n],
             "has_new_line": "\n" in answer.text,
-            "truncated": False,
+            "truncated": answer.truncated,
             "stop_type": stop_type(answer),
             "stopping_word": answer.stop if isinstance(answer.stop, str) else "",
             "tokens_cached": answer.usage.cached_tokens,
@@ -262,6 +263,7 @@ def generation_settings(params: SamplingParams, stream: bool) -> Json:
     return settings | {
         "seed": RANDOM_SEED if params.seed is None else params.seed,
         "grammar": params.grammar or "",
+        "lora": lora_json(params.lora),
         "logit_bias": [
             {"token": token, "bias": max(bias, -1e9)} for token, bias in params.logit_bias.items()
         ],

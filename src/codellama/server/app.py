@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -29,6 +29,7 @@ from codellama.protocol.llama_server import (
     TokenizeRequest,
     tokenizer_info,
 )
+from codellama.protocol.lora import adapters_json, parse_lora
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.replies import Json
 from codellama.server import metrics
@@ -78,6 +79,7 @@ def create_app(
     _add_generation(app, serving, config.ping_interval)
     _add_embeddings(app, serving)
     _add_text_tools(app, serving)
+    _add_adapters(app, serving)
     return app
 
 
@@ -163,6 +165,17 @@ def _add_text_tools(app: FastAPI, serving: Serving) -> None:
         if llm.chat_format is None:
             raise UnsupportedError(f"{llm.name} has no chat format")
         return {"prompt": llm.chat_format.render(text_messages(body.messages))}
+
+
+def _add_adapters(app: FastAPI, serving: Serving) -> None:
+    @app.get("/lora-adapters")
+    async def adapters() -> list[Json]:
+        return adapters_json(serving.llm().adapters)
+
+    @app.post("/lora-adapters")
+    async def set_adapters(body: Annotated[Any, Body()]) -> Json:
+        serving.llm().set_adapters(parse_lora(body))
+        return {"success": True}
 
 
 def _add_errors(app: FastAPI) -> None:

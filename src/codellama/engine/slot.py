@@ -1,0 +1,109 @@
+"""A slot of the KV cache, and how much of what it holds is of use to another request.
+
+`Slot` knows token ids and what they were decoded with, nothing about text. `Step` is a batch and what
+to do with its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+from codellama.batch import Adapters, Batch, TokenLogprob
+from codellama.engine.prefix import common_prefix
+from codellama.engine.sequence import Sequence
+
+
+@dataclass(eq=False)
+class Slot:
+    """A sequence id of the context and the tokens its KV cache holds, decoded with `adapters`.
+
+    `scores` are the log probabilities of its tokens from the second one on, as far as a request
+    wanted them, with `n_top` alternatives each; at most one more than `tokens` has (the next one's).
+    Those behind the first `n_exact` (None: all are exact) were decoded behind others that have been
+    dropped since, so they are of no use to anyone else.
+    `turn` is the step since which its request has waited for its next one.
+    """
+
+    id: int
+    tokens: list[int] = field(default_factory=list)
+    scores: list[TokenLogprob] = field(default_factory=list)
+    n_top: int = 0
+    adapters: Adapters = ()
+    n_exact: int | None = None
+    sequence: Sequence | None = None
+    last_used: int = 0
+    turn: int = 0
+
+    def shared(self, tokens: list[int], adapters: Adapters) -> int:
+        """How many of `tokens` decoded with `adapters` are in the cache, from the first one on."""
+        if adapters != self.adapters:
+            return 0
+        shared = common_prefix(self.tokens, tokens)
+        return shared if self.n_exact is None else min(shared, self.n_exact)
+
+    def drop(self, n_keep: int, n_discard: int) -> None:
+        """The context has shifted: `n_discard` tokens behind the first `n_keep` are gone."""
+        del self.tokens[n_keep : n_keep + n_discard]
+        self.scores.clear()
+        self.n_exact = n_keep if self.n_exact is None else min(n_keep, self.n_exact)
+
+    def spares(self, sequence: Sequence) -> int:
+        """How many tokens the cache spares `sequence` decoding; the last one is left to decode."""
+        shared = self.shared(sequence.tokens, sequence.adapters)
+        return usable_share(shared, sequence, len(self.scores), self.n_top)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens to draw for `sequence`: after batch row `row`, and as long as each one equals the next
+    token of `draft`, after the row that follows."""
+
+    sequence: Sequence
+    row: int
+    draft: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows of a prompt whose log probabilities are wanted: row `first + i` tells of `tokens[i]`."""
+
+    slot: Slot
+    sequence: Sequence
+    first: int
+    tokens: tuple[int, ...]
+
+
+@dataclass
+class Step:
+    """A batch and what to do with its results: what to draw, and the tokens decoded per slot."""
+
+    batch: Batch
+    samples: list[Sample] = field(default_factory=list)
+    decoded: list[tuple[Slot, list[int]]] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    n_prompt: int = 0  # rows of prompts
+
+
+def usable_share(
+    shared: int, sequence: Sequence, n_scores: int, n_top: int, scored: bool = True
+) -> int:
+    """How many of `shared` tokens spare `sequence` decoding its own; the last is left to decode.
+
+    If it wants its prompt's log probabilities, they must be there too: a row tells of the token
+    that follows it, so one more token must be the same.
+    """
+    shared = min(shared, len(sequence.prompt) - 1)
+    if sequence.prompt_logprobs is None:
+        return shared
+    if not scored or n_top < sequence.prompt_logprobs:
+        return 0
+    return max(0, min(shared - 1, n_scores))
+
+
+def longest_waiting(running: Many[tuple[Slot, Sequence]]) -> list[tuple[Slot, Sequence]]:
+    """The one of `running` that has waited longest for a step, and all with the same adapters."""
+    if not running:
+        return []
+    first, _ = min(running, key=lambda pair: pair[0].turn)
+    return [pair for pair in running if pair[0].adapters == first.adapters]

@@ -1,0 +1,117 @@
+"""A prompt and its parameters as requests to the engine: limits, stops, sampler, and where deltas go.
+
+Everything that can be wrong with a request is found here, in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from codellama.adapters import AdapterTable
+from codellama.completion import Mailbox
+from codellama.engine.detokenizer import Detokenizer
+from codellama.engine.sequence import NO_LIMIT, ContextShift, Sequence
+from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from codellama.native.model import Tokenizer
+from codellama.native.sampler import Sampler
+from codellama.params import ModelConfig, Prompt, SamplingParams
+
+
+@dataclass(frozen=True)
+class RequestMaker:
+    """Makes requests to one model, of `n_ctx` tokens each at most.
+
+    `shift_problem` says why its context cannot shift; None if it can.
+    """
+
+    config: ModelConfig
+    n_ctx: int
+    tokenizer: Tokenizer
+    adapters: AdapterTable
+    shift_problem: str | None = None
+
+    def make(
+        self, prompt: Prompt, params: SamplingParams, n: int, mailbox: Mailbox, echo: bool
+    ) -> list[Sequence]:
+        """A request per choice; with a seed, choice i is drawn with seed + i.
+
+        Raises ContextLengthError, GrammarError, InvalidRequestError and UnsupportedError.
+        """
+        params = params.with_defaults(self.config)
+        room = self.n_ctx - len(prompt.tokens)
+        if room <= 0:
+            raise ContextLengthError(len(prompt.tokens), self.n_ctx)
+        self._check_ids("stop_tokens", params.stop_tokens)
+        shift = self._shift(prompt, params)
+        most = room if shift is None else NO_LIMIT
+        limit = most if params.max_tokens is None else min(params.max_tokens, most)
+        requests: list[Sequence] = []
+        try:
+            for i in range(n):
+                request = self._request(prompt, params, limit, i, mailbox, echo)
+                request.shift = shift
+                requests.append(request)
+        except BaseException:
+            close(requests)
+            raise
+        return requests
+
+    def _shift(self, prompt: Prompt, params: SamplingParams) -> ContextShift | None:
+        if not params.context_shift:
+            return None
+        if self.shift_problem is not None:
+            raise UnsupportedError(f"context_shift: {self.shift_problem}")
+        n_keep = params.n_keep or 0
+        if n_keep < 0:
+            n_keep = len(prompt.tokens)
+        elif prompt.tokens[:1] == (self.tokenizer.bos,):
+            n_keep += 1
+        return ContextShift(n_keep, params.n_discard)
+
+    def _request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        limit: int,
+        index: int,
+        mailbox: Mailbox,
+        echo: bool,
+    ) -> Sequence:
+        stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
+        banned = sorted(stop_tokens) if params.ignore_eos else []
+        if params.seed is not None:
+            params = replace(params, seed=params.seed + index)
+        return Sequence(
+            prompt=prompt.tokens,
+            max_tokens=limit,
+            adapters=self.adapters.scales(params.lora),
+            sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
+            sink=functools.partial(mailbox.put, index),
+            detokenizer=Detokenizer(
+                self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
+            ),
+            stop_tokens=stop_tokens | frozenset(params.stop_tokens),
+            logprobs=params.logprobs,
+            prompt_logprobs=params.logprobs if echo else None,
+            deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
+            max_decode_s=params.t_max_predict_ms / 1000 or None,
+            n_ctx=self.n_ctx,
+        )
+
+    def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
+        for token in tokens:
+            if token >= self.tokenizer.n_vocab:
+                raise InvalidRequestError(
+                    f"{param}: token id {token} is not in the vocabulary "
+                    f"(0 to {self.tokenizer.n_vocab - 1})",
+                    param,
+                )
+
+
+def close(requests: Iterable[Sequence]) -> None:
+    """Free requests that the engine has not taken."""
+    for request in requests:
+        request.sampler.close()

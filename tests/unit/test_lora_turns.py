@@ -1,0 +1,179 @@
+"""Requests with different LoRA adapters: never in one step, none waits long, no cache is shared."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codellama.batch import Fork, Restore
+from codellama.engine.prompt_cache import WORTH_KEEPING
+from codellama.engine.scheduler import STEPS_PER_TURN, WORTH_WAITING
+from codellama.engine.sequence import Sequence, State
+from tests.fake_runner import expected, request
+from tests.scheduler_loop import Loop, answer
+
+PLAIN, A, B = (0.0, 0.0), (1.0, 0.0), (0.0, 0.5)
+
+
+def test_a_step_is_for_equal_adapters_and_they_take_turns() -> None:
+    loop = Loop(n_slots=4, cells=1000)
+    everyone = [request([i], 12, adapters=a) for i, a in enumerate((PLAIN, A, PLAIN, B))]
+    loop.submit(*everyone)
+    loop.run()
+    turns = [step.batch.adapters for step in loop.steps]
+    first, second, third = ([adapters] * STEPS_PER_TURN for adapters in (PLAIN, A, B))
+    assert turns == (first + second + third) * 3
+    for sequence in everyone:
+        assert answer(sequence) == expected(sequence.prompt, 12, sequence.adapters)
+    assert {len(step.batch.tokens) for step in loop.steps[:STEPS_PER_TURN]} == {2}
+
+
+def test_a_turn_ends_with_its_last_request() -> None:
+    loop = Loop(n_slots=2)
+    short, long = request([1], 2, adapters=A), request([2], 9, adapters=B)
+    loop.submit(short, long)
+    loop.run()
+    assert [step.batch.adapters for step in loop.steps] == [A] * 2 + [B] * 9
+
+
+def test_newcomers_do_not_push_others_back() -> None:
+    """A group that has just arrived stands behind those that wait already."""
+    loop = Loop(n_slots=2, cells=1000)
+    patient = request([1], 30, adapters=PLAIN)
+    loop.submit(patient)
+    for i in range(60):
+        loop.submit(request([i], 1, adapters=(1.0 + i, 0.0)))
+        loop.step()
+    assert answer(patient) == expected([1], 30, PLAIN), "it had its turns"
+
+
+def test_a_prompt_beside_answers_with_other_adapters_comes_in_chunks() -> None:
+    loop = Loop(n_slots=2, cells=1000, n_batch=64, chunk=16)
+    loop.submit(request([1, 2], 50, adapters=A))
+    loop.step()
+    loop.submit(request(range(100, 300), 1, adapters=B))
+    for _ in range(4 * STEPS_PER_TURN):
+        loop.step()
+    for step in loop.steps[1:]:
+        assert len(step.batch.tokens) == (1 if step.batch.adapters == A else 16)
+
+
+def test_drafts_are_only_asked_for_those_whose_turn_it_is() -> None:
+    loop = Loop(n_slots=2, cells=1000)
+    asked: list[Sequence] = []
+    loop.guess = lambda s: (asked.append(s), expected(s.tokens, 3, s.adapters))[1]  # type: ignore[func-returns-value]
+    one, two = request([1], 20, adapters=A), request([2], 20, adapters=B)
+    loop.submit(one, two)
+    loop.run()
+    assert asked[:3] == [one] * 3, "after its prompt"
+    assert asked[3:6] == [two] * 3
+    for sequence in (one, two):
+        assert answer(sequence) == expected(sequence.prompt, 20, sequence.adapters)
+
+
+def test_a_busy_slot_is_forked_only_with_its_own_adapters() -> None:
+    loop = Loop()
+    loop.submit(request(range(20), 30, adapters=A))
+    for _ in range(3):
+        loop.step()
+    other, same = request(range(20), 3, adapters=B), request(range(20), 3, adapters=A)
+    loop.submit(other, same)
+    loop.run()
+    assert (other.cached_tokens, same.cached_tokens) == (0, 19)
+    forks = [e for step in loop.steps for e in step.batch.edits if isinstance(e, Fork)]
+    assert len(forks) == 1
+
+
+def test_an_idle_slot_is_continued_only_with_its_own_adapters() -> None:
+    loop = Loop(n_slots=2)
+    loop.submit(request(range(20), 3, adapters=A))
+    loop.run()
+    other = request(range(20), 3, adapters=B)
+    loop.submit(other)
+    loop.run()
+    same = request(range(20), 3, adapters=A)
+    loop.submit(same)
+    loop.run()
+    assert (other.cached_tokens, same.cached_tokens) == (0, 19)
+    assert answer(other) == expected(range(20), 3, B)
+
+
+def test_nobody_waits_for_a_beginning_with_other_adapters() -> None:
+    loop = Loop(n_slots=2, cells=2000)
+    beginning = range(100, 100 + 4 * WORTH_WAITING)
+    one, two = request(beginning, 2, adapters=A), request(beginning, 2, adapters=B)
+    loop.submit(one, two)
+    loop.step()
+    assert two.state is State.PREFILL
+    loop.run()
+    assert two.cached_tokens == 0
+
+
+def test_a_stored_state_comes_back_only_with_its_own_adapters() -> None:
+    loop = Loop(n_slots=1, cells=1000, cache_bytes=100_000)
+    prompt = range(2 * WORTH_KEEPING)
+    for adapters in (A, B, PLAIN):
+        new = request(prompt, 2, adapters=adapters)
+        loop.submit(new)
+        loop.run()
+        assert new.cached_tokens == 0
+    assert len(loop.scheduler.prompt_cache) == 2
+    again = request(prompt, 2, adapters=B)
+    loop.submit(again)
+    loop.run()
+    assert again.cached_tokens == len(prompt) - 1
+    assert answer(again) == expected(prompt, 2, B)
+    assert any(isinstance(e, Restore) for step in loop.steps for e in step.batch.edits)
+
+
+@pytest.mark.parametrize("adapters", [A, B])
+def test_what_is_saved_is_what_was_asked_for(adapters: tuple[float, ...]) -> None:
+    loop = Loop(n_slots=2)
+    for each in (A, B):
+        loop.submit(request(range(40), 2, adapters=each))
+    loop.run()
+    state, edits = loop.scheduler.plan_save(list(range(40)), adapters)
+    assert state is not None
+    assert state.adapters == adapters
+    for edit in edits:
+        loop.runner.edit(edit)
+    assert loop.scheduler.plan_save(list(range(40)), PLAIN) == (None, [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), n_slots=st.integers(1, 5), cells=st.integers(60, 300))
+def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
+    """Whatever comes and goes, answers are those of lone requests with the same adapters."""
+    rng = random.Random(seed)
+    loop = Loop(
+        n_slots,
+        cells,
+        n_batch=rng.randint(8, 64),
+        chunk=rng.randint(1, 32),
+        cache_bytes=rng.choice([0, 700, 3000]),
+    )
+    if rng.random() < 0.5:
+        loop.guess = lambda s: (
+            expected(s.tokens, rng.randint(0, 4), s.adapters) + [rng.randrange(9)]
+        )
+    beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, 90))] for _ in range(2)]
+    everyone: list[Sequence] = []
+    for _ in range(50):
+        if rng.random() < 0.5:
+            prompt = rng.choice(beginnings)[: rng.randint(1, 90)] + [rng.randrange(9)]
+            new = request(prompt, rng.randint(1, 10), adapters=rng.choice([PLAIN, A, B]))
+            if new.reserve <= cells:
+                everyone.append(new)
+                loop.submit(new)
+        if rng.random() < 0.1 and everyone:
+            victim = rng.choice(everyone)
+            if victim.state is not State.FINISHED:
+                loop.scheduler.release(victim)
+        loop.step()  # checks that nobody waits for too long
+    loop.run()
+    for done in everyone:
+        got = answer(done)
+        assert got == expected(done.prompt, len(got), done.adapters)
