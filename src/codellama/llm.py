@@ -46,6 +46,7 @@ from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 from codellama.prompts import Prompts, corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
+from codellama.weights.loadable import check_adapter, read_model
 
 ContextPolicy = Literal["error", "drop_oldest"]
 MIB = 2**20
@@ -72,13 +73,15 @@ class LLM(LlamaCompatible):
         self.config = ModelConfig.of(**config)
         self.path = Path(model)
         self.name = self.path.stem
-        header = loading.model_header(self.path)
+        header = read_model(self.path)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
         self.n_ctx = self.config.n_ctx or loading.trained_ctx(header, self.variant)
         cells = self.config.kv_cells or loading.choose_cells(header, self.config, self.n_ctx)
         self.n_ctx = min(self.n_ctx, cells)
         draft = self._draft_header()
+        for adapter, _ in self.config.adapters:
+            check_adapter(adapter)
         with ExitStack() as undo:
             self._model = undo.enter_context(
                 self._open(self.path, header, cells, self.config.n_gpu_layers)
@@ -135,7 +138,7 @@ class LLM(LlamaCompatible):
         """The draft model's header; its vocabulary is checked before anything is loaded."""
         if self.config.draft_model is None:
             return None
-        header = loading.model_header(Path(self.config.draft_model))
+        header = read_model(self.config.draft_model)
         loading.foreign_tokens(self.metadata, header.metadata)
         return header
 

@@ -27,6 +27,7 @@ from codellama.weights.gguf_header import (
     read_gguf_header,
 )
 from codellama.weights.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
+from codellama.weights.loadable import read_model
 
 Progress = Callable[[int, int], None]
 """Called with the chunks done and in all."""
@@ -82,6 +83,7 @@ def collect_imatrix(
         raise ConversionError(f"{output.parent}: no such folder to write to")
     content = _read_text(text)
     part = output.with_name(output.name + ".part")
+    read_model(model)
     with load_model(model) as loaded:
         tokenizer = loaded.tokenizer
         tokens = tokenizer.encode(content, add_bos=tokenizer.add_bos)
