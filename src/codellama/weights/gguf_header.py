@@ -168,10 +168,10 @@ class _Reader:
             raise self.fault(f"damaged GGUF: {what} is not UTF-8") from error
 
     def name(self, what: str, limit: int) -> str:
-        """A string that names something; llama.cpp would see no more than what stands before a NUL."""
+        """A string that names something: it ends for llama.cpp at a NUL, and people get to see it."""
         name = self.string(what, limit)
-        if "\0" in name:
-            raise self.fault(f"damaged GGUF: {what} has a NUL in it: {shown(name)}")
+        if not name.isprintable():
+            raise self.fault(f"damaged GGUF: {what} cannot be printed: {shown(name)}")
         return name
 
     def _counts(self) -> tuple[int, int, int]:

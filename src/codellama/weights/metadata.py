@@ -20,7 +20,7 @@ from codellama.errors import CheckpointError
 from codellama.weights.chat_template import turn_template
 from codellama.weights.config import LlamaConfig
 from codellama.weights.gguf_header import Value, ValueType, encode_value
-from codellama.weights.small_files import read_json, shown
+from codellama.weights.small_files import plain, read_json, shown
 from codellama.weights.vocab import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _describe(writer: gguf.GGUFWriter, folder: Path, n_parameters: int) -> None:
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: README.md or generation_config.json has a value of a wrong type: "
-            f"{shown(str(error))}"
+            f"{plain(error)}"
         ) from error
 
 
@@ -64,7 +64,7 @@ def _about(folder: Path, n_parameters: int) -> gguf.Metadata:
         return gguf.Metadata.load(None, folder, None, n_parameters)
     except Exception as error:
         # A model card is prose: whatever is wrong with its front matter stops no conversion.
-        log.warning("%s: the model card is left out: %s", folder, shown(str(error)))
+        log.warning("%s: the model card is left out: %s", folder, plain(error))
         return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, folder, n_parameters)
 
 
@@ -144,7 +144,7 @@ def _add_special_tokens(
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise CheckpointError(
             f"{folder}: special tokens or the chat template in tokenizer.json, "
-            f"tokenizer_config.json or config.json cannot be understood: {shown(str(error))}"
+            f"tokenizer_config.json or config.json cannot be understood: {plain(error)}"
         ) from error
 
 
@@ -165,6 +165,6 @@ def _value(folder: Path, key: str, entry: gguf.gguf_writer.GGUFValue) -> Value:
         ValueError,
     ) as error:
         raise CheckpointError(
-            f"{folder}: {key} cannot be {shown(entry.value)}: {shown(str(error))}"
+            f"{folder}: {key} cannot be {shown(entry.value)}: {plain(error)}"
         ) from error
     return value

@@ -43,6 +43,7 @@ _MOST_DEPTH = 64
 _TEMPLATES = "additional_chat_templates"
 _MOST_TEMPLATES = 16
 _SHOWN = 80
+_MOST_REASON = 300
 
 
 def read_small(path: Path) -> bytes:
@@ -184,3 +185,9 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
     return reprlib.repr(value)
+
+
+def plain(error: Exception) -> str:
+    """What an error of another library says, for a message: as it is, if that is one short line."""
+    text = str(error)
+    return text if text.isprintable() and len(text) <= _MOST_REASON else shown(text)

@@ -1,0 +1,20 @@
+"""As tests/unit/test_fuzz_files.py and tests/tiny/test_fuzz_load.py, with many more files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzzing.harness import fuzz
+from tests.fuzzing.kinds import KINDS
+
+pytestmark = pytest.mark.slow
+
+CASES = 100_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
+    result = fuzz("tests.fuzzing.child", kind, CASES, tmp_path)
+    assert result["cases"] >= CASES
