@@ -41,6 +41,8 @@ class Kind(ABC):
     """One kind of file. `write` puts the case of a generator on the disk, `read` reads it."""
 
     errors: tuple[type[CodeLlamaError], ...] = (CheckpointError,)
+    limited = True
+    """Whether it is all Python's work, whose memory can be limited, and whose messages name the file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

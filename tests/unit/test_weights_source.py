@@ -114,6 +114,14 @@ def index_points_outside(folder: Path) -> None:
     change_index(folder, lambda weight_map: weight_map.update({"x": "../../etc/passwd"}))
 
 
+def index_names_the_config(folder: Path) -> None:
+    change_index(folder, lambda weight_map: weight_map.update({"x": "config.json"}))
+
+
+def index_points_outside_elsewhere(folder: Path) -> None:
+    change_index(folder, lambda weight_map: weight_map.update({"x": "..\\x.safetensors"}))
+
+
 def index_empty(folder: Path) -> None:
     write_json(folder / INDEX, {"weight_map": {}})
 
@@ -184,6 +192,8 @@ CASES: dict[Callable[[Path], None], str] = {
     index_names_less: "knows no model.embed_tokens.weight in it",
     index_names_another: "(knows no model.embed_tokens|other.safetensors: missing)",
     index_points_outside: "no name of a safetensors file beside it",
+    index_names_the_config: "no name of a safetensors file beside it",
+    index_points_outside_elsewhere: "no name of a safetensors file beside it",
     index_empty: "no weight_map",
     index_no_json: "not valid JSON",
     tensor_twice: "model.embed_tokens.weight is in two shards",

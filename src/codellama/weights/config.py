@@ -13,9 +13,8 @@ from codellama.weights.small_files import read_json, shown
 ARCHITECTURE = "LlamaForCausalLM"
 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
-_MAX_VOCAB = (
-    2**20
-)  # thirty times Code Llama's; lists of this length are made before a piece is read
+# Eight times Code Llama's; lists of this length are made before a piece is read.
+_MAX_VOCAB = 2**18
 _MAX_NUMBER = 1e30  # what is stored as F32 must fit there
 
 

@@ -170,8 +170,8 @@ class _Reader:
     def name(self, what: str, limit: int) -> str:
         """A string that names something: it ends for llama.cpp at a NUL, and people get to see it."""
         name = self.string(what, limit)
-        if not name.isprintable():
-            raise self.fault(f"damaged GGUF: {what} cannot be printed: {shown(name)}")
+        if not name or not name.isprintable():
+            raise self.fault(f"damaged GGUF: {what} is no name: {shown(name)}")
         return name
 
     def _counts(self) -> tuple[int, int, int]:

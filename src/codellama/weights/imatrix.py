@@ -142,9 +142,10 @@ def _continued(part: Path, identity: str) -> Sums:
         header = read_gguf_header(part)
     except ModelLoadError:
         return Sums()
-    if header.metadata.get(_IDENTITY) != identity:
+    n_chunks = header.metadata.get(CHUNK_COUNT)
+    if header.metadata.get(_IDENTITY) != identity or type(n_chunks) is not int:
         return Sums()
-    sums = Sums(n_chunks=header.metadata[CHUNK_COUNT])
+    sums = Sums(n_chunks=n_chunks)
     data = part.read_bytes()
     for tensor in header.tensors:
         values = np.frombuffer(data, "<f4", tensor.nbytes // 4, tensor.offset)

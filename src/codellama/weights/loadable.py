@@ -18,7 +18,12 @@ from typing import Any
 
 from codellama.errors import ModelLoadError
 from codellama.native.ggml import quantizable, tensor_type
-from codellama.weights.gguf_header import GGUFHeader, TensorInfo, read_gguf_header
+from codellama.weights.gguf_header import (
+    DEFAULT_ALIGNMENT,
+    GGUFHeader,
+    TensorInfo,
+    read_gguf_header,
+)
 from codellama.weights.gguf_schema import ARCHITECTURE, check_types
 from codellama.weights.small_files import shown
 from codellama.weights.split import read_model_header
@@ -179,18 +184,22 @@ def _check_vocabulary(header: GGUFHeader) -> None:
             f"{header.path}: its tokenizer is {shown(model)}: Code Llama's is SentencePiece, 'llama'"
         )
     tokens: list[str] = metadata.get("tokenizer.ggml.tokens") or []
-    fault = unusable(tokens)
-    for name in ("scores", "token_type"):
-        count = len(metadata.get(f"tokenizer.ggml.{name}", tokens))
-        if count != len(tokens):
-            fault = f"{len(tokens)} tokens, but {count} in tokenizer.ggml.{name}"
-    if not all(map(math.isfinite, metadata.get("tokenizer.ggml.scores", ()))):
-        fault = "a score in tokenizer.ggml.scores is not finite"
-    kinds = metadata.get("tokenizer.ggml.token_type", ())
-    if kinds and not 0 <= min(kinds) <= max(kinds) <= _MOST_TOKEN_TYPE:
-        fault = f"tokenizer.ggml.token_type must hold 0 to {_MOST_TOKEN_TYPE}"
+    scores: list[float] = metadata.get("tokenizer.ggml.scores") or []
+    types: list[int] = metadata.get("tokenizer.ggml.token_type") or []
+    fault = _unusable(tokens, scores, types)
     if fault:
         raise ModelLoadError(f"{header.path}: damaged GGUF: {fault}")
+
+
+def _unusable(tokens: list[str], scores: list[float], types: list[int]) -> str | None:
+    for name, column in (("scores", scores), ("token_type", types)):
+        if column and len(column) != len(tokens):
+            return f"{len(tokens)} tokens, but {len(column)} in tokenizer.ggml.{name}"
+    if not all(map(math.isfinite, scores)):
+        return "a score in tokenizer.ggml.scores is not finite"
+    if types and not 0 <= min(types) <= max(types) <= _MOST_TOKEN_TYPE:
+        return f"tokenizer.ggml.token_type must hold 0 to {_MOST_TOKEN_TYPE}"
+    return unusable(tokens, types)
 
 
 def _check_tensors(header: GGUFHeader, numbers: Hyperparameters) -> None:
@@ -206,6 +215,11 @@ def _check_tensors(header: GGUFHeader, numbers: Hyperparameters) -> None:
                 f"the metadata makes it {list(known.shape)}"
             )
         _check_type(header, tensor, vector=known.shape[1] == 1)
+        if tensor.offset % DEFAULT_ALIGNMENT:
+            raise ModelLoadError(
+                f"{header.path}: tensor {tensor.name!r} is at byte {tensor.offset}: mapped into memory, "
+                f"it has to be at a multiple of {DEFAULT_ALIGNMENT}"
+            )
     missing = next((tensor.name for tensor in expected.values() if tensor.required), None)
     if missing:
         raise ModelLoadError(f"{header.path}: there is no tensor {missing!r}: it is no whole model")

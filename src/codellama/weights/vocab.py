@@ -24,6 +24,7 @@ FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "�
 ADDED_SCORE = -1000.0
 """The score llama.cpp's converter gives to added tokens."""
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ID = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -53,7 +54,7 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
     if tokenizer_config.is_file():
         table.add_decoder(tokenizer_config)
     table.check_complete()
-    fault = unusable([str(token) for token in table.tokens])
+    fault = unusable([str(token) for token in table.tokens], table.types)
     if fault:
         raise CheckpointError(f"{folder}: {fault}")
     step_id = table.tokens.index(STEP) if STEP in table.tokens else None
@@ -69,12 +70,15 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
     )
 
 
-def unusable(tokens: Sequence[str]) -> str | None:
+def unusable(tokens: Sequence[str], types: Sequence[int]) -> str | None:
     """Why llama.cpp would abort the process with these tokens, now or on some text; None if it would not.
 
     A text ends for it at a NUL, and an empty one is given a name. No two tokens may have the same, and
-    every byte needs its own token.
+    every byte needs its own token, which says which one it is. `types` may be empty.
     """
+    for token_id, kind in enumerate(types):
+        if kind == TokenType.BYTE and not _BYTE.fullmatch(tokens[token_id]):
+            return f"token {token_id}, {shown(tokens[token_id])}, is of type byte, but no <0x00>"
     ids: dict[str, int] = {}
     for token_id, token in enumerate(tokens):
         if "\0" in token:
