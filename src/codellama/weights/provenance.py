@@ -57,10 +57,17 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f"{unsplit_name(path.name)}.manifest.json")
 
 
-def manifest(files: Mapping[str, Path], provenance: Mapping[str, Any]) -> bytes:
-    """The manifest of `files` (name to where they are now), which are read for it."""
+def manifest(
+    files: Mapping[str, Path],
+    provenance: Mapping[str, Any],
+    advance: Callable[[int], None] | None = None,
+) -> bytes:
+    """The manifest of `files` (name to where they are now), which are read for it.
+
+    `advance` gets the bytes of each piece that has been read.
+    """
     rows = [
-        {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path, advance)}
         for name, path in files.items()
     ]
     document = {_FORMAT: _VERSION, **provenance, "files": rows}
