@@ -21,9 +21,9 @@ from random import Random
 
 from codellama.errors import CodeLlamaError
 from tests.fuzzing.kinds import KINDS, Kind
+from tests.fuzzing.largest import Largest
 from tests.fuzzing.native_kinds import NATIVE
 
-MOST_SECONDS = 5.0
 MOST_BYTES = 200 * 2**20
 _MOST_MESSAGE = 2000
 
@@ -53,7 +53,7 @@ def main() -> None:
 def run(name: str, seed: str, numbers: range, folder: Path) -> Result:
     """Run the cases `numbers`; stops at the first that does what none may do."""
     (folder / "files").mkdir()
-    kind = {**KINDS, **NATIVE}[name](folder / "files")
+    kind = {**KINDS, **NATIVE, "largest": Largest}[name](folder / "files")
     kind.read()  # the good file is one
     result = Result()
     before = _peak()
@@ -72,7 +72,7 @@ def run(name: str, seed: str, numbers: range, folder: Path) -> Result:
 
 
 def _attempt(kind: Kind, result: Result, number: int) -> bool:
-    signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, kind.seconds)
     started = time.perf_counter()
     try:
         kind.read()

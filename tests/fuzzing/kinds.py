@@ -41,6 +41,8 @@ class Kind(ABC):
     """One kind of file. `write` puts the case of a generator on the disk, `read` reads it."""
 
     errors: tuple[type[CodeLlamaError], ...] = (CheckpointError,)
+    seconds = 5.0
+    """How long reading one may take."""
     limited = True
     """Whether it is all Python's work, whose memory can be limited, and whose messages name the file."""
 

@@ -25,3 +25,7 @@ def test_a_hundred_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", NATIVE)
 def test_thousands_of_mutated_files_that_reach_llama_cpp(kind: str, tmp_path: Path) -> None:
     fuzz("tests.fuzzing.child", kind, LOADS, tmp_path)
+
+
+def test_the_largest_files_that_are_read_fit_the_memory(tmp_path: Path) -> None:
+    fuzz("tests.fuzzing.child", "largest", 30, tmp_path)

@@ -37,7 +37,7 @@ SMALL_FILES = (
 MOST_BYTES = 8 * 2**20
 """Bytes of the largest small file; the largest of Code Llama's has less than two million."""
 
-_MOST_VALUES = 2**20
+_MOST_VALUES = 2**19
 _MOST_DIGITS = 100  # transformers writes 10**30 for "no limit"
 _MOST_DEPTH = 64
 _TEMPLATES = "additional_chat_templates"
