@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from codellama.batch import KVState
 from codellama.errors import InvalidRequestError
+from codellama.weights.small_files import MOST_BYTES, parse_json, plain
 
 MAGIC = b"CLKV0001"
-MOST_HEADER = 64 * 2**20  # bytes; tokens take about six each
 
 
 class StaleStateError(InvalidRequestError):
@@ -54,7 +55,7 @@ def read_state(path: Path, owner: str) -> KVState:
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         if isinstance(error, StaleStateError):
             raise
-        raise StaleStateError(f"{path} cannot be read: {error!r}") from error
+        raise StaleStateError(f"{path} cannot be read: {plain(error)}") from error
 
 
 def _read(file: BinaryIO, owner: str) -> KVState:
@@ -62,9 +63,9 @@ def _read(file: BinaryIO, owner: str) -> KVState:
     if file.read(len(MAGIC)) != MAGIC:
         raise StaleStateError(f"{file.name} is not a saved KV state")
     (n_header,) = struct.unpack("<Q", file.read(8))
-    if n_header > min(size, MOST_HEADER):
+    if n_header > min(size, MOST_BYTES):
         raise StaleStateError(f"{file.name} is truncated")
-    header = json.loads(file.read(n_header))
+    header = parse_json(file.read(n_header))
     if header["owner"] != owner:
         raise StaleStateError(f"{file.name} belongs to another model, llama.cpp or KV settings")
     if header["n_bytes"] != size - file.tell():
@@ -72,17 +73,20 @@ def _read(file: BinaryIO, owner: str) -> KVState:
     data = bytearray(file.read())
     if hashlib.sha256(data).hexdigest() != header["sha256"]:
         raise StaleStateError(f"{file.name} is damaged")
-    adapters = tuple(float(scale) for scale in header["adapters"])
-    return KVState([int(token) for token in header["tokens"]], data, adapters)
+    tokens, adapters = header["tokens"], header["adapters"]
+    if not isinstance(tokens, list) or not all(map(_is_token, tokens)):
+        raise StaleStateError(f"{file.name} is damaged")
+    if not isinstance(adapters, list) or not all(map(_is_scale, adapters)):
+        raise StaleStateError(f"{file.name} is damaged")
+    return KVState(tokens, data, tuple(map(float, adapters)))
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a whole file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def _is_token(token: object) -> bool:
+    return type(token) is int and 0 <= token < 2**31
+
+
+def _is_scale(scale: object) -> bool:
+    return type(scale) in (int, float) and math.isfinite(cast(float, scale))
 
 
 def fingerprint(model: Path, header_bytes: int, *settings: object) -> str:

@@ -34,13 +34,7 @@ from codellama.engine import (
 )
 from codellama.engine.sequence import Sequence as Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
-from codellama.kv_file import (
-    StaleStateError,
-    file_digest,
-    fingerprint,
-    read_state,
-    write_state,
-)
+from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
 from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
 from codellama.native.library import library
@@ -58,6 +52,8 @@ from codellama.prompts import Prompts, corrections
 from codellama.request import RequestMaker, close
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
+from codellama.weights.loadable import check_adapter, read_model
+from codellama.weights.provenance import sha256
 
 MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
@@ -88,7 +84,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self.config = ModelConfig.of(**config)
         self.path = Path(model)
         self.name = self.path.stem
-        header = loading.model_header(self.path)
+        header = read_model(self.path)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
         self.n_ctx = self.config.n_ctx or loading.trained_ctx(header, self.variant)
@@ -100,6 +96,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             lambda: open_encoder(self._model, self.config, self.n_ctx, self._loras),
             encoder_batch(self.config),
         )
+        for adapter, _ in self.config.adapters:
+            check_adapter(adapter)
         with ExitStack() as undo:
             self._model = undo.enter_context(
                 self._open(self.path, header, cells + extra, self.config.n_gpu_layers)
@@ -129,7 +127,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             self.config.type_k,
             self.config.type_v,
             self.config.rope,
-            [file_digest(Path(path)) for path, _ in self.config.adapters],
+            [sha256(Path(path)) for path, _ in self.config.adapters],
         )
         self._engine = self._start(header, context, cells, drafters)
 
@@ -191,7 +189,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         """The draft model's header; its vocabulary is checked before anything is loaded."""
         if self.config.draft_model is None:
             return None
-        header = loading.model_header(Path(self.config.draft_model))
+        header = read_model(self.config.draft_model)
         loading.foreign_tokens(self.metadata, header.metadata)
         return header
 

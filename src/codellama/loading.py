@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from codellama.devices import fit
-from codellama.errors import InvalidRequestError, ModelLoadError, UnsupportedError
+from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.native.library import library
 from codellama.params import ModelConfig
 from codellama.variants import Variant
 from codellama.weights.gguf_header import GGUFHeader
-from codellama.weights.split import read_model_header
 
 _BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per block
     "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
@@ -24,22 +22,6 @@ _BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per bloc
 
 # The last ids of Code Llama's vocabulary are tags of infilling, turns or nothing, by variant.
 MOST_FOREIGN = 16
-
-
-def model_header(path: Path) -> GGUFHeader:
-    """The header of a model that this runtime serves. Raises ModelLoadError."""
-    if path.is_dir():
-        raise ModelLoadError(
-            f"{path} is a folder: give a GGUF file, or make one with `codellama convert {path}`"
-        )
-    header = read_model_header(path)
-    architecture = header.metadata.get("general.architecture")
-    if architecture != "llama":
-        raise ModelLoadError(
-            f"{path} holds a model of architecture {architecture!r}: this runtime serves the Code "
-            "Llama family, architecture 'llama'"
-        )
-    return header
 
 
 def trained_ctx(header: GGUFHeader, variant: Variant | None) -> int:

@@ -20,7 +20,7 @@ from codellama.cli import main
 from codellama.errors import ConversionError, ModelLoadError
 from codellama.native.ggml import quantize_rows, tensor_type, to_float
 from codellama.weights import encode, writer
-from codellama.weights.convert import convert, quantize
+from codellama.weights.convert import RunSettings, convert, convert_to, quantize
 from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.options import QuantOptions
 from codellama.weights.tensors import interleave_heads
@@ -124,6 +124,17 @@ def test_progress_ends_at_the_total(folder: Path, tmp_path: Path) -> None:
     convert(folder, tmp_path / "x.gguf", progress=lambda *call: calls.append(call))
     assert calls == sorted(calls)
     total = sum(array.nbytes for _, _, array in random_tensors(Checkpoint()))
+    assert calls[-1] == (total, total)
+
+
+def test_the_reading_for_the_hashes_is_shown_too(folder: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    outputs = {"BF16": tmp_path / "a.gguf", "Q4_0": tmp_path / "b.gguf"}
+    settings = RunSettings(hashing=lambda *call: calls.append(call))
+    reports = convert_to(folder, outputs, settings)
+    total = sum(report.nbytes for report in reports)
+    assert calls == sorted(calls)
+    assert len(calls) >= 2
     assert calls[-1] == (total, total)
 
 
@@ -343,3 +354,4 @@ def test_a_terminal_gets_a_progress_bar(folder: Path, tmp_path: Path) -> None:
         os.close(stderr)
     assert f"{folder.name} to BF16" in shown
     assert "2.5/2.5 MB" in shown
+    assert "SHA-256 of what was written" in shown

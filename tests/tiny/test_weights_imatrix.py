@@ -197,7 +197,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(model: Path, text: Path, tmp_p
         ((model, binary, "-o", target), "is not UTF-8 text"),
         ((model, tmp_path / "none", "-o", target), "cannot be read"),
         ((model, text, "-o", tmp_path / "no" / "i.gguf"), "no such folder to write to"),
-        ((text, text, "-o", target), "could not load"),
+        ((text, text, "-o", target), "not a GGUF file"),
     ]
     for arguments, reason in cases:
         result = run("imatrix", *arguments)

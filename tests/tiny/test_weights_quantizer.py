@@ -222,12 +222,18 @@ def test_quantizing_again_is_what_llama_quantize_makes(f32: Path, tmp_path: Path
     check(tmp_path / "q8.gguf", tmp_path, "Q4_K_M", options, allow_requantize=True)
 
 
-def test_an_output_that_is_left_keeps_the_type_of_the_checkpoint(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "m", Checkpoint(dtype="BF16"))
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_an_output_that_is_left_keeps_the_type_of_the_checkpoint(
+    tmp_path: Path, dtype: str
+) -> None:
+    """llama-quantize leaves the same of a GGUF that was converted to the checkpoint's own type."""
+    folder = write_checkpoint(tmp_path / "m", Checkpoint(dtype=dtype))
     options = QuantOptions(leave_output=True)
     report = convert(folder, tmp_path / "x.gguf", "Q4_0", options=options)
-    assert report.types["BF16"] == 1
-    assert tensors_of(report.path)["output.weight"][0] == "BF16"
+    assert tensors_of(report.path)["output.weight"][0] == dtype
+    convert(folder, tmp_path / "same.gguf", dtype)
+    theirs(tmp_path / "same.gguf", tmp_path / "theirs.gguf", "Q4_0", quantize_output_tensor=False)
+    assert tensors_of(report.path) == tensors_of(tmp_path / "theirs.gguf")
 
 
 def test_the_importance_matrix_is_named_in_the_result(

@@ -184,3 +184,17 @@ def test_inspect_for_people(tmp_path: Path) -> None:
     assert "model          34b" in lines[3]
     assert "stops          2 </s>" in lines
     assert "  F16          1 tensors        256 B" in lines
+
+
+def test_inspect_of_a_file_that_says_strange_things(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "strange")
+    writer.add_name("a\x1b[2Jb")
+    writer.add_array("strange.context_length", [1, 2])
+    writer.add_string("strange.block_count", "many")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.gguf")])
+    assert result.exit_code == 0
+    assert r"name           'a\x1b[2Jb'" in result.output
+    assert "context        unknown" in result.output

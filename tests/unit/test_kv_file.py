@@ -62,6 +62,18 @@ def test_a_header_that_lacks_something(tmp_path: Path, header: object) -> None:
         read_state(path, "me")
 
 
+@pytest.mark.parametrize(
+    "tokens", ["[-1]", "[2147483648]", "[1.0]", '["1"]', "[true]", "{}", "[" * 9999]
+)
+def test_a_header_with_nonsense_for_tokens(tmp_path: Path, tokens: str) -> None:
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    text = whole[len(MAGIC) + 8 : -6].replace(b"[1, 2, 3]", tokens.encode())
+    path.write_bytes(MAGIC + struct.pack("<Q", len(text)) + text + whole[-6:])
+    with pytest.raises(StaleStateError):
+        read_state(path, "me")
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(StaleStateError, match="cannot be read"):
         read_state(tmp_path / "none", "me")

@@ -11,7 +11,8 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from codellama.weights.chat_template import turn_template
 from codellama.weights.gguf_header import Value, ValueType, encode_header, read_gguf_header
-from codellama.weights.vocab import FIM_PIECES, TokenType
+from codellama.weights.sentencepiece_model import TokenType
+from codellama.weights.vocab import FIM_PIECES
 
 STEP = 32015
 NEW_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", *FIM_PIECES.values()]

@@ -143,6 +143,26 @@ CASES = {
     "overlap": (head(2, 0) + tensor("a") + tensor("b", offset=0) + bytes(200), "not at 32"),
     "gap": (head(2, 0) + tensor("a") + tensor("b", offset=64) + bytes(200), "not at 32"),
     "long name": (head(1, 0) + tensor("n" * 64) + bytes(200), "claims 64 bytes"),
+    "NUL in a key": (
+        head(0, 1) + string("general.alignment\0x") + struct.pack("<II", 4, 64),
+        "is no name: 'general.alignment\\x00x'",
+    ),
+    "escapes in a key": (head(0, 1) + string("\x1b[2J") + struct.pack("<II", 4, 64), "is no name"),
+    "no name": (head(1, 0) + tensor("") + bytes(200), "is no name"),
+    "NUL in a name": (head(1, 0) + tensor("a\0b") + bytes(200), "is no name"),
+    "absurdly many tensors": (head(2**17, 0) + bytes(24 * 2**17), "absurdly many"),
+    "many items": (
+        head(0, 2)
+        + (string("a") + struct.pack("<IIQ", 9, 7, 2**19) + bytes(2**19))
+        + (string("b") + struct.pack("<IIQ", 9, 7, 2**19 + 1) + bytes(2**19 + 1)),
+        "metadata 'b' claims 524289 items",
+    ),
+    "a long header": (
+        head(0, 2)
+        + (string("a") + struct.pack("<IQ", 8, 2**24) + bytes(2**24))
+        + (string("b") + struct.pack("<IQ", 8, 2**24) + bytes(2**24)),
+        "claims more than 33554432 bytes",
+    ),
     "data missing": (head(1, 0) + tensor(shape=(1000,)) + bytes(99), "truncated"),
 }
 

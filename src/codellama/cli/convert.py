@@ -62,7 +62,7 @@ def run(
     own = {name: options.pop(name) for name in RunSettings.names() if name in options}
     name = source_name(source)
     outputs = output_paths(output, name, types)
-    with writing(f"{name} to {', '.join(types)}", outputs) as progress:
-        settings = RunSettings(**own, progress=progress, options=quantizer_options(options))
+    with writing(f"{name} to {', '.join(types)}", outputs) as bars:
+        settings = RunSettings(**own, **bars, options=quantizer_options(options))
         reports = convert_to(source, outputs, settings)
     print_reports(reports, as_json=as_json)

@@ -48,6 +48,11 @@ def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
     variant = recognise(metadata)
     arch = metadata.get("general.architecture", "")
     tokens = metadata.get("tokenizer.ggml.tokens") or []
+
+    def number(name: str) -> int | float | None:
+        value = metadata.get(f"{arch}.{name}")
+        return value if isinstance(value, (int, float)) else None
+
     return {
         "file": str(parts[0].path),
         "files": len(parts),
@@ -58,10 +63,10 @@ def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
         "chat_format": chat_format_name(metadata, variant),
         "infill": variant.infill if variant else "unknown",
         "stops": _stops(metadata, variant.eos_ids if variant else (), tokens),
-        "context": variant.n_ctx if variant else metadata.get(f"{arch}.context_length"),
-        "file_context": metadata.get(f"{arch}.context_length"),
-        "rope_base": metadata.get(f"{arch}.rope.freq_base"),
-        "layers": metadata.get(f"{arch}.block_count"),
+        "context": variant.n_ctx if variant else number("context_length"),
+        "file_context": number("context_length"),
+        "rope_base": number("rope.freq_base"),
+        "layers": number("block_count"),
         "vocabulary": len(tokens),
         "template": "tokenizer.chat_template" in metadata,
         "tensors": len(stored),
@@ -92,8 +97,13 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(f"{stop['id']} {stop['token']}" for stop in value) or "none"
-    return "unknown" if value is None else str(value)
+        return ", ".join(f"{stop['id']} {_printable(stop['token'])}" for stop in value) or "none"
+    return "unknown" if value is None else _printable(str(value))
+
+
+def _printable(text: str | None) -> str:
+    """A text from the file; what a terminal would obey is shown escaped."""
+    return str(text) if text is None or text.isprintable() else repr(text)
 
 
 def _size(nbytes: int) -> str:

@@ -182,7 +182,8 @@ _QUANT_OPTIONS = (
         "--leave-output",
         is_flag=True,
         show_envvar=True,
-        help="Leave output.weight as it is in SOURCE.",
+        help="Leave output.weight as it is in SOURCE: from a checkpoint in its type, such as BF16, which is "
+        "what llama-quantize leaves of a GGUF converted to that type.",
     ),
 )
 
@@ -202,8 +203,11 @@ def source_name(source: str) -> str:
 
 
 @contextlib.contextmanager
-def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None]:
-    """Around a run: shows the bar, and says after Ctrl-C how to go on."""
+def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    """Around a run: shows the bars, and says after Ctrl-C how to go on.
+
+    Yields what `RunSettings` calls `progress` and `hashing`; the latter gets its bar when it begins.
+    """
     from codellama.weights.convert import download_folder
     from codellama.weights.output import Output
 
@@ -212,12 +216,14 @@ def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None
     def follow(done: int, total: int) -> None:
         nonlocal percent
         percent = 100 * done / total
-        if show:
-            show(done, total)
+        show(title, done, total)
 
     try:
-        with progress_bar(title) as show:
-            yield follow
+        with _bars() as show:
+            yield {
+                "progress": follow,
+                "hashing": lambda done, total: show("SHA-256 of what was written", done, total),
+            }
     except KeyboardInterrupt:
         if any(Output.begun(path) or download_folder(path).exists() for path in outputs.values()):
             click.echo(
@@ -227,13 +233,21 @@ def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[Progress | None
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Progress | None]:
-    """A bar on stderr with bytes, rate and time left; None when stderr is no terminal."""
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on stderr with bytes, rate and time left, if that is a terminal."""
+    with _bars() as show:
+        yield lambda done, total: show(title, done, total)
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Takes the title of a bar with bytes done and in all; nothing is shown but on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
@@ -241,7 +255,7 @@ def progress_bar(title: str) -> Iterator[Progress | None]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None
+        yield lambda title, done, total: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -250,9 +264,16 @@ def progress_bar(title: str) -> Iterator[Progress | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    tasks: dict[str, TaskID] = {}
+
+    with Progress(*columns, console=console, transient=True) as bars:
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = bars.add_task(title, total=total)
+            bars.update(tasks[title], completed=done, total=total)
+
+        yield show
 
 
 def print_reports(reports: Sequence[Report], *, as_json: bool) -> None:

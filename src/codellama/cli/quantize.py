@@ -46,7 +46,7 @@ def command(
 
     own = {name: options.pop(name) for name in RunSettings.names() if name in options}
     outputs = output_paths(output, source_name(str(source)), types)
-    with writing(f"{source.name} to {', '.join(types)}", outputs) as progress:
-        settings = RunSettings(**own, progress=progress, options=quantizer_options(options))
+    with writing(f"{source.name} to {', '.join(types)}", outputs) as bars:
+        settings = RunSettings(**own, **bars, options=quantizer_options(options))
         reports = quantize_to(source, outputs, settings)
     print_reports(reports, as_json=as_json)

@@ -10,13 +10,13 @@ from codellama.native.model import Model, Tokenizer
 from codellama.params import ModelConfig
 from codellama.prompts import Prompts, corrections
 from codellama.variants import recognise
-from codellama.weights.gguf_header import read_gguf_header
+from codellama.weights.loadable import read_vocabulary
 
 
 @contextmanager
 def load_vocabulary(path: Path) -> Iterator[tuple[Prompts, Tokenizer]]:
     """The prompts and the tokenizer of the GGUF at `path`. Raises ModelLoadError if it is none."""
-    metadata = read_gguf_header(path).metadata
+    metadata = read_vocabulary(path).metadata
     variant = recognise(metadata)
     with Model(path, vocab_only=True, overrides=corrections(metadata, variant)) as model:
         tokenizer = model.tokenizer

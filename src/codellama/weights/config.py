@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
+from codellama.weights.small_files import read_json, shown
 
 ARCHITECTURE = "LlamaForCausalLM"
 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
+# Eight times Code Llama's; lists of this length are made before a piece is read.
+_MAX_VOCAB = 2**18
+_MAX_NUMBER = 1e30  # what is stored as F32 must fit there
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,6 @@ class LlamaConfig:
     rope_theta: float
     rope_scaling_factor: float | None
     tie_word_embeddings: bool
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content
 
 
 def read_config(path: Path) -> LlamaConfig:
@@ -93,12 +79,12 @@ class _Config:
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            vocab_size=self._count("vocab_size"),
+            vocab_size=self._count("vocab_size", most=_MAX_VOCAB),
             max_position_embeddings=self._count("max_position_embeddings", 2048),
             rms_norm_eps=self._number("rms_norm_eps", self.values, 1e-6),
             rope_theta=theta,
             rope_scaling_factor=factor,
-            tie_word_embeddings=bool(self.values.get("tie_word_embeddings", False)),
+            tie_word_embeddings=self._flag("tie_word_embeddings"),
         )
 
     def _check_architecture(self) -> None:
@@ -106,28 +92,36 @@ class _Config:
         if named != [ARCHITECTURE]:
             what = named[0] if isinstance(named, list) and named else self.values.get("model_type")
             raise self.fault(
-                f"unknown architecture {what!r}: only {ARCHITECTURE}, which all Code Llama models "
+                f"unknown architecture {shown(what)}: only {ARCHITECTURE}, which all Code Llama models "
                 "have, can be converted"
             )
         for name in ("attention_bias", "mlp_bias", "quantization_config"):
             if self.values.get(name):
                 raise self.fault(f"{name} is set: no Code Llama model has it, it is not supported")
 
-    def _count(self, name: str, default: int | None = None) -> int:
+    def _count(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
         value = self.values.get(name)
         value = default if value is None else value
         if value is None:
             raise self.fault(f"{name} is missing")
-        if type(value) is not int or not 0 < value < 2**31:
-            raise self.fault(f"{name} must be a positive whole number, not {value!r}")
+        if type(value) is not int or value < 1:
+            raise self.fault(f"{name} must be a positive whole number, not {shown(value)}")
+        if value > most:
+            raise self.fault(f"{name} is {shown(value)}: {most} is the most")
         return value
 
     def _number(self, name: str, values: Mapping[str, Any], default: float) -> float:
         value = values.get(name)
         value = default if value is None else value
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
-            raise self.fault(f"{name} must be a positive number, not {value!r}")
+        if type(value) not in (int, float) or not 1 / _MAX_NUMBER < value < _MAX_NUMBER:
+            raise self.fault(f"{name} must be a positive number, not {shown(value)}")
         return float(value)
+
+    def _flag(self, name: str) -> bool:
+        value = self.values.get(name)
+        if value is not None and type(value) is not bool:
+            raise self.fault(f"{name} must be true or false, not {shown(value)}")
+        return bool(value)
 
     def _rope(self) -> tuple[float, float | None]:
         """Base frequency and linear factor; transformers 5 keeps both in `rope_parameters`."""
@@ -139,5 +133,5 @@ class _Config:
         if kind == "default":
             return theta, None
         if kind != "linear":
-            raise self.fault(f"rope scaling {kind!r} is not supported: linear is")
+            raise self.fault(f"rope scaling {shown(kind)} is not supported: linear is")
         return theta, self._number("factor", scaling, 1.0)

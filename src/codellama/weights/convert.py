@@ -68,9 +68,9 @@ class RunSettings:
 
     `force` replaces files that exist. `restart` forgets an unfinished run of the same outputs instead
     of going on with it. `threads` defaults to all cores. With `split_bytes` an output is spread over
-    files of at most so many bytes of weights. `progress` gets bytes done and in all. Of a source on the
-    hub, `revision` is a branch, tag or commit, and `keep` leaves what was fetched in a folder named
-    after the repository.
+    files of at most so many bytes of weights. `progress` gets bytes done and in all, and then `hashing`
+    those of the outputs, which are read again for their SHA-256. Of a source on the hub, `revision` is
+    a branch, tag or commit, and `keep` leaves what was fetched in a folder named after the repository.
     """
 
     force: bool = False
@@ -78,6 +78,7 @@ class RunSettings:
     threads: int | None = None
     split_bytes: int | None = None
     progress: Progress | None = None
+    hashing: Progress | None = None
     options: QuantOptions = QuantOptions()
     revision: str | None = None
     keep: bool = False
@@ -250,6 +251,7 @@ def _run(
         source,
         threads=settings.threads or default_threads(),
         progress=settings.progress,
+        hashing=settings.hashing,
         force=settings.force,
         restart=settings.restart,
     )

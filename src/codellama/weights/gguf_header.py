@@ -18,12 +18,16 @@ from typing import Any, BinaryIO
 
 from codellama.errors import ModelLoadError
 from codellama.native.ggml import tensor_types
+from codellama.weights.small_files import shown
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 
-_MAX_STRING = 16 * 2**20
-_MAX_ITEMS = 16 * 2**20
+# Real headers: 16 million bytes, 800 thousand items, two thousand tensors. In Python all of this becomes
+# objects, so what a small file can cost is bounded here.
+_MAX_HEADER = 32 * 2**20
+_MAX_ITEMS = 2**20  # of all arrays together
+_MAX_ENTRIES = 2**16  # tensors, and metadata entries
 _MAX_NAME = 63  # GGML_MAX_NAME of ggml.h, less the end of string
 _MAX_ALIGNMENT = 2**20
 
@@ -121,6 +125,7 @@ class _Reader:
         self.file = file
         self.size = size
         self.position = 0
+        self.items = 0
 
     def fault(self, message: str) -> ModelLoadError:
         return ModelLoadError(f"{self.path}: {message}")
@@ -139,6 +144,10 @@ class _Reader:
             raise self.fault(
                 f"truncated GGUF: the file ends inside {what}; fetch or write it again"
             )
+        if self.position + n_bytes > _MAX_HEADER:
+            raise self.fault(
+                f"damaged GGUF: its header claims more than {_MAX_HEADER} bytes, in {what}"
+            )
         data = self.file.read(n_bytes)
         if len(data) != n_bytes:
             raise self.fault(f"the file changed while {what} was read")
@@ -149,7 +158,7 @@ class _Reader:
         code = struct.Struct("<" + _FORMATS[value_type])
         return code.unpack(self.take(code.size, what))[0]
 
-    def string(self, what: str, limit: int = _MAX_STRING) -> str:
+    def string(self, what: str, limit: int = _MAX_HEADER) -> str:
         length = self.number(ValueType.UINT64, what)
         if length > limit:
             raise self.fault(f"damaged GGUF: {what} claims {length} bytes")
@@ -157,6 +166,13 @@ class _Reader:
             return self.take(length, what).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.fault(f"damaged GGUF: {what} is not UTF-8") from error
+
+    def name(self, what: str, limit: int) -> str:
+        """A string that names something: it ends for llama.cpp at a NUL, and people get to see it."""
+        name = self.string(what, limit)
+        if not name or not name.isprintable():
+            raise self.fault(f"damaged GGUF: {what} is no name: {shown(name)}")
+        return name
 
     def _counts(self) -> tuple[int, int, int]:
         if self.size < len(MAGIC) or self.take(len(MAGIC), "its magic number") != MAGIC:
@@ -173,15 +189,19 @@ class _Reader:
                 f"truncated or damaged GGUF: {n_tensors} tensors and {n_values} metadata entries "
                 f"do not fit in {self.size} bytes"
             )
+        if max(n_tensors, n_values) > _MAX_ENTRIES:
+            raise self.fault(
+                f"damaged GGUF: {n_tensors} tensors and {n_values} metadata entries are absurdly many"
+            )
         return version, n_tensors, n_values
 
     def _values(self, count: int) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for index in range(count):
-            key = self.string(f"metadata key {index + 1} of {count}", limit=65535)
+            key = self.name(f"metadata key {index + 1} of {count}", limit=65535)
             if key in values:
-                raise self.fault(f"damaged GGUF: metadata key {key!r} appears twice")
-            values[key] = self._value(f"metadata {key!r}")
+                raise self.fault(f"damaged GGUF: metadata key {shown(key)} appears twice")
+            values[key] = self._value(f"metadata {shown(key)}")
         return values
 
     def _value(self, what: str) -> Value:
@@ -204,7 +224,8 @@ class _Reader:
         if item_type is ValueType.ARRAY:
             raise self.fault(f"damaged GGUF: {what} is an array of arrays")
         count = self.number(ValueType.UINT64, what)
-        if count > _MAX_ITEMS:
+        self.items += count
+        if self.items > _MAX_ITEMS:
             raise self.fault(f"damaged GGUF: {what} claims {count} items")
         if item_type is ValueType.STRING:
             if count * 8 > self.size - self.position:
@@ -217,13 +238,15 @@ class _Reader:
         entry = values.get("general.alignment", Value(ValueType.UINT32, DEFAULT_ALIGNMENT))
         alignment = entry.value
         if entry.type is not ValueType.UINT32 or alignment.bit_count() != 1:
-            raise self.fault(f"damaged GGUF: general.alignment {alignment!r} is no power of two")
+            raise self.fault(
+                f"damaged GGUF: general.alignment {shown(alignment)} is no power of two"
+            )
         if alignment > _MAX_ALIGNMENT:
             raise self.fault(f"damaged GGUF: general.alignment is {alignment}")
         return int(alignment)
 
     def _tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self.string("a tensor name", limit=_MAX_NAME)
+        name = self.name("a tensor name", limit=_MAX_NAME)
         what = f"tensor {name!r}"
         n_dims = self.number(ValueType.UINT32, what)
         if not 1 <= n_dims <= 4:

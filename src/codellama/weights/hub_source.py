@@ -16,24 +16,9 @@ from codellama.weights.gguf_header import Value
 from codellama.weights.hub import Repository
 from codellama.weights.provenance import source_keys
 from codellama.weights.safetensors_header import SafeTensor, header_length, parse_header
-from codellama.weights.source import INDEX, Source, checkpoint_source, shard_names
+from codellama.weights.small_files import MOST_BYTES, SMALL_FILES
+from codellama.weights.source import Source, checkpoint_source, shard_names
 
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "README.md",
-    INDEX,
-)
-"""What a conversion reads beside the weights; the first and the third must be there."""
-
-_MOST_SMALL = 64 * 2**20
 _FIRST_BYTES = 2**16
 _CONNECTIONS = 8
 
@@ -98,7 +83,7 @@ def open_repository(repository: Repository, folder: Path, *, keep: bool = False)
     folder.mkdir(parents=True, exist_ok=True)
     for name in SMALL_FILES:
         if name in repository.files:
-            if repository.files[name].size > _MOST_SMALL:
+            if repository.files[name].size > MOST_BYTES:
                 raise CheckpointError(f"{repository.name}: {name} is absurdly large")
             (folder / name).unlink(missing_ok=True)  # it may be that of another commit
             fetch(repository, name, folder)

@@ -27,6 +27,7 @@ from codellama.weights.gguf_header import (
     read_gguf_header,
 )
 from codellama.weights.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
+from codellama.weights.loadable import read_model
 
 Progress = Callable[[int, int], None]
 """Called with the chunks done and in all."""
@@ -82,6 +83,7 @@ def collect_imatrix(
         raise ConversionError(f"{output.parent}: no such folder to write to")
     content = _read_text(text)
     part = output.with_name(output.name + ".part")
+    read_model(model)
     with load_model(model) as loaded:
         tokenizer = loaded.tokenizer
         tokens = tokenizer.encode(content, add_bos=tokenizer.add_bos)
@@ -140,9 +142,10 @@ def _continued(part: Path, identity: str) -> Sums:
         header = read_gguf_header(part)
     except ModelLoadError:
         return Sums()
-    if header.metadata.get(_IDENTITY) != identity:
+    n_chunks = header.metadata.get(CHUNK_COUNT)
+    if header.metadata.get(_IDENTITY) != identity or type(n_chunks) is not int:
         return Sums()
-    sums = Sums(n_chunks=header.metadata[CHUNK_COUNT])
+    sums = Sums(n_chunks=n_chunks)
     data = part.read_bytes()
     for tensor in header.tensors:
         values = np.frombuffer(data, "<f4", tensor.nbytes // 4, tensor.offset)

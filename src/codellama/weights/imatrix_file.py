@@ -79,7 +79,7 @@ def _read_gguf(path: Path, data: bytes) -> _Contents:
     if missing:
         raise ConversionError(f"{path}: no importance matrix: it has no {missing[0]}")
     datasets, n_chunks = header.metadata[DATASETS], header.metadata[CHUNK_COUNT]
-    if not _is_texts(datasets) or type(n_chunks) is not int:
+    if not _is_texts(datasets) or type(n_chunks) is not int or not 0 <= n_chunks < 2**31:
         raise ConversionError(f"{path}: damaged: {DATASETS} or {CHUNK_COUNT} is of a wrong type")
     tensors = {tensor.name: tensor for tensor in header.tensors}
     names = sorted({name.removesuffix(SUMS).removesuffix(COUNTS) for name in tensors})
@@ -163,11 +163,10 @@ class _Legacy:
     def text(self, count: int, what: str) -> str:
         if count > _MOST_NAME:
             raise ConversionError(f"{self.path}: no importance matrix: {what} has {count} bytes")
-        text = self.take(count, what).partition(b"\0")[0]
-        try:
-            return text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ConversionError(f"{self.path}: damaged: {what} is not UTF-8") from error
+        text = self.take(count, what).partition(b"\0")[0].decode("utf-8", "replace")
+        if "\ufffd" in text or not text.isprintable():
+            raise ConversionError(f"{self.path}: damaged: {what} cannot be printed")
+        return text
 
     def floats(self, count: int, what: str) -> Floats:
         if not 1 <= count <= _MOST_VALUES:

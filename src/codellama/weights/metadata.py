@@ -7,20 +7,26 @@ infill ids that are right for the model, and the template that leads to Meta's t
 
 from __future__ import annotations
 
+import itertools
 import logging
 import struct
 from pathlib import Path
 from typing import Any
 
 import gguf
+import yaml  # type: ignore[import-untyped]
 
 from codellama.errors import CheckpointError
 from codellama.weights.chat_template import turn_template
-from codellama.weights.config import LlamaConfig, read_json
+from codellama.weights.config import LlamaConfig
 from codellama.weights.gguf_header import Value, ValueType, encode_value
+from codellama.weights.small_files import plain, read_json, shown
 from codellama.weights.vocab import Vocabulary
 
 log = logging.getLogger(__name__)
+
+_MOST_CARD = 2**16  # characters of a card's front matter; Code Llama's have two hundred
+_MOST_BRACKETS = 2000  # PyYAML's time grows with the square of their depth
 
 
 def checkpoint_metadata(
@@ -47,17 +53,35 @@ def _describe(writer: gguf.GGUFWriter, folder: Path, n_parameters: int) -> None:
         about.set_gguf_meta_model(writer)
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder}: README.md or generation_config.json has a value of a wrong type: {error}"
+            f"{folder}: README.md or generation_config.json has a value of a wrong type: "
+            f"{plain(error)}"
         ) from error
 
 
 def _about(folder: Path, n_parameters: int) -> gguf.Metadata:
     try:
+        _check_card(folder / "README.md")
         return gguf.Metadata.load(None, folder, None, n_parameters)
     except Exception as error:
         # A model card is prose: whatever is wrong with its front matter stops no conversion.
-        log.warning("%s: the model card is left out: %s", folder, error)
+        log.warning("%s: the model card is left out: %s", folder, plain(error))
         return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, folder, n_parameters)
+
+
+def _check_card(path: Path) -> None:
+    """Refuse front matter that takes long to parse, or that aliases make endless when it is written out.
+
+    Raises:
+        ValueError, yaml.YAMLError: it is like that, or broken.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not lines or lines[0] != "---":
+        return
+    matter = "\n".join(itertools.takewhile(lambda line: line != "---", lines[1:]))
+    if len(matter) > _MOST_CARD or sum(map(matter.count, "[{")) > _MOST_BRACKETS:
+        raise ValueError("its front matter is absurdly long")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(matter.replace("\t", "  "))):
+        raise ValueError("its front matter has aliases")
 
 
 def _add_hyperparameters(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
@@ -87,10 +111,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabular
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_scores(vocabulary.scores)
     writer.add_token_types(vocabulary.types)
-    special = _special_tokens(folder, len(vocabulary.tokens))
+    template = None
     if vocabulary.step_id is not None:
-        special.chat_template = turn_template(add_space_prefix=space_prefix is not False)
-    special.add_to_gguf(writer, quiet=True)
+        template = turn_template(add_space_prefix=space_prefix is not False)
+    _add_special_tokens(writer, folder, len(vocabulary.tokens), template)
     if vocabulary.step_id is not None:
         writer.add_eot_token_id(vocabulary.step_id)
     elif vocabulary.fim_ids is not None:
@@ -106,13 +130,21 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _special_tokens(folder: Path, n_tokens: int) -> gguf.SpecialVocab:
+def _add_special_tokens(
+    writer: gguf.GGUFWriter, folder: Path, n_tokens: int, template: str | None
+) -> None:
+    """Special ids and the chat template; `template` takes the place of the checkpoint's."""
     try:
-        return gguf.SpecialVocab(folder, n_vocab=n_tokens)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        special = gguf.SpecialVocab(folder, n_vocab=n_tokens)
+        special.chat_template = template or special.chat_template
+        special.add_to_gguf(writer, quiet=True)
+        names = writer.kv_data[0].get(gguf.Keys.Tokenizer.CHAT_TEMPLATES)
+        if names is not None:
+            names.value.sort()  # gguf keeps them in a set, whose order is another one each time
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise CheckpointError(
-            f"{folder}: special tokens in tokenizer.json, tokenizer_config.json or config.json "
-            f"cannot be understood: {error}"
+            f"{folder}: special tokens or the chat template in tokenizer.json, "
+            f"tokenizer_config.json or config.json cannot be understood: {plain(error)}"
         ) from error
 
 
@@ -124,6 +156,15 @@ def _value(folder: Path, key: str, entry: gguf.gguf_writer.GGUFValue) -> Value:
             item_type = ValueType(gguf.GGUFValueType.get_type(entry.value[0]))
         value = Value(kind, entry.value, item_type)
         encode_value(value)
-    except (struct.error, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: {key} cannot be {entry.value!r}: {error}") from error
+    except (
+        struct.error,
+        TypeError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        ValueError,
+    ) as error:
+        raise CheckpointError(
+            f"{folder}: {key} cannot be {shown(entry.value)}: {plain(error)}"
+        ) from error
     return value

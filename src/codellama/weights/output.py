@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from codellama.errors import ConversionError
@@ -131,8 +131,10 @@ class Output:
         """Note slabs as finished; `sync` first, if a power cut shall not undo them."""
         self._journal.append(entries, sync=sync)
 
-    def finish(self) -> None:
-        """Check the files and give them their names.
+    def finish(self, advance: Callable[[int], None] | None = None) -> None:
+        """Check the files, hash them for the manifest and give them their names.
+
+        `advance` gets the bytes of each piece that has been hashed.
 
         Raises:
             ConversionError: a header does not read back as it was planned.
@@ -141,7 +143,7 @@ class Output:
             self.sync()
             for number, part in enumerate(self._parts):
                 self._check(number, part)
-            self._write_manifest()
+            self._write_manifest(advance)
             self._journal.finish()
         for part, name in [*zip(self._parts, self.paths, strict=True), self._manifest]:
             if part.is_file():  # an earlier run may have been stopped between two names
@@ -155,12 +157,13 @@ class Output:
         place = manifest_path(self.path)
         return place.with_name(place.name + ".part"), place
 
-    def _write_manifest(self) -> None:
+    def _write_manifest(self, advance: Callable[[int], None] | None) -> None:
+        log.info("%s: hashing %.2f GB for the manifest", self.path, self.plan.nbytes / 1e9)
         names = [path.name for path in self.paths]
         provenance = {
             key.removeprefix(PREFIX): value.value for key, value in self.plan.provenance.items()
         }
-        data = manifest(dict(zip(names, self._parts, strict=True)), provenance)
+        data = manifest(dict(zip(names, self._parts, strict=True)), provenance, advance)
         with self._manifest[0].open("wb") as file:
             file.write(data)
             file.flush()

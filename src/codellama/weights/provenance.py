@@ -17,6 +17,7 @@ from typing import Any
 from codellama.errors import ModelLoadError
 from codellama.native.ggml import library_version
 from codellama.weights.gguf_header import Value, ValueType
+from codellama.weights.small_files import MOST_BYTES, parse_json, plain, shown
 from codellama.weights.split import unsplit_name
 
 PREFIX = "codellama."
@@ -25,7 +26,6 @@ SOURCE, REVISION, FILES = "codellama.source", "codellama.source.revision", "code
 _FORMAT = "codellama manifest"
 _VERSION = 1
 _PIECE = 2**22
-_MOST_BYTES = 2**24
 
 
 def source_keys(
@@ -57,10 +57,17 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f"{unsplit_name(path.name)}.manifest.json")
 
 
-def manifest(files: Mapping[str, Path], provenance: Mapping[str, Any]) -> bytes:
-    """The manifest of `files` (name to where they are now), which are read for it."""
+def manifest(
+    files: Mapping[str, Path],
+    provenance: Mapping[str, Any],
+    advance: Callable[[int], None] | None = None,
+) -> bytes:
+    """The manifest of `files` (name to where they are now), which are read for it.
+
+    `advance` gets the bytes of each piece that has been read.
+    """
     rows = [
-        {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path, advance)}
         for name, path in files.items()
     ]
     document = {_FORMAT: _VERSION, **provenance, "files": rows}
@@ -96,7 +103,7 @@ def read_manifest(path: Path) -> list[ListedFile]:
     place = manifest_path(path)
     try:
         with place.open("rb") as file:
-            document = json.loads(file.read(_MOST_BYTES))
+            document = parse_json(file.read(MOST_BYTES + 1)[:MOST_BYTES])
         rows = document["files"]
         if document[_FORMAT] != _VERSION or not rows:
             raise ValueError("of an unknown version")
@@ -107,16 +114,16 @@ def read_manifest(path: Path) -> list[ListedFile]:
         ) from None
     except OSError as error:
         raise ModelLoadError(f"{place}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelLoadError(f"{place}: damaged: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelLoadError(f"{place}: damaged: {plain(error)}") from error
 
 
 def _listed(place: Path, row: Any) -> ListedFile:
     name, nbytes, digest = row["name"], row["bytes"], row["sha256"]
-    if not isinstance(name, str) or Path(name).name != name or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a file beside it")
+    if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
+        raise ValueError(f"{shown(name)} is no name of a file beside it")
     if type(nbytes) is not int or not isinstance(digest, str):
-        raise ValueError(f"the entry of {name}")
+        raise ValueError(f"the entry of {shown(name)}")
     return ListedFile(place.with_name(name), nbytes, digest)
 
 

@@ -7,7 +7,6 @@ Format: README of huggingface/safetensors.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -16,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
+from codellama.weights.small_files import MOST_BYTES, parse_json, shown
 
-MAX_HEADER = 100_000_000
-"""Longest header the format allows, in bytes."""
+MAX_HEADER = MOST_BYTES
+"""Longest header that is read, in bytes: the format allows more, a Llama of 512 layers needs a million."""
+
+_MOST_DIMS = 8
+_MOST_NAME = 512
 
 _DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
@@ -81,16 +84,12 @@ def header_length(path: Path, prefix: bytes, size: int) -> int:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) != len(pairs):
-            raise CheckpointError(f"{path}: damaged header: a name appears twice")
-        return entries
-
     try:
-        header = json.loads(text, object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file (its header is not JSON)") from error
+        header = parse_json(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: not a safetensors file (its header is not JSON: {error})"
+        ) from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: not a safetensors file (its header is no JSON object)")
     header.pop("__metadata__", None)
@@ -118,15 +117,17 @@ def _check_entries(
 
 
 def _entry(path: Path, name: str, entry: object, data_start: int) -> SafeTensor:
+    if len(name) > _MOST_NAME or not name.isprintable():
+        raise CheckpointError(f"{path}: damaged header: {shown(name)} is no name of a tensor")
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[index]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged header: entry of {name}") from error
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if len(numbers) > _MOST_DIMS + 2 or not all(map(_is_count, numbers)):
         raise CheckpointError(f"{path}: damaged header: shape or offsets of {name}")
     if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
-        raise CheckpointError(f"{path}: {name} has dtype {dtype!r}, which is not known")
+        raise CheckpointError(f"{path}: {name} has dtype {shown(dtype)}, which is not known")
     nbytes = math.prod(shape) * _DTYPE_BYTES[dtype]
     if end - begin != nbytes:
         raise CheckpointError(
@@ -134,3 +135,7 @@ def _entry(path: Path, name: str, entry: object, data_start: int) -> SafeTensor:
             f"but spans {end - begin}"
         )
     return SafeTensor(name, dtype, tuple(shape), path, data_start + begin, nbytes)
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and 0 <= number < 2**63

@@ -18,17 +18,17 @@ from types import TracebackType
 
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
 from codellama.native.ggml import Bytes, TensorType, tensor_type
-from codellama.weights.config import LlamaConfig, read_config, read_json
+from codellama.weights.config import LlamaConfig, read_config
 from codellama.weights.gguf_header import GGUFHeader, Value
+from codellama.weights.loadable import check_hyperparameters
 from codellama.weights.metadata import checkpoint_metadata
 from codellama.weights.provenance import FILES, REVISION, SOURCE, source_keys
 from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
+from codellama.weights.small_files import INDEX, check_small_files, read_json, shown
 from codellama.weights.split import KEYS as SPLIT_KEYS
 from codellama.weights.split import read_parts
 from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors
 from codellama.weights.vocab import read_vocabulary
-
-INDEX = "model.safetensors.index.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _WEIGHT_DTYPES = ("F32", "F16", "BF16")
@@ -198,11 +198,12 @@ def open_gguf(path: Path) -> Source:
     architecture = parts[0].metadata.get("general.architecture")
     if architecture != "llama":
         raise ConversionError(
-            f"{path}: unknown architecture {architecture!r}: only llama is supported"
+            f"{path}: unknown architecture {shown(architecture)}: only llama is supported"
         )
     tensors = [tensor for part in parts for tensor in _gguf_tensors(part)]
     if not tensors:
         raise ConversionError(f"{path}: holds a vocabulary only, there are no weights to quantize")
+    check_hyperparameters(parts[0])  # llama.cpp's quantizer asserts them too
     metadata = {key: value for key, value in parts[0].values.items() if key not in SPLIT_KEYS}
     return Source(path, metadata, tensors, verbatim=True)
 
@@ -240,6 +241,7 @@ def checkpoint_source(
 
     `present` are the names of all files it has; `read_header` reads that of a shard, wherever it is.
     """
+    check_small_files(folder)
     config = read_config(folder / "config.json")
     tensors = _match(folder, config, _stored_tensors(folder, present, read_header))
     n_parameters = sum(math.prod(tensor.shape) for tensor in tensors)
@@ -283,7 +285,7 @@ def _stored_tensors(
     for name in wanted:
         if name not in found:
             raise CheckpointError(
-                f"{folder / wanted[name]}: {name} is missing, {INDEX} has it here"
+                f"{folder / wanted[name]}: {shown(name)} is missing, {INDEX} has it here"
             )
     return found
 
@@ -293,9 +295,20 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: there is no weight_map in it")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CheckpointError(f"{index}: {shard!r} is no name of a file beside it")
+        if not isinstance(shard, str) or not _is_file_name(shard):
+            raise CheckpointError(
+                f"{index}: {shown(shard)} is no name of a safetensors file beside it"
+            )
     return weight_map
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether this can be a shard: no part of a path, on no system, and nothing else of the checkpoint."""
+    return (
+        name.endswith(".safetensors")
+        and name.isprintable()
+        and not any(mark in name for mark in "/\\:")
+    )
 
 
 def _no_weights(folder: Path, present: Collection[str]) -> CodeLlamaError:

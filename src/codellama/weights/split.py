@@ -13,6 +13,8 @@ from pathlib import Path
 
 from codellama.errors import ModelLoadError
 from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
+from codellama.weights.gguf_schema import check_types
+from codellama.weights.small_files import shown
 
 KEYS = ("split.no", "split.count", "split.tensors.count")
 
@@ -64,6 +66,7 @@ def read_parts(path: str | os.PathLike[str]) -> list[GGUFHeader]:
     """
     path = Path(path)
     first = read_gguf_header(path)
+    check_types(first)
     n_parts = _number(first, "split.count", 1)
     if n_parts <= 1:
         return [first]
@@ -89,6 +92,7 @@ def _read_part(path: Path, number: int, n_parts: int) -> GGUFHeader:
     if not path.is_file():
         raise ModelLoadError(f"{path}: missing: the model is split into {n_parts} files")
     header = read_gguf_header(path)
+    check_types(header)
     if (_number(header, "split.no", 0), _number(header, "split.count", 1)) != (number, n_parts):
         raise ModelLoadError(
             f"{path}: not part {number + 1} of {n_parts}, whatever its name says: fetch it again"
@@ -114,5 +118,5 @@ def _check_tensors(parts: list[GGUFHeader]) -> None:
 def _number(header: GGUFHeader, key: str, default: int) -> int:
     value = header.metadata.get(key, default)
     if type(value) is not int or not 0 <= value < (2**31 if "tensors" in key else _MOST_PARTS):
-        raise ModelLoadError(f"{header.path}: damaged GGUF: {key} is {value!r}")
+        raise ModelLoadError(f"{header.path}: damaged GGUF: {key} is {shown(value)}")
     return value

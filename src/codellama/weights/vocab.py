@@ -7,17 +7,16 @@ every id must have a name (the converter pads and cuts in silence).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any
-
-from sentencepiece import SentencePieceProcessor
 
 from codellama.errors import CheckpointError
 from codellama.variants import SHAPES, STEP
-from codellama.weights.config import LlamaConfig, read_json
+from codellama.weights.config import LlamaConfig
+from codellama.weights.sentencepiece_model import TokenType, read_pieces
+from codellama.weights.small_files import read_json, shown
 
 FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "▁<EOT>"}
 """The infill pieces of 7B and 13B, base and Instruct (microsoft/aici, ggml-org/llama.cpp#2934)."""
@@ -25,16 +24,8 @@ FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "�
 ADDED_SCORE = -1000.0
 """The score llama.cpp's converter gives to added tokens."""
 
-
-class TokenType(IntEnum):
-    """`llama_token_type` of llama.h."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_ID = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,6 +54,9 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
     if tokenizer_config.is_file():
         table.add_decoder(tokenizer_config)
     table.check_complete()
+    fault = unusable([str(token) for token in table.tokens], table.types)
+    if fault:
+        raise CheckpointError(f"{folder}: {fault}")
     step_id = table.tokens.index(STEP) if STEP in table.tokens else None
     if step_id is not None:
         table.types[step_id] = TokenType.CONTROL
@@ -74,6 +68,28 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
         step_id=step_id,
         fim_ids=None if fim is None else (fim[0], fim[1], fim[2], fim[3]),
     )
+
+
+def unusable(tokens: Sequence[str], types: Sequence[int]) -> str | None:
+    """Why llama.cpp would abort the process with these tokens, now or on some text; None if it would not.
+
+    A text ends for it at a NUL, and an empty one is given a name. No two tokens may have the same, and
+    every byte needs its own token, which says which one it is. `types` may be empty.
+    """
+    for token_id, kind in enumerate(types):
+        if kind == TokenType.BYTE and not _BYTE.fullmatch(tokens[token_id]):
+            return f"token {token_id}, {shown(tokens[token_id])}, is of type byte, but no <0x00>"
+    ids: dict[str, int] = {}
+    for token_id, token in enumerate(tokens):
+        if "\0" in token:
+            return f"token {token_id}, {shown(token)}, has a NUL in it"
+        if token in ids:
+            return f"tokens {ids[token]} and {token_id} are the same: {shown(token)}"
+        if token.startswith("[EMPTY_"):
+            return f"token {token_id} is {shown(token)}, the name llama.cpp gives to an empty one"
+        ids[token] = token_id
+    missing = next((byte for byte in range(256) if f"<0x{byte:02X}>" not in ids), None)
+    return None if missing is None else f"there is no token <0x{missing:02X}>"
 
 
 def _infills(tokens: list[str | None], config: LlamaConfig) -> bool:
@@ -96,21 +112,13 @@ class _Table:
                 f"{model}: missing: the vocabulary is read from it; take it from the original "
                 "repository"
             )
-        try:
-            pieces = SentencePieceProcessor(model_file=str(model))
-        except (RuntimeError, OSError) as error:
-            raise CheckpointError(f"{model}: not a SentencePiece model") from error
-        self.n_pieces: int = pieces.vocab_size()
-        if self.n_pieces > vocab_size:
-            raise CheckpointError(
-                f"{model}: {self.n_pieces} pieces, but vocab_size in config.json is {vocab_size}"
-            )
+        pieces = read_pieces(model, vocab_size)
+        self.n_pieces = len(pieces.texts)
         unnamed = vocab_size - self.n_pieces
-        ids = range(self.n_pieces)
-        self.tokens: list[str | None] = [*(pieces.IdToPiece(i) for i in ids), *[None] * unnamed]
-        self.scores: list[float] = [*(pieces.GetScore(i) for i in ids), *[0.0] * unnamed]
+        self.tokens: list[str | None] = [*pieces.texts, *[None] * unnamed]
+        self.scores: list[float] = [*pieces.scores, *[0.0] * unnamed]
         self.types: list[TokenType] = [
-            *(_piece_type(pieces, i) for i in ids),
+            *map(_token_type, pieces.types),
             *[TokenType.UNUSED] * unnamed,
         ]
 
@@ -125,7 +133,7 @@ class _Table:
         """Take added_tokens.json: token to id."""
         for token, token_id in read_json(path).items():
             if type(token_id) is not int or token_id < 0:
-                raise CheckpointError(f"{path}: {token!r} has id {token_id!r}")
+                raise CheckpointError(f"{path}: {shown(token)} has id {shown(token_id)}")
             self._set(token_id, token, TokenType.USER_DEFINED)
 
     def add_decoder(self, path: Path) -> None:
@@ -152,21 +160,18 @@ class _Table:
             )
 
 
-def _piece_type(pieces: Any, token_id: int) -> TokenType:
-    if pieces.IsUnknown(token_id):
-        return TokenType.UNKNOWN
-    if pieces.IsControl(token_id):
-        return TokenType.CONTROL
-    if pieces.IsUnused(token_id):
-        return TokenType.UNUSED
-    return TokenType.BYTE if pieces.IsByte(token_id) else TokenType.NORMAL
+def _token_type(kind: TokenType) -> TokenType:
+    """llama.cpp's converter knows no user-defined pieces, they are normal ones."""
+    return TokenType.NORMAL if kind is TokenType.USER_DEFINED else kind
 
 
 def _decoder_entry(path: Path, number: str, entry: object) -> tuple[int, str, bool]:
     content = entry.get("content") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(content, str) or not number.isdecimal():
-        raise CheckpointError(f"{path}: entry {number!r} of added_tokens_decoder is malformed")
-    return int(number), content, bool(entry.get("special"))
+    special = entry.get("special", False) if isinstance(entry, Mapping) else None
+    known = isinstance(content, str) and isinstance(special, bool)
+    if not known or not _ID.fullmatch(number):
+        raise CheckpointError(f"{path}: entry {shown(number)} of added_tokens_decoder is malformed")
+    return int(number), str(content), bool(special)
 
 
 def _looks_special(token: str) -> bool:

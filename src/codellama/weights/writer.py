@@ -39,10 +39,13 @@ def write(
     *,
     threads: int,
     progress: Progress | None = None,
+    hashing: Progress | None = None,
     force: bool = False,
     restart: bool = False,
 ) -> None:
     """Write all `outputs`, or go on where an earlier run of the same plans was.
+
+    `hashing` is called as `progress`, for the bytes of the outputs that are read again for their hashes.
 
     A file that is there already is replaced with `force` only, and not before the new one is ready;
     `restart` forgets an earlier run.
@@ -66,8 +69,7 @@ def write(
             for output in todo:
                 output.prepare()
             _Run(todo, source, threads, progress).run()
-        for output in outputs:
-            output.finish()
+        _finish(outputs, hashing)
     except OSError as error:
         _abandon(opened, keep=True)
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
@@ -80,6 +82,20 @@ def write(
     finally:
         for output in opened:
             output.close()
+
+
+def _finish(outputs: Sequence[Output], hashing: Progress | None) -> None:
+    total = sum(output.plan.nbytes for output in outputs if not output.written)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if hashing:
+            hashing(done, total)
+
+    for output in outputs:
+        output.finish(advance)
 
 
 def _abandon(outputs: Iterable[Output], *, keep: bool) -> None:

@@ -1,0 +1,31 @@
+"""As tests/unit/test_fuzz_files.py and tests/tiny/test_fuzz_load.py, with many more files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzzing.harness import fuzz
+from tests.fuzzing.kinds import KINDS
+from tests.fuzzing.native_kinds import NATIVE
+
+pytestmark = pytest.mark.slow
+
+CASES = 100_000
+LOADS = 5000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
+    result = fuzz("tests.fuzzing.child", kind, CASES, tmp_path)
+    assert result["cases"] >= CASES
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_thousands_of_mutated_files_that_reach_llama_cpp(kind: str, tmp_path: Path) -> None:
+    fuzz("tests.fuzzing.child", kind, LOADS, tmp_path)
+
+
+def test_the_largest_files_that_are_read_fit_the_memory(tmp_path: Path) -> None:
+    fuzz("tests.fuzzing.child", "largest", 30, tmp_path)
