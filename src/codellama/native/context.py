@@ -191,12 +191,13 @@ class Context:
 
         Raises DecodeError if the model's output is not a number, or no token fits the grammar.
         """
-        self._numbers(row)
+        self._check_numbers(row)
         return sampler.sample(self._handle, row)
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
-        logits = self._numbers(row)
+        self._check_numbers(row)
+        logits = self.logits(row)
         highest = float(logits.max())
         log_sum = highest + math.log(float(np.exp(logits - highest).sum()))
         top: list[tuple[int, float]] = []
@@ -207,17 +208,15 @@ class Context:
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
 
-    def _numbers(self, row: int) -> npt.NDArray[np.float32]:
-        """`logits`, which must be numbers. If they are not, the cells behind them are not either, and
-        attention may spread that to other sequences, masked or not: DecodeError says so."""
-        logits = self.logits(row)
-        if not math.isfinite(logits[0]):  # a hidden state that is no number leaves none that is
+    def _check_numbers(self, row: int) -> None:
+        """The output must be numbers. If it is not, the cells behind it are not either, and attention
+        may spread that to other sequences, masked or not: DecodeError says so."""
+        if not math.isfinite(self._pointer(row)[0]):  # a hidden state that is no number leaves none
             raise DecodeError(
                 "the model's output is not a number: the file is damaged, or the scale of a LoRA "
                 "adapter is too large",
                 spoiled=True,
             )
-        return logits
 
     def best(self, row: int) -> tuple[int, float]:
         """The likeliest token after batch row `row`, and its probability."""
@@ -227,10 +226,14 @@ class Context:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits after batch row `row`, shape (vocabulary,): a view until the next batch."""
+        return np.ctypeslib.as_array(self._pointer(row), shape=(self._n_vocab,))
+
+    def _pointer(self, row: int) -> Any:
+        """The logits after batch row `row` as llama.cpp keeps them."""
         pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
         if not pointer:
             raise DecodeError(f"llama.cpp has no logits for batch row {row}")
-        return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+        return pointer
 
     def hidden(self, n_rows: int) -> npt.NDArray[np.float32]:
         """The hidden states of the batch's first rows behind the last norm, shape (n_rows, width).
