@@ -100,6 +100,8 @@ def main(
 ) -> None:
     """Prove the way from the hub to an answer at the size of the 70B."""
     work.mkdir(parents=True, exist_ok=True)
+    # Started in the background, a process ignores Ctrl-C, and so would the commands it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     checkpoint = make_checkpoint(vocab, quick)
     say(f"hashing {len(checkpoint.shards)} shards, {checkpoint.weight_bytes / 1e9:.2f} GB")
     checkpoint.hash_all(threads)
