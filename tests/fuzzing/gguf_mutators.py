@@ -126,8 +126,8 @@ def another(rng: Random, seed: Seed, most: int = 3) -> bytes:
             values[rng.choice(_EXTRA)] = rng.choice(list(values.values()) or [_ONE])
         elif tensors:
             _other_tensor(rng, tensors)
-    alignment = values.get("general.alignment", _ONE)
-    if alignment.type is ValueType.UINT32 and alignment.value > _MOST_PADDING:
+    alignment = values.get("general.alignment", _ONE).value
+    if isinstance(alignment, (int, float)) and not 0 < alignment <= _MOST_PADDING:
         del values["general.alignment"]
     return _encoded(values, tensors, seed.weights)
 

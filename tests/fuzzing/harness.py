@@ -33,7 +33,7 @@ def fuzz(module: str, kind: str, count: int, folder: Path, first: int = 0) -> di
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=subprocess.PIPE,
                 stderr=log,
-                timeout=120 + count * _SECONDS_PER_CASE,
+                timeout=300 + count * _SECONDS_PER_CASE,
                 check=False,
             )
             ended = f"ended with {process.returncode}"
