@@ -92,6 +92,7 @@ def _numbers(header: GGUFHeader) -> list[tuple[int, int]]:
 
 
 _ONE = Value(ValueType.UINT32, 1)  # with an alignment of one nothing is padded
+_MOST_PADDING = 4096  # of files that are written; damage may claim any alignment
 _EMPTY = len(encode_header({"general.alignment": _ONE}, ()))
 
 
@@ -125,7 +126,9 @@ def another(rng: Random, seed: Seed, most: int = 3) -> bytes:
             values[rng.choice(_EXTRA)] = rng.choice(list(values.values()) or [_ONE])
         elif tensors:
             _other_tensor(rng, tensors)
-    values.pop("general.alignment", None) if rng.random() < 0.9 else None
+    alignment = values.get("general.alignment", _ONE).value
+    if isinstance(alignment, (int, float)) and not 0 < alignment <= _MOST_PADDING:
+        del values["general.alignment"]
     return _encoded(values, tensors, seed.weights)
 
 

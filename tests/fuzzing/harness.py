@@ -23,8 +23,8 @@ def fuzz(module: str, kind: str, count: int, folder: Path, first: int = 0) -> di
     ends the process.
     """
     arguments = [kind, str(SEED), str(first), str(count), str(folder)]
-    command = [sys.executable, "-m", module, *arguments]
-    repeat = f"python -m {module} {kind} {SEED} CASE 1 EMPTY_FOLDER"
+    command = [sys.executable, "-W", "error", "-m", module, *arguments]
+    repeat = f"python -W error -m {module} {kind} {SEED} CASE 1 EMPTY_FOLDER"
     with (folder / "log").open("w+b") as log:
         try:
             process = subprocess.run(
@@ -33,7 +33,7 @@ def fuzz(module: str, kind: str, count: int, folder: Path, first: int = 0) -> di
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=subprocess.PIPE,
                 stderr=log,
-                timeout=120 + count * _SECONDS_PER_CASE,
+                timeout=300 + count * _SECONDS_PER_CASE,
                 check=False,
             )
             ended = f"ended with {process.returncode}"

@@ -42,7 +42,7 @@ class Kind(ABC):
 
     errors: tuple[type[CodeLlamaError], ...] = (CheckpointError,)
     seconds = 5.0
-    """How long reading one may take."""
+    """How much processor time reading one may take."""
     limited = True
     """Whether it is all Python's work, whose memory can be limited, and whose messages name the file."""
 

@@ -459,3 +459,11 @@ def test_a_process_that_quantizes_wrongly_does_not_abort(f32: Path, tmp_path: Pa
     )
     assert done.returncode == 1
     assert done.stderr.startswith("Error: token_embd.weight would be IQ1_S")
+
+
+def test_importance_that_is_no_number_is_one_error_and_no_warning(tmp_path: Path) -> None:
+    path = write_legacy(tmp_path / "i.dat", {"a": np.ones(2, np.float32)})
+    one, signalling_nan = struct.pack("<f", 4.0), bytes.fromhex("0100807f")
+    path.write_bytes(path.read_bytes().replace(one, signalling_nan))
+    with pytest.raises(ConversionError, match="the importance of a is not finite"):
+        read_imatrix(path)

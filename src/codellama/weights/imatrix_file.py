@@ -60,7 +60,8 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
         raise ConversionError(f"{path}: cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(data).hexdigest()
     read = _read_gguf if data.startswith(MAGIC) else _read_legacy
-    entries, datasets, n_chunks = read(path, data)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        entries, datasets, n_chunks = read(path, data)
     for name, values in entries.items():
         if not np.isfinite(values).all():
             raise ConversionError(f"{path}: the importance of {name} is not finite")
