@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,18 @@ ROOT = Path(__file__).resolve().parent.parent
     "--steps", type=click.IntRange(min=1), help="Length of the run in steps of 8192 tokens."
 )
 @click.option(
+    "--copies",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Steps after those of --steps in which copying from the prompt is learnt.",
+)
+@click.option(
     "--polish",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Steps after those of --steps in which the written questions are most of what is seen.",
+    help="Steps after those of --copies in which the written questions are most of what is seen.",
 )
 @click.option(
     "--minutes",
@@ -61,6 +69,11 @@ ROOT = Path(__file__).resolve().parent.parent
     help="Where to train.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores by default.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Checkpoint folder to begin with instead of random weights; then --steps may be left out.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of weights and batches.")
 @click.option("--untrained", is_flag=True, help="Write untrained weights and stop.")
 @click.option("--export-only", is_flag=True, help="Write the last checkpoint as it is and stop.")
@@ -68,10 +81,12 @@ def main(
     out: Path,
     work: Path,
     steps: int | None,
+    copies: int,
     polish: int,
     minutes: float,
     device: str,
     threads: int | None,
+    weights: Path | None,
     seed: int,
     untrained: bool,
     export_only: bool,
@@ -90,12 +105,14 @@ def main(
     device = chosen_device(device, cuda=torch.cuda.is_available())
     if threads:
         torch.set_num_threads(threads)
-    if polish and steps is None:
-        raise click.UsageError("--polish needs --steps")
+    budget = chosen_budget(steps, minutes, copies, polish, from_weights=weights is not None)
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = work / "tokenizer.model"
-    if not tokenizer.exists():
-        vocabulary.train_vocabulary(vocabulary_texts(), tokenizer)
+    try:
+        given = export.read_weights(weights) if weights else None
+    except FileNotFoundError as error:
+        raise click.ClickException(f"--weights {error}") from error
+    prepare_tokenizer(tokenizer, weights)
     shape = network.Shape()
     if untrained:
         export.write_checkpoint(out, shape, export.untrained_weights(shape), tokenizer)
@@ -103,14 +120,40 @@ def main(
     checkpoint = work / "checkpoint.pt"
     if export_only and not checkpoint.exists():
         raise click.ClickException(f"{checkpoint}: there is no checkpoint to export")
-    state = training.State.new(seed, torch.device(device))
+    state = training.State.new(seed, torch.device(device), given)
     if checkpoint.exists():
         state.load(checkpoint)
     if not export_only:
-        trainer(work, training.Budget(steps, minutes * 60, polish), device, seed).run(state)
+        trainer(work, budget, device, seed).run(state)
     export.write_checkpoint(out, shape, state.model.state_dict(), tokenizer)
     bits = training.held_out_bits_per_byte(state.model, vocabulary.Vocabulary(tokenizer))
     print(f"{out}: step {state.step}, held-out bits per byte {bits:.4f}")
+
+
+def chosen_budget(
+    steps: int | None, minutes: float, copies: int, polish: int, *, from_weights: bool
+) -> Budget:
+    """What is to be trained; UsageError if there are no main steps that the others could follow."""
+    from demo_model.training import Budget
+
+    later = bool(copies or polish)
+    if later and from_weights and steps is None:
+        steps = 0
+    if later and steps is None:
+        raise click.UsageError("--copies and --polish need --steps or --weights")
+    return Budget(steps, minutes * 60, copies, polish)
+
+
+def prepare_tokenizer(path: Path, weights: Path | None) -> None:
+    """Have the vocabulary at `path`: what lies there, that of the checkpoint `weights`, or a new one."""
+    from demo_model import vocabulary
+
+    if path.exists():
+        return
+    if weights:
+        shutil.copyfile(weights / "tokenizer.model", path)
+    else:
+        vocabulary.train_vocabulary(vocabulary_texts(), path)
 
 
 def chosen_device(wanted: str, *, cuda: bool) -> str:
@@ -122,7 +165,7 @@ def chosen_device(wanted: str, *, cuda: bool) -> str:
 
 def trainer(work: Path, budget: Budget, device: str, seed: int) -> Trainer:
     """Everything a run needs, from the vocabulary in `work` and the data."""
-    from demo_model import batches, samples, training, vocabulary
+    from demo_model import batches, copies, samples, training, vocabulary
 
     pieces = vocabulary.Vocabulary(work / "tokenizer.model")
     drawn = samples.Samples(pieces)
@@ -131,6 +174,7 @@ def trainer(work: Path, budget: Budget, device: str, seed: int) -> Trainer:
         code=batches.CodeStream(pieces, work),
         samples=drawn.draw,
         questions=drawn.draw_mostly_questions,
+        copies=copies.Copies(pieces, drawn.functions),
         budget=budget,
         checkpoint=work / "checkpoint.pt",
         seed=seed,

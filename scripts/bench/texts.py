@@ -22,7 +22,7 @@ from pathlib import Path
 
 SAMPLE_WORDS = 100
 _LONGEST_EDIT = 500
-_MODULES = (calendar, configparser, fractions, graphlib, heapq, queue, shlex, string, textwrap)
+MODULES = (calendar, configparser, fractions, graphlib, heapq, queue, shlex, string, textwrap)
 _NAMES = ("compute", "handle", "fetch", "apply", "resolve", "collect", "update", "inspect")
 
 
@@ -63,7 +63,7 @@ def edit(index: int, run: int) -> str:
 
 def _functions() -> Iterator[str]:
     """Functions of 6 to 14 lines of modules that are not in every training set."""
-    for module in _MODULES:
+    for module in MODULES:
         source = Path(str(module.__file__)).read_text("utf-8")
         lines = source.splitlines(keepends=True)
         for node in ast.walk(ast.parse(source)):

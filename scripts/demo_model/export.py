@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from demo_model.network import Llama, Shape
@@ -46,6 +46,14 @@ def untrained_weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
             coins = torch.randint(0, 2, (4, *weight.shape), generator=generator)
             weights[name] = (coins.sum(0) - 2) * 0.02
     return weights
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the checkpoint in `folder`, in float32; FileNotFoundError if there is none."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: there is no *.safetensors file")
+    return {name: t.float() for path in paths for name, t in load_file(path).items()}
 
 
 def write_checkpoint(

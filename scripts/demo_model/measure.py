@@ -1,12 +1,14 @@
-"""What the demo model can do as a GGUF: bits per byte on held-out modules, and its own questions.
+"""What the demo model can do as a GGUF: bits per byte on held-out modules, its own questions, and edits.
 
 Everything here goes through this project's own converter, prompts and engine.
 """
 
 from __future__ import annotations
 
+import difflib
 import lzma
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import texts
 from codellama import LLM, FinishReason, Message
 from codellama.batch import Batch
 from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig
 from demo_model import corpus
-from demo_model.samples import JAVASCRIPT
+from demo_model.samples import EDIT_INTRODUCTION, JAVASCRIPT
 from demo_model.written import Question, questions
 
 WINDOW = 1024
@@ -66,6 +69,68 @@ def answers(llm: LLM, asked: Sequence[Question], wording: int = 0) -> list[Answe
 
 
 @dataclass(frozen=True)
+class Edited:
+    """A greedy answer to a request of the benchmark of drafts, and the answer that is right."""
+
+    expected: str
+    text: str
+    ended: bool
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the expected answer, letter by letter."""
+        return self.text == self.expected
+
+    @property
+    def lines_right(self) -> tuple[int, int]:
+        """How many of the expected lines of code the answer has in their order, and how many there are."""
+        wanted, got = (_code_lines(text) for text in (self.expected, self.text))
+        matcher = difflib.SequenceMatcher(None, wanted, got, autojunk=False)
+        return sum(block.size for block in matcher.get_matching_blocks()), len(wanted)
+
+
+def edit_requests(count: int) -> list[str]:
+    """Different requests of `scripts/bench_server.py --drafts`: renames of functions that are held out."""
+    found: dict[str, None] = {}
+    index = 0
+    while len(found) < count:
+        found.setdefault(texts.edit(index, 0))
+        index += 1
+    return list(found)
+
+
+def expected_edit(request: str) -> str:
+    """The right answer to a request of `edit_requests`."""
+    found = re.fullmatch(
+        r"Rename the function to (\w+)\n\n```python\ndef \w+(\(.*)```", request, re.DOTALL
+    )
+    if not found:
+        raise ValueError(f"request: not one of the benchmark's: {request!r}")
+    return f"{EDIT_INTRODUCTION}\n\n```python\ndef {found[1]}{found[2]}```"
+
+
+def edited(llm: LLM, requests: Sequence[str]) -> list[Edited]:
+    """Ask for every edit."""
+    step = llm.tokenizer.token_id("<step>")
+    running = [
+        llm.chat([{"role": "user", "content": request}], temperature=0.0, max_tokens=MAX_TOKENS)
+        for request in requests
+    ]
+    result = []
+    for request, completion in zip(requests, running, strict=True):
+        choice = completion.result().choices[0]
+        ended = choice.finish_reason == FinishReason.STOP and choice.stop == step
+        result.append(Edited(expected_edit(request), choice.text, ended))
+    return result
+
+
+def lines_right(answers: Sequence[Edited]) -> float:
+    """The share of all expected lines of code that are in the answers."""
+    right, wanted = zip(*(answer.lines_right for answer in answers), strict=True)
+    return float(sum(right) / sum(wanted))
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """What a file makes of the held-out modules: bits per byte, and its best guess at every token."""
 
@@ -90,6 +155,11 @@ def xz_bits_per_byte() -> float:
     data = "".join(_held_out_texts()).encode()
     packed = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
     return 8 * len(packed) / len(data)
+
+
+def _code_lines(text: str) -> list[str]:
+    _, _, rest = text.partition("```python\n")
+    return rest.partition("```")[0].splitlines()
 
 
 def _held_out_texts() -> list[str]:

@@ -6,6 +6,7 @@ Weights are in the Hugging Face order (rotary halves, not pairs), so `state_dict
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,19 @@ class Attention(nn.Module):
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, time, hidden))
         return out
+
+    def scores(self, x: Tensor, cos: Tensor, sin: Tensor, heads: Sequence[int]) -> Tensor:
+        """What `heads` look at, before the softmax: (batch, heads, time, time), later places at -inf."""
+        batch, time, hidden = x.shape
+        weights = self.q_proj.weight.view(-1, self.shape.head_dim, hidden)[list(heads)]
+        q = functional.linear(x, weights.flatten(0, 1)).view(batch, time, len(heads), -1)
+        k = self.k_proj(x).view(batch, time, self.shape.num_key_value_heads, -1)
+        each = self.shape.num_attention_heads // self.shape.num_key_value_heads
+        k = k[:, :, [head // each for head in heads]]
+        q, k = (_rotate(part.transpose(1, 2), cos, sin) for part in (q, k))
+        later = torch.ones(time, time, dtype=torch.bool, device=x.device).triu(1)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.shape.head_dim)
+        return scores.masked_fill(later, -math.inf)
 
 
 class MLP(nn.Module):

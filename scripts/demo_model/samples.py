@@ -58,12 +58,12 @@ class Samples:
         if kind < 0.65:
             return self._dialog(rng)
         if kind < 0.75:
-            return self._edit(_renamed(_pick(self.edits, rng), rng), rng)
+            return self._edit(_renamed(pick(self.edits, rng), rng), rng)
         if kind < 0.87:
-            return self._edit(generated_edit(_pick(self.functions, rng), rng), rng)
+            return self._edit(generated_edit(pick(self.functions, rng), rng), rng)
         if kind < 0.92:
-            return self._infill(_pick(self.python, rng).code, rng)
-        return self._infill(_pick(self.functions, rng), rng)
+            return self._infill(pick(self.python, rng).code, rng)
+        return self._infill(pick(self.functions, rng), rng)
 
     def draw_mostly_questions(self, rng: np.random.Generator) -> list[int]:
         """Token ids of one sample; four of five are dialogs whatever `draw` would have chosen."""
@@ -71,20 +71,20 @@ class Samples:
 
     def _dialog(self, rng: np.random.Generator) -> list[int]:
         count = int(rng.choice((1, 2, 3), p=(0.8, 0.15, 0.05)))
-        picked = [_pick(self.questions, rng) for _ in range(count)]
+        picked = [pick(self.questions, rng) for _ in range(count)]
         system = _system(picked, rng)
         turns = [Turn("system", system)] if system else []
-        destination = _pick(("", "", "user"), rng)
+        destination = pick(("", "", "user"), rng)
         for question in picked:
             turns.append(Turn("user", worded(question, system, rng)))
             turns.append(Turn("assistant", question.answer, destination))
         return self.vocabulary.dialog(turns[:-1], turns[-1].content)
 
     def _edit(self, edit: Edit, rng: np.random.Generator) -> list[int]:
-        instruction = _pick(edit.wordings, rng) + _pick(("", ":", "."), rng)
+        instruction = pick(edit.wordings, rng) + pick(("", ":", "."), rng)
         turns = [Turn("user", f"{instruction}\n\n```python\n{edit.before}```")]
         if rng.random() < 0.3:
-            turns.insert(0, Turn("system", _pick(SYSTEM_TEXTS, rng)))
+            turns.insert(0, Turn("system", pick(SYSTEM_TEXTS, rng)))
         answer = f"{EDIT_INTRODUCTION}\n\n```python\n{edit.after}```"
         return self.vocabulary.dialog(turns, answer)
 
@@ -100,7 +100,7 @@ class Samples:
 
 def worded(question: Question, system: str, rng: np.random.Generator) -> str:
     """One of the question's wordings with small changes a user may make."""
-    text = _pick(question.wordings, rng)
+    text = pick(question.wordings, rng)
     if question.topic == "javascript":
         if system != JAVASCRIPT:
             text = _with_language(text, "JavaScript")
@@ -131,8 +131,8 @@ def generated_edit(function: str, rng: np.random.Generator) -> Edit:
         instruction = f"Rename the function to {new}"
         after = function.replace(f"def {old}(", f"def {new}(", 1)
         return Edit("rename", (instruction,), function, after, "")
-    names = _variables(function)
-    name, new = _pick(names, rng), _pick(VARIABLES, rng)
+    names = variables(function)
+    name, new = pick(names, rng), pick(VARIABLES, rng)
     after = re.sub(rf"\b{name}\b", new, function)
     return Edit("rename", (f"Rename the variable {name} to {new}",), function, after, "")
 
@@ -145,7 +145,7 @@ def _with_language(text: str, language: str) -> str:
 def _system(picked: Sequence[Question], rng: np.random.Generator) -> str:
     if all(question.topic == "javascript" for question in picked):
         return JAVASCRIPT if rng.random() < 0.6 else ""
-    return "" if rng.random() < 0.5 else _pick(SYSTEM_TEXTS, rng)
+    return "" if rng.random() < 0.5 else pick(SYSTEM_TEXTS, rng)
 
 
 def _renamed(edit: Edit, rng: np.random.Generator) -> Edit:
@@ -176,11 +176,11 @@ def _functions(source: str) -> Iterator[str]:
             text = textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno]))
             # A text in the function that is not indented keeps dedent from working.
             plain = text.startswith(("def ", "async def ")) and text.isascii()
-            if plain and len(text) < 500 and _variables(text):
+            if plain and len(text) < 500 and variables(text):
                 yield text if text.endswith("\n") else text + "\n"
 
 
-def _variables(function: str) -> list[str]:
+def variables(function: str) -> list[str]:
     """Names that the function assigns or takes, and that are not keywords."""
     parameters = re.search(r"\((.*?)\)", function, re.DOTALL)
     names = re.findall(r"\b[a-z_]\w*\b", parameters[1]) if parameters else []
@@ -189,8 +189,9 @@ def _variables(function: str) -> list[str]:
 
 
 def _function_name(rng: np.random.Generator) -> str:
-    return f"{_pick(VERBS, rng)}_{_pick(NOUNS, rng)}"
+    return f"{pick(VERBS, rng)}_{pick(NOUNS, rng)}"
 
 
-def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
+def pick(items: Sequence[T], rng: np.random.Generator) -> T:
+    """One of `items`, all as likely."""
     return items[int(rng.integers(len(items)))]

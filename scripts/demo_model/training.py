@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,23 @@ from torch.nn import functional
 
 from demo_model import corpus
 from demo_model.batches import (
+    ECHO_LENGTH,
     IGNORED,
     POLISH,
     CodeStream,
+    CopyStage,
     Draw,
-    Ids,
+    Part,
     Stage,
+    copy_rows,
+    copy_stage_at,
     sample_rows,
     stage_at,
 )
+from demo_model.copies import Copies, Sample
+from demo_model.guidance import Guide
 from demo_model.network import Llama, Shape
-from demo_model.optimizer import optimizers_of
+from demo_model.optimizer import fast_at_bfloat16, optimizers_of
 from demo_model.vocabulary import BOS, Vocabulary
 
 log = logging.getLogger("demo_model")
@@ -35,7 +41,8 @@ log = logging.getLogger("demo_model")
 TOKENS_PER_STEP = 8192
 WARM_UP_STEPS = 20
 DECAY_FROM = 0.5
-POLISH_RATE = 0.6
+POLISH_RATE = 0.5
+COPY_RATE = 0.5
 SAVE_EVERY = 25
 EVALUATE_EVERY = 100
 
@@ -44,23 +51,28 @@ EVALUATE_EVERY = 100
 class Budget:
     """How long to train: a number of steps, or seconds of training time when `steps` is None.
 
-    `polish` more steps follow, in which the written samples are most of what is seen.
+    `copies` more steps follow, in which copying is learnt, and then `polish` steps, in which the written
+    samples are most of what is seen. Both need `steps`, which may be 0.
     """
 
     steps: int | None
     seconds: float = math.inf
+    copies: int = 0
     polish: int = 0
-
-    def polished(self, step: int) -> float:
-        """Share of the polishing that is done; below 0 before it begins."""
-        if not self.polish or self.steps is None:
-            return -1.0
-        return (step - self.steps) / self.polish
 
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget that is used up, 0 to 1."""
-        done = elapsed / self.seconds if self.steps is None else step / self.steps
-        return min(1.0, done)
+        if self.steps is None:
+            return min(1.0, elapsed / self.seconds)
+        return _share(step, self.steps)
+
+    def copied(self, step: int) -> float:
+        """Share of the copying that is done, 0 to 1."""
+        return 1.0 if self.steps is None else _share(step - self.steps, self.copies)
+
+    def polished(self, step: int) -> float:
+        """Share of the polishing that is done, 0 to 1."""
+        return 1.0 if self.steps is None else _share(step - self.steps - self.copies, self.polish)
 
 
 @dataclass
@@ -73,9 +85,14 @@ class State:
     elapsed: float = 0.0
 
     @classmethod
-    def new(cls, seed: int, device: torch.device) -> State:
-        """A fresh run."""
-        model = Llama(Shape(), seed).to(device)
+    def new(
+        cls, seed: int, device: torch.device, weights: Mapping[str, Tensor] | None = None
+    ) -> State:
+        """A fresh run, from `weights` where they are given and from random ones otherwise."""
+        model = Llama(Shape(), seed)
+        if weights is not None:
+            model.load_state_dict(dict(weights))
+        model.to(device)
         return cls(model, optimizers_of(model))
 
     def load(self, path: Path) -> None:
@@ -100,6 +117,15 @@ class State:
 
 
 @dataclass(frozen=True)
+class Work:
+    """A step: its batch, the share of the peak rate, and the weight of the guidance (see `Guide`)."""
+
+    parts: list[Part]
+    rate: float
+    guidance: float = 0.0
+
+
+@dataclass(frozen=True)
 class Trainer:
     """What a run needs beside its state."""
 
@@ -107,6 +133,7 @@ class Trainer:
     code: CodeStream
     samples: Draw
     questions: Draw
+    copies: Copies
     budget: Budget
     checkpoint: Path
     seed: int
@@ -114,56 +141,81 @@ class Trainer:
 
     def run(self, state: State) -> None:
         """Train until the budget is used up; save on the way and at the end."""
-        while True:
+        guide = Guide(state.model)
+        while (work := self._work(state)) is not None:
             begin = time.monotonic()
-            progress = self.budget.progress(state.step, state.elapsed)
-            polished = self.budget.polished(state.step)
-            if progress < 1.0:
-                loss = self._step(state, stage_at(progress), learning_rate(state.step, progress))
-            elif 0.0 <= polished < 1.0:
-                loss = self._step(state, POLISH, POLISH_RATE * (1.0 - polished))
-            else:
-                break
+            loss = self._step(state, work, guide)
             state.step += 1
             state.elapsed += time.monotonic() - begin
-            rate = TOKENS_PER_STEP / (time.monotonic() - begin)
-            log.info(
-                "step %d  %.1f%%  loss %.3f  %.0f tokens/s", state.step, 100 * progress, loss, rate
-            )
+            rate = sum(part.inputs.size for part in work.parts) / (time.monotonic() - begin)
+            log.info("step %d  loss %.3f  %.0f tokens/s", state.step, loss, rate)
             if state.step % SAVE_EVERY == 0:
                 state.save(self.checkpoint)
             if state.step % EVALUATE_EVERY == 0:
                 bits = held_out_bits_per_byte(state.model, self.vocabulary)
                 log.info("step %d  held-out bits per byte %.4f", state.step, bits)
+        guide.close()
         state.save(self.checkpoint)
 
-    def _step(self, state: State, stage: Stage, rate: float) -> float:
-        inputs, targets = self._batch(state, stage)
-        counted = int((targets != IGNORED).sum())
+    def _work(self, state: State) -> Work | None:
+        """What the next step is to do; None when the budget is used up."""
+        progress = self.budget.progress(state.step, state.elapsed)
+        copied, polished = self.budget.copied(state.step), self.budget.polished(state.step)
+        rng = np.random.default_rng([self.seed, state.step])
+        if progress < 1.0:
+            stage = stage_at(progress)
+            return Work(self._rows(rng, stage, self.samples), learning_rate(state.step, progress))
+        if copied < 1.0:
+            copying = copy_stage_at(copied)
+            return Work(self._copies(rng, copying), copy_rate(copied), copying.guidance)
+        if polished < 1.0:
+            parts = self._rows(rng, POLISH, self.questions)
+            return Work(parts, POLISH_RATE * (1.0 - polished))
+        return None
+
+    def _rows(self, rng: np.random.Generator, stage: Stage, draw: Draw) -> list[Part]:
+        rows = TOKENS_PER_STEP // stage.length
+        from_samples = round(rows * stage.sample_share)
+        copied = round(rows * stage.copy_share)
+        code = self.code.rows(rng, rows - from_samples - copied, stage.length)
+        samples = sample_rows(draw, rng, from_samples, stage.length)
+        edits = copy_rows(self.copies.edit, rng, copied, stage.length)
+        return [Part(*code), Part(*samples), edits]
+
+    def _copies(self, rng: np.random.Generator, stage: CopyStage) -> list[Part]:
+        def edit(rng: np.random.Generator) -> Sample:
+            return self.copies.edit(rng, stage.functions)
+
+        def echo(rng: np.random.Generator) -> Sample:
+            return self.copies.echo(rng, ECHO_LENGTH)
+
+        length = stage.length
+        return [
+            copy_rows(echo, rng, stage.echoes // ECHO_LENGTH, ECHO_LENGTH),
+            copy_rows(edit, rng, stage.edits // length, length),
+            Part(*self.code.rows(rng, stage.code // length, length)),
+            Part(*sample_rows(self.questions, rng, stage.questions // length, length)),
+        ]
+
+    def _step(self, state: State, work: Work, guide: Guide) -> float:
+        counted = sum(int((part.targets != IGNORED).sum()) for part in work.parts)
+        guided = sum(part.inputs.size for part in work.parts if part.sources is not None)
         device = next(state.model.parameters()).device
-        rows = max(1, self.micro_tokens // stage.length)
         total = 0.0
-        for first in range(0, len(inputs), rows):
-            x = torch.from_numpy(inputs[first : first + rows]).to(device)
-            y = torch.from_numpy(targets[first : first + rows]).to(device)
+        for part in _micro_parts(work.parts, self.micro_tokens):
+            x, y = (torch.from_numpy(ids).to(device) for ids in (part.inputs, part.targets))
             loss = loss_sum(state.model, x, y) / counted
-            torch.autograd.backward(loss)
             total += loss.item()
+            if part.sources is not None and work.guidance:
+                weight = work.guidance * part.inputs.size / guided
+                loss = loss + weight * guide.loss(torch.from_numpy(part.sources).to(device))
+            torch.autograd.backward(loss)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate
+                group["lr"] = group["peak"] * work.rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return total
-
-    def _batch(self, state: State, stage: Stage) -> tuple[Ids, Ids]:
-        rows = TOKENS_PER_STEP // stage.length
-        from_samples = round(rows * stage.sample_share)
-        rng = np.random.default_rng([self.seed, state.step])
-        code = self.code.rows(rng, rows - from_samples, stage.length)
-        draw = self.questions if stage is POLISH else self.samples
-        samples = sample_rows(draw, rng, from_samples, stage.length)
-        return np.concatenate([code[0], samples[0]]), np.concatenate([code[1], samples[1]])
 
 
 def learning_rate(step: int, progress: float) -> float:
@@ -172,13 +224,33 @@ def learning_rate(step: int, progress: float) -> float:
     return warm * min(1.0, (1.0 - progress) / (1.0 - DECAY_FROM))
 
 
+def copy_rate(copied: float) -> float:
+    """Share of the peak rate when the share `copied` of the copying is done."""
+    return COPY_RATE * min(1.0, (copied + 0.01) / 0.03) * (1.0 - 0.4 * copied)
+
+
 def loss_sum(model: Llama, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy in nats; bfloat16 where the device is a GPU."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
-        logits = model(inputs)
-    return functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    """Summed cross-entropy in nats of the targets that count; bfloat16 where the device is fast at it."""
+    counted = targets != IGNORED
+    with torch.autocast(
+        inputs.device.type, torch.bfloat16, enabled=fast_at_bfloat16(inputs.device)
+    ):
+        logits = model.lm_head(model.model(inputs)[counted])
+    return functional.cross_entropy(logits.float(), targets[counted], reduction="sum")
+
+
+def _micro_parts(parts: Sequence[Part], tokens: int) -> Iterator[Part]:
+    """The parts in pieces of at most `tokens` tokens, but whole rows."""
+    for part in parts:
+        rows = max(1, tokens // part.inputs.shape[1])
+        for first in range(0, len(part.inputs), rows):
+            cut = slice(first, first + rows)
+            sources = None if part.sources is None else part.sources[cut]
+            yield Part(part.inputs[cut], part.targets[cut], sources)
+
+
+def _share(done: int, of: int) -> float:
+    return min(1.0, max(0.0, done / of)) if of else 1.0
 
 
 @torch.no_grad()
