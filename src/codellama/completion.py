@@ -60,9 +60,14 @@ def mean_logprob(n_tokens: int, logprobs: Sequence[TokenLogprob], first: int = 0
 
 
 class Mailbox:
-    """Deltas from the engine's thread to one consumer, waiting in a thread or in an event loop."""
+    """Deltas from the engine's thread to one consumer, waiting in a thread or in an event loop.
+
+    A consumer that wants whole answers clears `eager`: it is then woken for the end of each choice
+    only, and takes no time from the decoding threads before.
+    """
 
     def __init__(self) -> None:
+        self.eager = True
         self._items: deque[tuple[int, Delta]] = deque()
         self._arrived = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,9 +77,12 @@ class Mailbox:
         """Called by the engine's thread."""
         with self._arrived:
             self._items.append((index, delta))
+            if not self.eager and delta.finish_reason is None:
+                return
             self._arrived.notify()
             if self._loop is not None and self._wake is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._wake.set)
+                self._wake = None  # once is enough: it takes all there is
 
     def get(self) -> tuple[int, Delta]:
         """The next delta; blocks."""
@@ -135,6 +143,10 @@ class Completion:
         if self._open:
             self._cancel()
 
+    def only_whole(self) -> None:
+        """Say that nobody reads the answers before they are whole: cheaper for the engine."""
+        self._mailbox.eager = False
+
     # -- everything ---------------------------------------------------------------------------
 
     def events(self) -> Iterator[tuple[int, Delta]]:
@@ -192,6 +204,7 @@ class Completion:
     def result(self) -> Result:
         """Wait for the end; asking again gives the same result."""
         if self._collected is None:
+            self.only_whole()
             builder = _Builder(self.n)
             for index, delta in self.events():
                 builder.add(index, delta)
@@ -201,6 +214,7 @@ class Completion:
     async def aresult(self) -> Result:
         """The same for an event loop."""
         if self._collected is None:
+            self.only_whole()
             builder = _Builder(self.n)
             async for index, delta in self.aevents():
                 builder.add(index, delta)

@@ -92,11 +92,12 @@ async def generate(
     job = await run_in_threadpool(submit, request, serving.llm())
     if request.stream:
         return EventStream(lambda receive: _frames(job, serving, receive, ping_interval))
+    for completion in job.completions:
+        completion.only_whole()
     try:
         async with aclosing(events(job, serving, http.receive)) as feed:
-            async for item in feed:
-                if item is not None:
-                    index, delta = item
+            async for news in feed:
+                for index, delta in news:
                     job.answers[index].add(delta)
     except ClientGone:
         return client_gone()
@@ -126,8 +127,9 @@ def submit(request: GenerationRequest, llm: LLM) -> Job:
 
 async def events(
     job: Job, serving: Serving, receive: Receive, ping_interval: float | None = None
-) -> AsyncGenerator[tuple[int, Delta] | None, None]:
-    """(answer index, delta) of all completions as they come; None after a silent `ping_interval`.
+) -> AsyncGenerator[list[tuple[int, Delta]], None]:
+    """(answer index, delta) of all completions, as many as have come; none after a silent
+    `ping_interval`.
 
     Raises what a completion raises, and ClientGone. Closing it cancels what is still running.
     """
@@ -135,26 +137,62 @@ async def events(
     tasks = [asyncio.create_task(_watch(receive, inbox))]
     for i, completion in enumerate(job.completions):
         tasks.append(asyncio.create_task(_pump(completion, i * job.n, inbox)))
+    silence = _Silence(inbox, ping_interval)
     serving.running.update(job.completions)
     open_completions = len(job.completions)
     try:
         while open_completions:
-            try:
-                item = await asyncio.wait_for(inbox.get(), ping_interval)
-            except asyncio.TimeoutError:
-                yield None
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                open_completions -= 1
-            else:
-                yield item
+            items = [await inbox.get()]
+            while not inbox.empty():
+                items.append(inbox.get_nowait())
+            silence.broken()
+            news: list[tuple[int, Delta]] = []
+            for item in items:
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    open_completions -= 1
+                elif item is not silence:
+                    news.append(item)
+            if news or items == [silence]:
+                yield news
     finally:
+        silence.close()
         serving.running.difference_update(job.completions)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Silence:
+    """Puts itself into an inbox when nothing has come for `interval` seconds (None: never).
+
+    One timer that is set anew only when it goes off: cheaper than a time limit on every wait.
+    """
+
+    def __init__(self, inbox: asyncio.Queue[Any], interval: float | None) -> None:
+        self._inbox = inbox
+        self._interval = interval
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._timer = self._loop.call_later(interval, self._check) if interval else None
+
+    def broken(self) -> None:
+        """Something has come."""
+        self._since = self._loop.time()
+
+    def _check(self) -> None:
+        assert self._interval is not None, "there is a timer"
+        left = self._since + self._interval - self._loop.time()
+        if left <= 0:
+            self._inbox.put_nowait(self)
+            left = self._interval
+        self._timer = self._loop.call_later(left, self._check)
+
+    def close(self) -> None:
+        """End the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 async def _frames(
@@ -167,15 +205,13 @@ async def _frames(
         if head:
             yield head
         async with aclosing(events(job, serving, receive, ping_interval)) as feed:
-            async for item in feed:
-                if item is None:
-                    yield PING
-                    continue
-                index, delta = item
-                answers[index].add(delta)
-                frame = sse(reply.chunks(answers[index], delta))
-                if frame:
-                    yield frame
+            async for news in feed:
+                chunks: list[Json] = []
+                for index, delta in news:
+                    answers[index].add(delta)
+                    chunks += reply.chunks(answers[index], delta)
+                if chunks or not news:
+                    yield sse(chunks) or PING
         tail = sse(reply.tail(answers)) + (DONE if reply.ends_with_done else b"")
         if tail:
             yield tail
