@@ -75,15 +75,18 @@ class Sampler:
             self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
         seed = _RANDOM_SEED if params.seed is None else params.seed
         mirostat = params.mirostat and params.temperature > 0
+        greedy = _only_likeliest(params)
         for name in params.samplers:
             if name == "penalties":
                 self._add_penalties(params, n_ctx)
             elif name == "dry":
                 self._add_dry(params, tokenizer, n_ctx)
-            elif not mirostat:
+            elif not (mirostat or greedy):
                 self._add_filter(name, params, tokenizer, seed)
         if mirostat:
             self._add_mirostat(params, seed)
+        elif greedy:
+            self._add(llama_cpp.llama_sampler_init_greedy())
         else:
             self._add(llama_cpp.llama_sampler_init_dist(seed))
 
@@ -196,6 +199,21 @@ class Sampler:
         if self._grammar is not None:
             llama_cpp.llama_sampler_free(self._grammar)
             self._grammar = None
+
+
+def _only_likeliest(params: SamplingParams) -> bool:
+    """Whether the likeliest token is drawn whatever the filters do.
+
+    At temperature 0 top-k, top-p, min-p and top-n-sigma never take it away, so they are left out:
+    sorting the vocabulary for them is most of what drawing costs. Typical, XTC and infill may.
+    """
+    names = params.samplers
+    return params.temperature == 0 and not (
+        ("typ_p" in names and params.typical_p < 1)
+        or ("xtc" in names and params.xtc_probability > 0)
+        or "infill" in names
+        or "temperature" not in names
+    )
 
 
 def _penalises(params: SamplingParams) -> bool:
