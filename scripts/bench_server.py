@@ -73,6 +73,13 @@ Make = Callable[[int], Spec]
 @click.option("--batch-size", type=int, default=512, show_default=True)
 @click.option("--n-gpu-layers", type=int, default=0, show_default=True)
 @click.option(
+    "--flash-attn",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Not for llama_cpp.server.",
+)
+@click.option(
     "--cache-ram", type=int, default=0, show_default=True, help="MiB for prompts out of the slots."
 )
 @click.option(
@@ -98,6 +105,7 @@ def main(
     cells: int,
     batch_size: int,
     n_gpu_layers: int,
+    flash_attn: str,
     cache_ram: int,
     seed: int,
     quick: bool,
@@ -125,6 +133,7 @@ def main(
             batch=batch_size,
             gpu_layers=n_gpu_layers,
             cache_ram=cache_ram,
+            flash_attn=flash_attn,
         )
         work = bench.all(common, against, names, drafts, edit_model)
         settings = asdict(common) | {"model": model.name}

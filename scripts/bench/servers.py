@@ -44,6 +44,7 @@ class Settings:
     ubatch: int = 512
     gpu_layers: int = 0
     cache_ram: int = 0
+    flash_attn: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def codellama(settings: Settings, port: int, name: str = "codellama", drafts: bo
     command += ["--ctx-size", str(settings.ctx), "--kv-cells", str(settings.cells)]
     command += ["--batch-size", str(settings.batch), "--ubatch-size", str(settings.ubatch)]
     command += ["--n-gpu-layers", str(settings.gpu_layers)]
+    command += ["--flash-attn", settings.flash_attn]
     environment = {
         "CODELLAMA_SPEC_TYPE": "ngram" if drafts else "none",
         "CODELLAMA_CACHE_RAM": str(settings.cache_ram),
@@ -95,6 +97,7 @@ def llama_server(settings: Settings, port: int, drafts: str = "none") -> Spec:
     command += ["--ctx-size", str(settings.cells), "--fit", "off"]
     command += ["--batch-size", str(settings.batch), "--ubatch-size", str(settings.ubatch)]
     command += ["--n-gpu-layers", str(settings.gpu_layers)]
+    command += ["--flash-attn", settings.flash_attn]
     command += ["--cache-ram", str(settings.cache_ram), "--spec-type", drafts, "--no-ui"]
     return Spec("llama-server" if drafts == "none" else drafts, tuple(command))
 
