@@ -52,7 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Steps after those of --copies in which the written questions are most of what is seen.",
+    help="Steps after those of --copies in which the written answers are learnt.",
 )
 @click.option(
     "--minutes",

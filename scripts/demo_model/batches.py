@@ -84,8 +84,8 @@ LONGEST_MATCH = 16
 # to mind when copying begins to work.
 COPY_STAGES = (
     CopyStage(0.0, 0.5, 0.3, 256, edits=3072, echoes=1024, code=0, questions=0),
-    CopyStage(0.2, 0.2, 0.3, 256, edits=3072, echoes=768, code=1024, questions=0),
-    CopyStage(0.4, 0.1, 1.0, 512, edits=4096, echoes=512, code=1024, questions=1024),
+    CopyStage(0.175, 0.2, 0.3, 256, edits=3072, echoes=768, code=1024, questions=0),
+    CopyStage(0.34, 0.1, 1.0, 512, edits=4096, echoes=512, code=1024, questions=1024),
 )
 
 

@@ -52,7 +52,7 @@ class Budget:
     """How long to train: a number of steps, or seconds of training time when `steps` is None.
 
     `copies` more steps follow, in which copying is learnt, and then `polish` steps, in which the written
-    samples are most of what is seen. Both need `steps`, which may be 0.
+    answers are. Both need `steps`, which may be 0.
     """
 
     steps: int | None
