@@ -70,10 +70,9 @@ class Client:
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers=headers,
             timeout=timeout,
-            # llama-server closes what was idle for 5 seconds; a request may then run into the end.
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0
-            ),
+            # A new connection for every request: llama-server may close one after an answer, and a
+            # request that is sent on it in that moment fails.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             trust_env=False,
         )
 
