@@ -73,7 +73,7 @@ def main(
         if not no_speed:
             shape = replace(TINY if quick else CODELLAMA_70B, layers=layers)
             rows = Speed(work, shape.vocab, type_name, threads).measure(
-                MadeUpCheckpoint(shape, _pieces(shape.vocab)), runs
+                MadeUpCheckpoint(shape, made_up(shape.vocab).of_tokenizer), runs
             )
             document["results"] = [row.to_json() for row in rows]
             tables.append(table(f"{runs} runs, medians", rows))
@@ -84,11 +84,6 @@ def main(
     publish(document, tables)
     if not no_bytes and document["bytes"]["different"]:
         raise click.ClickException(f"other bytes: {document['bytes']['different']}")
-
-
-def _pieces(size: int) -> list[tuple[str, float, int]]:
-    pieces = made_up(size)
-    return list(zip(pieces.texts, pieces.scores, pieces.types, strict=True))[:-1]
 
 
 class Speed:

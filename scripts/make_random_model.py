@@ -65,6 +65,11 @@ class Pieces:
     scores: list[float]
     types: list[int]
 
+    @property
+    def of_tokenizer(self) -> list[tuple[str, float, int]]:
+        """Text, score and type of all but the last: `<step>` is an added token of checkpoints."""
+        return list(zip(self.texts, self.scores, self.types, strict=True))[:-1]
+
 
 def matrices(shape: Shape) -> list[tuple[str, int, int]]:
     """Name, rows and columns of every matrix."""

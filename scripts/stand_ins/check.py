@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from codellama.native.ggml import quantize_rows, tensor_type
-from stand_ins.checkpoint import MadeUpCheckpoint, Shape, weights
+from make_random_model import Shape
+from stand_ins.checkpoint import MadeUpCheckpoint, weights
 
 _ROWS = 2  # compared per tensor
 _NAMES = {

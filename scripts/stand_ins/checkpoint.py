@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from make_random_model import Shape
 from stand_ins.formats import Piece, safetensors_head, sentencepiece_model
 from stand_ins.hub import LARGE, blob_id
 
@@ -31,18 +32,6 @@ _PIECE_BYTES = 2**20
 _POOL = 2**24 - 3  # weights; a prime, so no row of a matrix begins where another does
 _DEVIATION = 0.02  # about that of Llama's weights
 _BF16_ONE = 0x3F80
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of config.json that shapes come from."""
-
-    hidden: int
-    ffn: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocab: int
 
 
 CODELLAMA_70B = Shape(hidden=8192, ffn=28672, layers=80, heads=64, kv_heads=8, vocab=32016)

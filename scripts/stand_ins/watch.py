@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.client import BenchError
 
@@ -87,13 +86,10 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     if process.returncode:
         end = said[-2000:].decode("utf-8", "replace")
         raise BenchError(f"{command[0]} ended with {process.returncode}\n{end}")
-    return usage_of(usage, time.monotonic() - begun, peaks)
-
-
-def usage_of(usage: Any, seconds: float, peaks: Peaks) -> Usage:
-    """From `os.wait4`'s resources; the system counts what was written in blocks of 512 bytes."""
-    cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Usage(seconds, cpu_seconds, peaks, usage.ru_oublock * 512)
+    # The system counts what was written in blocks of 512 bytes.
+    return Usage(
+        time.monotonic() - begun, usage.ru_utime + usage.ru_stime, peaks, usage.ru_oublock * 512
+    )
 
 
 def memory_of(pid: int) -> tuple[int, int]:
