@@ -197,7 +197,7 @@ class FakeLLM(LlamaCompatible):
     @staticmethod
     def _finished(delta: Delta, prompt: Prompt, params: SamplingParams) -> Delta:
         if params.logprobs is None:
-            delta = replace(delta, logprobs=())
+            delta = delta._replace(logprobs=())
         if delta.usage is None:
             return delta
-        return replace(delta, usage=replace(delta.usage, prompt_tokens=len(prompt.tokens)))
+        return delta._replace(usage=replace(delta.usage, prompt_tokens=len(prompt.tokens)))

@@ -78,7 +78,6 @@ class Engine:
         self._closing = False
         self._failures = 0
         self._dead: BaseException | None = None
-        self._status = EngineStatus(n_slots=len(scheduler.slots))
         self._totals = Totals()
         self._thread = threading.Thread(target=self._serve, name="codellama-engine", daemon=True)
         self._thread.start()
@@ -149,8 +148,14 @@ class Engine:
 
     @property
     def status(self) -> EngineStatus:
-        """The latest snapshot."""
-        return self._status
+        """A snapshot."""
+        return EngineStatus(
+            n_slots=len(self._scheduler.slots),
+            n_running=self._scheduler.n_running,
+            n_waiting=len(self._scheduler.waiting),
+            dead=self._dead is not None,
+            **vars(self._totals),
+        )
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait for those there are; False if `timeout` seconds pass first."""
@@ -227,7 +232,6 @@ class Engine:
                 return
             if not step.n_prompt:
                 self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
-        self._publish()
 
     def _sweep(self, now: float) -> None:
         """End what was cancelled or has come to its deadline."""
@@ -298,7 +302,6 @@ class Engine:
                 self._end(sequence, FinishReason.LENGTH)
                 return
             self._draw(sample)
-            self._scheduler.settle(sequence)
         except Exception as error:
             self._fail(sequence, error)
 
@@ -317,7 +320,9 @@ class Engine:
             self._accept(sequence, token, self._logprobs(sequence, sample.row + offset, token))
             if not right or sequence.cancelled or sequence.state is State.FINISHED:
                 break
-        self._speculator.learn(sequence, hits, min(offset + 1, len(draft)))
+        if draft:
+            self._speculator.learn(sequence, hits, min(offset + 1, len(draft)))
+            self._scheduler.settle(sequence)
 
     def _logprobs(self, sequence: Sequence, row: int, token: int) -> tuple[TokenLogprob, ...]:
         if sequence.logprobs is None:
@@ -360,8 +365,7 @@ class Engine:
         timings = sequence.timings()
         self._totals.prompt_seconds += timings.prompt_s
         self._totals.decode_seconds += timings.decode_s
-        final = replace(
-            last,
+        final = last._replace(
             text=last.text + sequence.detokenizer.flush(),
             finish_reason=reason,
             stop=stop,
@@ -371,7 +375,6 @@ class Engine:
             truncated=sequence.truncated,
         )
         sequence.sampler.close()
-        self._publish()  # who sees the end of a request finds it counted
         self._send(sequence, final)
         self._forget(1)
 
@@ -403,7 +406,6 @@ class Engine:
             self._die(second)
         if self._failures >= MOST_FAILURES:
             self._die(error)
-        self._publish()
 
     def _die(self, error: BaseException) -> None:
         """No request will be served any more: say so to all that wait."""
@@ -417,16 +419,6 @@ class Engine:
         for sequence in self._scheduler.live() + late:
             self._end(sequence, FinishReason.ERROR, error=reason)
         self._forget(self._background.fail(reason))
-        self._status = replace(self._status, n_running=0, n_waiting=0, dead=True)
-
-    def _publish(self) -> None:
-        """Refresh the snapshot."""
-        self._status = replace(
-            self._status,
-            n_running=sum(1 for _ in self._scheduler.running()),
-            n_waiting=len(self._scheduler.waiting),
-            **vars(self._totals),
-        )
 
 
 def _as_ours(error: BaseException) -> BaseException:

@@ -30,9 +30,13 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def takes(self, n_tokens: int) -> bool:
+        """Whether a state of so many tokens can be kept at all."""
+        return n_tokens * self._bytes_per_token <= self._limit
+
     def keep(self, tokens: list[int], adapters: Adapters = ()) -> KVState | None:
         """An entry for `tokens`, whose state the runner is to write; None if it is not worth it."""
-        if len(tokens) < WORTH_KEEPING or len(tokens) * self._bytes_per_token > self._limit:
+        if len(tokens) < WORTH_KEEPING or not self.takes(len(tokens)):
             return None
         if any(_shared(entry, tokens, adapters) == len(tokens) for entry in self._entries):
             return None

@@ -1,9 +1,8 @@
 """Which requests run, where, and what goes into the next batch. Pure policy: no llama.cpp, no threads.
 
 A request enters when its prompt and its whole answer fit beside what the running ones may still write, so
-no running answer ever meets a full cache. It takes over what a slot's cache shares with its prompt: by
-trimming that slot, or by forking from it when the slot is busy or holds much more. A request whose
-beginning another one is just decoding waits for it instead of computing it again.
+no running answer ever meets a full cache. It takes over what the cache shares with its prompt (`KVCache`).
+A request whose beginning another one is just decoding waits for it instead of computing it again.
 
 llama.cpp applies LoRA adapters to a whole batch: a step is for requests with equal ones, and those with
 others take turns. Caches are shared between equal adapters only.
@@ -12,22 +11,11 @@ others take turns. Caches are shared between equal adapters only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
-from codellama.batch import (
-    Adapters,
-    Batch,
-    Edit,
-    Fork,
-    KVState,
-    Restore,
-    Save,
-    Shift,
-    TokenLogprob,
-    Trim,
-)
+from codellama.batch import Adapters, Batch, Edit, KVState
+from codellama.engine.kv_cache import KVCache
 from codellama.engine.prefix import common_prefix
-from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
+from codellama.engine.prompt_cache import PromptCache
 from codellama.engine.sequence import Sequence, State
 from codellama.engine.slot import Sample, Scored, Slot, Step, longest_waiting, usable_share
 
@@ -56,34 +44,39 @@ class Scheduler:
         max_outputs: int | None = None,
         prompt_cache: PromptCache | None = None,
     ) -> None:
-        self.slots = [Slot(i) for i in range(n_slots)]
+        self.prompt_cache = PromptCache() if prompt_cache is None else prompt_cache
+        self._cache = KVCache(n_slots, cells, self.prompt_cache)
+        self.slots = self._cache.slots
         self.cells = cells
         self.n_batch = n_batch
         self.prefill_chunk = prefill_chunk
         self.max_outputs = n_batch if max_outputs is None else max_outputs
-        self.prompt_cache = PromptCache() if prompt_cache is None else prompt_cache
         self.waiting: deque[Sequence] = deque()
-        self._edits: list[Edit] = []
+        self._running: dict[Sequence, Slot] = {}  # in order of admission
         self._clock = 0
         self._adapters: Adapters = ()  # of the latest step
         self._steps_in_a_row = 0  # with them
 
     # -- what there is ------------------------------------------------------------------------
 
-    def running(self) -> Iterator[tuple[Slot, Sequence]]:
+    def running(self) -> list[tuple[Slot, Sequence]]:
         """Busy slots and their sequences, in order of admission."""
-        busy = [(slot, slot.sequence) for slot in self.slots if slot.sequence is not None]
-        return iter(sorted(busy, key=lambda pair: pair[1].admitted_at))
+        return [(slot, sequence) for sequence, slot in self._running.items()]
+
+    @property
+    def n_running(self) -> int:
+        """Number of requests that have a slot."""
+        return len(self._running)
 
     @property
     def reserved(self) -> int:
         """Cells that the running requests hold or may still write (shared cells count for each)."""
-        return sum(sequence.reserve for _, sequence in self.running())
+        return sum(sequence.reserve for sequence in self._running)
 
     @property
     def has_work(self) -> bool:
         """Whether anything runs or waits."""
-        return bool(self.waiting) or any(slot.sequence for slot in self.slots)
+        return bool(self.waiting) or bool(self._running)
 
     # -- coming in ----------------------------------------------------------------------------
 
@@ -97,22 +90,22 @@ class Scheduler:
         skipped: list[Sequence] = []
         while self.waiting:
             sequence = self.waiting.popleft()
-            free = [slot for slot in self.slots if slot.sequence is None]
-            if not free or self.reserved + sequence.reserve > self.cells:
+            reserved = self.reserved
+            full = len(self._running) == len(self.slots)
+            if full or reserved + sequence.reserve > self.cells:
                 skipped.append(sequence)
                 break
-            donor, shared = self._donor(sequence)
+            donor, shared = self._cache.donor(sequence)
             if self._beginning_is_coming(sequence, shared):
                 skipped.append(sequence)  # those behind it may go ahead: it is waiting by choice
                 continue
-            self._place(sequence, free, donor, shared, now)
+            slot = self._cache.place(sequence, donor, shared, reserved, [*skipped, *self.waiting])
+            slot.turn = self._clock
+            self._running[sequence] = slot
+            sequence.state = State.PREFILL
+            sequence.admitted_at = now
+            sequence.cursor = sequence.cached_tokens = len(slot.tokens)
         self.waiting.extendleft(reversed(skipped))
-
-    def _donor(self, sequence: Sequence) -> tuple[Slot, int]:
-        """The slot that shares most with the prompt, and how many tokens; the last is left to decode."""
-        shares = [(slot.spares(sequence), slot) for slot in self.slots]
-        shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].sequence is None))
-        return donor, shared
 
     def _beginning_is_coming(self, sequence: Sequence, shared: int) -> bool:
         """Whether a running prompt will soon have decoded clearly more of ours than is there now."""
@@ -133,98 +126,13 @@ class Scheduler:
             and other.adapters == sequence.adapters
         )
 
-    def _place(
-        self, sequence: Sequence, free: list[Slot], donor: Slot, shared: int, now: float
-    ) -> None:
-        """Give `sequence` a slot: the donor's own if most of it is shared, else the stalest one."""
-        stored, stored_share = self._stored(sequence, shared)
-        if stored is not None:
-            shared = 0
-        continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
-        others = [slot for slot in free if slot is not donor] or free
-        slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
-        scores = self._scores(sequence, donor, shared)
-        if slot is donor:
-            self._give_up(slot, shared)
-        else:
-            self._give_up(slot, 0)
-            if shared:
-                self._edits.append(Fork(donor.id, slot.id, shared))
-                slot.tokens = donor.tokens[:shared]
-        slot.scores, slot.n_top = scores
-        slot.adapters = sequence.adapters
-        slot.sequence = sequence
-        slot.turn = self._clock
-        sequence.state = State.PREFILL
-        sequence.admitted_at = now
-        self._make_room(max(0, len(stored.tokens) - sequence.reserve) if stored else 0)
-        if stored is not None:
-            self._edits.append(Restore(slot.id, stored))
-            slot.tokens = list(stored.tokens)
-            self._keep(slot, stored_share)
-        sequence.cursor = sequence.cached_tokens = len(slot.tokens)
-
-    def _scores(
-        self, sequence: Sequence, donor: Slot, shared: int
-    ) -> tuple[list[TokenLogprob], int]:
-        """The donor's scores that hold for `sequence`, all of the shared part if it wants them, and how
-        many alternatives they have."""
-        if sequence.prompt_logprobs is None:
-            return donor.scores[: max(0, shared - 1)], donor.n_top
-        return donor.scores[:shared], donor.n_top if shared else sequence.prompt_logprobs
-
-    def _stored(self, sequence: Sequence, shared: int) -> tuple[KVState | None, int]:
-        """A stored state that shares clearly more with the prompt than any slot, and how much."""
-        if sequence.prompt_logprobs is not None:
-            return None, 0  # states have no log probabilities
-        most = self.cells - self.reserved
-        stored, share = self.prompt_cache.best(sequence.tokens, sequence.adapters, most, shared)
-        return stored, min(share, len(sequence.prompt) - 1)
-
-    def _give_up(self, slot: Slot, n: int) -> None:
-        """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
-        others = (other for other in self.slots if other is not slot)
-        elsewhere = max((o.shared(slot.tokens, slot.adapters) for o in others), default=0)
-        if len(slot.tokens) - max(elsewhere, n) >= WORTH_KEEPING:
-            state = self.prompt_cache.keep(slot.tokens, slot.adapters)
-            if state is not None:
-                self._edits.append(Save(slot.id, state))
-        self._keep(slot, n)
-
-    def _make_room(self, extra: int) -> None:
-        """Drop idle caches, stalest first, until all reservations and `extra` fit beside the rest."""
-        idle = sorted(
-            (s for s in self.slots if s.sequence is None and s.tokens), key=lambda s: s.last_used
-        )
-        held = sum(len(slot.tokens) for slot in idle)
-        for slot in idle:
-            if self.reserved + held + extra <= self.cells:
-                return
-            held -= len(slot.tokens)
-            self._give_up(slot, 0)
-
-    def _keep(self, slot: Slot, n: int) -> None:
-        if len(slot.tokens) > n:
-            self._edits.append(Trim(slot.id, n))
-            del slot.tokens[n:]
-            del slot.scores[max(0, n - 1) :]
-
     def plan_save(self, tokens: list[int], adapters: Adapters) -> tuple[KVState | None, list[Edit]]:
-        """The edits that write the state sharing most with `tokens` decoded with `adapters`, all that
-        were planned before them, and the state; None if nothing is shared."""
-        slot = max(self.slots, key=lambda s: s.shared(tokens, adapters))
-        shared = slot.shared(tokens, adapters)
-        state, _ = self.prompt_cache.best(tokens, adapters, self.cells, shared)
-        edits = self.take_edits()
-        if state is None and shared and slot.n_exact is None:
-            state = KVState(list(slot.tokens), adapters=adapters)
-            edits.append(Save(slot.id, state))
-        return state, edits
+        """See `KVCache.plan_save`."""
+        return self._cache.plan_save(tokens, adapters)
 
     def take_edits(self) -> list[Edit]:
-        """The edits that have been planned and not yet handed out; the caller has them carried out."""
-        edits, self._edits = self._edits, []
-        return edits
+        """See `KVCache.take_edits`."""
+        return self._cache.take_edits()
 
     # -- a step -------------------------------------------------------------------------------
 
@@ -235,7 +143,7 @@ class Scheduler:
     def _group(self) -> list[tuple[Slot, Sequence]]:
         """The requests that the next step is for, in order of admission: all with equal adapters, those
         of the latest steps or, after their turn, of the request that waits longest."""
-        running = list(self.running())
+        running = self.running()
         if self._steps_in_a_row < STEPS_PER_TURN:
             same = [pair for pair in running if pair[0].adapters == self._adapters]
             if same:
@@ -255,11 +163,14 @@ class Scheduler:
         room = self.draft_room
         for slot, sequence in pairs:
             if sequence.state is State.DECODE:
-                draft = sequence.draft[: max(0, min(room, sequence.draft_limit))]
-                room -= len(draft)
-                sequence.draft = []
+                draft: list[int] = []
+                if sequence.draft:
+                    draft = sequence.draft[: max(0, min(room, sequence.draft_limit))]
+                    room -= len(draft)
+                    sequence.draft = []
                 self._add_answer(step, slot, sequence, draft)
-        self._add_prompts(step, pairs, outputs=room)
+        if len(step.samples) < len(pairs):
+            self._add_prompts(step, pairs, outputs=room)
         if not step.batch.tokens:
             return None
         step.batch.edits = self.take_edits()
@@ -268,7 +179,7 @@ class Scheduler:
     def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Sequence]], outputs: int) -> None:
         """Chunks of prompts; those that are scored have at most `outputs` rows, or one."""
         room = self.n_batch - len(step.batch.tokens)
-        if any(sequence.state is State.DECODE for _, sequence in self.running()):
+        if any(sequence.state is State.DECODE for sequence in self._running):
             room = min(room, self.prefill_chunk)
         for slot, sequence in pairs:
             if sequence.state is State.PREFILL and room > 0:
@@ -310,7 +221,7 @@ class Scheduler:
         if step.batch.adapters != self._adapters:
             self._adapters, self._steps_in_a_row = step.batch.adapters, 0
         self._steps_in_a_row += 1
-        for slot, _ in self.running():
+        for slot in self._running.values():
             if slot.adapters == self._adapters:
                 slot.turn = self._clock
         for slot, tokens in step.decoded:
@@ -325,68 +236,60 @@ class Scheduler:
         What they hold then is not what a prompt with these tokens would give, so it is not shared.
         """
         full = [
-            (slot, sequence)
-            for slot, sequence in self._group()
-            if sequence.state is State.DECODE
-            and sequence.shift is not None
+            sequence
+            for sequence in self._running
+            if sequence.shift is not None
+            and sequence.state is State.DECODE
             and len(sequence.tokens) >= sequence.n_ctx
         ]
-        for slot, sequence in full:
-            self._shift(slot, sequence)
-        return [sequence for _, sequence in full]
+        if full:
+            group = {sequence for _, sequence in self._group()}
+            full = [sequence for sequence in full if sequence in group]
+        for sequence in full:
+            self._shift(sequence)
+        return full
 
-    def _shift(self, slot: Slot, sequence: Sequence) -> None:
+    def _shift(self, sequence: Sequence) -> None:
         assert sequence.shift is not None
         n_keep, n_discard = sequence.shift.cut(sequence.n_ctx, sequence.cursor)
-        others = (other for other in self.slots if other is not slot)
-        if any(common_prefix(o.tokens, slot.tokens) > n_keep + n_discard for o in others):
-            # Cells that are to move may be another slot's too: a restored state has its own.
-            state = KVState(list(slot.tokens), adapters=slot.adapters)
-            self._edits += [Save(slot.id, state), Restore(slot.id, state)]
-        self._edits.append(Shift(slot.id, n_keep, n_discard))
-        slot.drop(n_keep, n_discard)
+        self._cache.shift(self._running[sequence], n_keep, n_discard)
         del sequence.tokens[n_keep : n_keep + n_discard]
         sequence.cursor -= n_discard
         sequence.n_dropped += n_discard
 
     def settle(self, sequence: Sequence) -> None:
         """Tokens have been drawn: what was drafted and turned out wrong leaves the cache."""
-        for slot in self.slots:
-            if slot.sequence is sequence:
-                self._keep(slot, len(sequence.tokens) - 1)
-                sequence.cursor = len(slot.tokens)
+        slot = self._running.get(sequence)
+        if slot is not None:
+            self._cache.keep(slot, len(sequence.tokens) - 1)
+            sequence.cursor = len(slot.tokens)
 
     # -- going out ----------------------------------------------------------------------------
 
     def release(self, sequence: Sequence) -> None:
         """The request is over: free its slot (the cache stays, for the next one that shares it)."""
         sequence.state = State.FINISHED
-        for slot in self.slots:
-            if slot.sequence is sequence:
-                self._keep(slot, slot.shared(sequence.tokens, sequence.adapters))
-                slot.n_exact = slot.sequence = None
-                return
-        if sequence in self.waiting:
+        slot = self._running.pop(sequence, None)
+        if slot is not None:
+            self._cache.release(slot)
+        elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def live(self) -> list[Sequence]:
         """All requests that have not ended."""
-        return [sequence for _, sequence in self.running()] + list(self.waiting)
+        return [*self._running, *self.waiting]
 
     def reset(self) -> None:
         """The KV cache has been cleared: forget what the slots held and all that was planned."""
-        self._edits.clear()
-        self.prompt_cache.tidy()
-        for slot in self.slots:
-            slot.tokens.clear()
-            slot.scores.clear()
-            slot.n_exact = None
+        self._cache.reset()
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
         assert self.reserved <= self.cells
-        held = sum(len(slot.tokens) for slot in self.slots if slot.sequence is None)
+        held = sum(len(slot.tokens) for slot in self._cache.idle())
         assert self.reserved + held <= self.cells
+        assert all(slot.sequence is sequence for slot, sequence in self.running())
+        assert len(self._cache.idle()) == len(self.slots) - self.n_running
         for slot, sequence in self.running():
             assert sequence.state in (State.PREFILL, State.DECODE)
             assert slot.tokens == sequence.tokens[: sequence.cursor]

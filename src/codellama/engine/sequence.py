@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from codellama.batch import Adapters, TokenLogprob
 from codellama.engine.detokenizer import Detokenizer
@@ -94,8 +94,7 @@ class Timings:
         return self.decode_n / self.decode_s if self.decode_s > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class Delta:
+class Delta(NamedTuple):
     """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`, and says
     whether prompt and answer had no room in the context (`truncated`).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from codellama.batch import Adapters, Batch, TokenLogprob
 from codellama.engine.prefix import common_prefix
@@ -54,8 +55,7 @@ class Slot:
         return usable_share(shared, sequence, len(self.scores), self.n_top)
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """Tokens to draw for `sequence`: after batch row `row`, and as long as each one equals the next
     token of `draft`, after the row that follows."""
 

@@ -102,6 +102,10 @@ class Context:
         self._n_vocab = model.tokenizer.n_vocab
         self._model = model  # must outlive the context
         self._rows = _Rows(config.n_batch, config.max_outputs)
+        self._outputs: list[int] = []  # rows of the latest batch that have logits
+        self._max_outputs = config.max_outputs
+        self._table = np.empty((0, 0), dtype=np.float32)
+        self._table_address = 0
         self._adapters: list[LoraAdapter] = []
         self._applied: Adapters = ()
         self._closed = False
@@ -128,6 +132,7 @@ class Context:
         if not batch.tokens:
             return
         self._apply(batch.adapters)
+        self._outputs = batch.output_rows
         native = self._rows.fill(batch)
         status = llama_cpp.llama_decode(self._handle, native)
         if status != 0:
@@ -191,13 +196,16 @@ class Context:
 
         Raises DecodeError if the model's output is not a number, or no token fits the grammar.
         """
-        self._check_numbers(row)
+        logits = self._numbers(row)
+        if sampler.greedy:
+            token = int(logits.argmax())  # the first of equals, as llama.cpp's greedy sampler takes
+            if sampler.allows(token):
+                return token
         return sampler.sample(self._handle, row)
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
-        self._check_numbers(row)
-        logits = self.logits(row)
+        logits = self._numbers(row)
         highest = float(logits.max())
         log_sum = highest + math.log(float(np.exp(logits - highest).sum()))
         top: list[tuple[int, float]] = []
@@ -208,15 +216,18 @@ class Context:
             top = [(int(i), float(logits[i]) - log_sum) for i in best]
         return TokenLogprob(token, float(logits[token]) - log_sum, tuple(top))
 
-    def _check_numbers(self, row: int) -> None:
-        """The output must be numbers. If it is not, the cells behind it are not either, and attention
-        may spread that to other sequences, masked or not: DecodeError says so."""
-        if not math.isfinite(self._pointer(row)[0]):  # a hidden state that is no number leaves none
+    def _numbers(self, row: int) -> npt.NDArray[np.float32]:
+        """The logits after batch row `row`, which must be numbers. If they are not, the cells behind them
+        are not either, and attention may spread that to other sequences, masked or not: DecodeError
+        says so."""
+        logits = self.logits(row)
+        if not math.isfinite(logits[0]):  # a hidden state that is no number leaves none
             raise DecodeError(
                 "the model's output is not a number: the file is damaged, or the scale of a LoRA "
                 "adapter is too large",
                 spoiled=True,
             )
+        return logits
 
     def best(self, row: int) -> tuple[int, float]:
         """The likeliest token after batch row `row`, and its probability."""
@@ -225,15 +236,25 @@ class Context:
         return token, 1.0 / float(np.exp(logits - logits[token]).sum())
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """The logits after batch row `row`, shape (vocabulary,): a view until the next batch."""
-        return np.ctypeslib.as_array(self._pointer(row), shape=(self._n_vocab,))
+        """The logits after batch row `row`, shape (vocabulary,): a view until the next batch.
 
-    def _pointer(self, row: int) -> Any:
-        """The logits after batch row `row` as llama.cpp keeps them."""
-        pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
+        Raises DecodeError if that row has none.
+        """
+        try:
+            # llama.cpp keeps the rows that have logits one after the other, in the batch's order.
+            index = self._outputs.index(row)
+        except ValueError:
+            raise DecodeError(f"llama.cpp has no logits for batch row {row}") from None
+        pointer = llama_cpp.llama_get_logits(self._handle)
         if not pointer:
-            raise DecodeError(f"llama.cpp has no logits for batch row {row}")
-        return pointer
+            raise DecodeError("llama.cpp has no logits: nothing has been decoded")
+        address = ctypes.addressof(pointer.contents)
+        if address != self._table_address:  # making the view takes longer than reading through it
+            shape = (self._max_outputs, self._n_vocab)
+            self._table = np.ctypeslib.as_array(pointer, shape=shape)
+            self._table_address = address
+        found: npt.NDArray[np.float32] = self._table[index]
+        return found
 
     def hidden(self, n_rows: int) -> npt.NDArray[np.float32]:
         """The hidden states of the batch's first rows behind the last norm, shape (n_rows, width).

@@ -44,7 +44,14 @@ class Sampler:
         library()
         self._n_vocab = tokenizer.n_vocab
         self._keep: list[object] = [tokenizer]  # what the native side points to
+        self._banned = frozenset(banned)
         self._grammar = _grammar(params, tokenizer)
+        self.greedy = (
+            self._grammar is None
+            and _only_likeliest(params)
+            and not (params.logit_bias or _remembers(params))
+        )
+        """Whether the likeliest token is drawn if `allows` does, whatever came before."""
         self._chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
@@ -154,6 +161,10 @@ class Sampler:
         else:
             step = llama_cpp.llama_sampler_init_mirostat_v2(seed, tau, eta)
         self._add(step)
+
+    def allows(self, token: int) -> bool:
+        """Whether this token may be drawn at all."""
+        return token not in self._banned
 
     def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """Draw the token after batch row `row` of `context`, and remember it.

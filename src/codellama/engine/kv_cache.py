@@ -1,0 +1,198 @@
+"""What the slots of the KV cache hold, and the edits that change it. Pure policy: the edits are carried out
+by whoever takes them.
+
+A new request takes over what a slot shares with its prompt: by trimming that slot, or by forking from it when
+the slot is busy or holds much more. Caches nobody is using are worth keeping, but not among the cells: every
+used cell makes every step slower, masked or not. So they are parked in host memory (`PromptCache`), if
+there is any, as soon as a request has work to do beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from codellama.batch import (
+    Adapters,
+    Edit,
+    Fork,
+    KVState,
+    Restore,
+    Save,
+    Shift,
+    TokenLogprob,
+    Trim,
+)
+from codellama.engine.prefix import common_prefix
+from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
+from codellama.engine.sequence import Sequence
+from codellama.engine.slot import Slot
+
+# Parking and restoring an idle cell takes about as long as it costs 60 to 80 rows that are decoded beside it
+# (measured on a CPU with a model of 100 million parameters; both grow with the model).
+WORTH_PARKING = 64
+
+
+class KVCache:
+    """`n_slots` slots over `cells` KV cells; what leaves them goes to `prompt_cache`."""
+
+    def __init__(self, n_slots: int, cells: int, prompt_cache: PromptCache) -> None:
+        self.slots = [Slot(i) for i in range(n_slots)]
+        self.cells = cells
+        self.prompt_cache = prompt_cache
+        self._edits: list[Edit] = []
+
+    def take_edits(self) -> list[Edit]:
+        """The edits that have been planned and not yet handed out; the caller has them carried out."""
+        edits, self._edits = self._edits, []
+        return edits
+
+    def idle(self) -> list[Slot]:
+        """Slots without a request."""
+        return [slot for slot in self.slots if slot.sequence is None]
+
+    def donor(self, sequence: Sequence) -> tuple[Slot, int]:
+        """The slot that shares most with the prompt, and how many tokens; the last is left to decode."""
+        shares = [(slot.spares(sequence), slot) for slot in self.slots]
+        shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].sequence is None))
+        return donor, shared
+
+    # -- coming in ----------------------------------------------------------------------------
+
+    def place(
+        self,
+        sequence: Sequence,
+        donor: Slot,
+        shared: int,
+        reserved: int,
+        waiting: Iterable[Sequence],
+    ) -> Slot:
+        """Give `sequence` a slot: the donor's own if most of it is shared, else the stalest one.
+
+        `reserved` are the cells of the running requests; `waiting` ones keep what they share.
+        """
+        stored, stored_share = self._stored(sequence, shared, reserved)
+        if stored is not None:
+            shared = 0
+        if sequence.reserve - max(shared, stored_share) >= WORTH_PARKING:
+            self._park(donor if shared else None, waiting)
+        idle = self.idle()
+        continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
+        others = [slot for slot in idle if slot is not donor] or idle
+        slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
+        scores = _scores(sequence, donor, shared)
+        if slot is donor:
+            self._give_up(slot, shared)
+        else:
+            self._give_up(slot, 0)
+            if shared:
+                self._edits.append(Fork(donor.id, slot.id, shared))
+                slot.tokens = donor.tokens[:shared]
+        slot.scores, slot.n_top = scores
+        slot.adapters = sequence.adapters
+        slot.sequence = sequence
+        reserved += sequence.reserve
+        self._make_room(reserved, max(0, len(stored.tokens) - sequence.reserve) if stored else 0)
+        if stored is not None:
+            self._edits.append(Restore(slot.id, stored))
+            slot.tokens = list(stored.tokens)
+            self.keep(slot, stored_share)
+        return slot
+
+    def _stored(self, sequence: Sequence, shared: int, reserved: int) -> tuple[KVState | None, int]:
+        """A stored state that shares clearly more with the prompt than any slot, and how much."""
+        if sequence.prompt_logprobs is not None:
+            return None, 0  # states have no log probabilities
+        most = self.cells - reserved
+        stored, share = self.prompt_cache.best(sequence.tokens, sequence.adapters, most, shared)
+        return stored, min(share, len(sequence.prompt) - 1)
+
+    def _park(self, donor: Slot | None, waiting: Iterable[Sequence]) -> None:
+        """Move idle caches to host memory, but for the donor's and those that a waiting request shares."""
+        for slot in self.idle():
+            if slot is donor or not slot.tokens:
+                continue
+            if any(slot.spares(other) >= WORTH_KEEPING for other in waiting):
+                continue
+            rest = self._unshared(slot, 0)
+            if rest < WORTH_KEEPING or self.prompt_cache.takes(len(slot.tokens)):
+                self._give_up(slot, 0)
+
+    def _unshared(self, slot: Slot, n: int) -> int:
+        """How many tokens behind the first `n` would be lost with the slot's: no other slot has them."""
+        others = (other for other in self.slots if other is not slot)
+        elsewhere = max((o.shared(slot.tokens, slot.adapters) for o in others), default=0)
+        return len(slot.tokens) - max(elsewhere, n)
+
+    def _give_up(self, slot: Slot, n: int) -> None:
+        """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
+        if self._unshared(slot, n) >= WORTH_KEEPING:
+            state = self.prompt_cache.keep(slot.tokens, slot.adapters)
+            if state is not None:
+                self._edits.append(Save(slot.id, state))
+        self.keep(slot, n)
+
+    def _make_room(self, reserved: int, extra: int) -> None:
+        """Drop idle caches, stalest first, until all reservations and `extra` fit beside the rest."""
+        idle = sorted((s for s in self.idle() if s.tokens), key=lambda s: s.last_used)
+        held = sum(len(slot.tokens) for slot in idle)
+        for slot in idle:
+            if reserved + held + extra <= self.cells:
+                return
+            held -= len(slot.tokens)
+            self._give_up(slot, 0)
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    def keep(self, slot: Slot, n: int) -> None:
+        """Keep the first `n` tokens of a slot."""
+        if len(slot.tokens) > n:
+            self._edits.append(Trim(slot.id, n))
+            del slot.tokens[n:]
+            del slot.scores[max(0, n - 1) :]
+
+    def shift(self, slot: Slot, n_keep: int, n_discard: int) -> None:
+        """Drop `n_discard` tokens behind the first `n_keep` and move the rest up."""
+        others = (other for other in self.slots if other is not slot)
+        if any(common_prefix(o.tokens, slot.tokens) > n_keep + n_discard for o in others):
+            # Cells that are to move may be another slot's too: a restored state has its own.
+            state = KVState(list(slot.tokens), adapters=slot.adapters)
+            self._edits += [Save(slot.id, state), Restore(slot.id, state)]
+        self._edits.append(Shift(slot.id, n_keep, n_discard))
+        slot.drop(n_keep, n_discard)
+
+    # -- going out ----------------------------------------------------------------------------
+
+    def release(self, slot: Slot) -> None:
+        """The slot's request is over: its cache stays, for the next one that shares it."""
+        assert slot.sequence is not None
+        self.keep(slot, slot.shared(slot.sequence.tokens, slot.sequence.adapters))
+        slot.n_exact = slot.sequence = None
+
+    def plan_save(self, tokens: list[int], adapters: Adapters) -> tuple[KVState | None, list[Edit]]:
+        """The edits that write the state sharing most with `tokens` decoded with `adapters`, all that
+        were planned before them, and the state; None if nothing is shared."""
+        slot = max(self.slots, key=lambda s: s.shared(tokens, adapters))
+        shared = slot.shared(tokens, adapters)
+        state, _ = self.prompt_cache.best(tokens, adapters, self.cells, shared)
+        edits = self.take_edits()
+        if state is None and shared and slot.n_exact is None:
+            state = KVState(list(slot.tokens), adapters=adapters)
+            edits.append(Save(slot.id, state))
+        return state, edits
+
+    def reset(self) -> None:
+        """The KV cache has been cleared: forget what the slots held and all that was planned."""
+        self._edits.clear()
+        self.prompt_cache.tidy()
+        for slot in self.slots:
+            slot.tokens.clear()
+            slot.scores.clear()
+            slot.n_exact = None
+
+
+def _scores(sequence: Sequence, donor: Slot, shared: int) -> tuple[list[TokenLogprob], int]:
+    """The donor's scores that hold for `sequence`, all of the shared part if it wants them, and how
+    many alternatives they have."""
+    if sequence.prompt_logprobs is None:
+        return donor.scores[: max(0, shared - 1)], donor.n_top
+    return donor.scores[:shared], donor.n_top if shared else sequence.prompt_logprobs
