@@ -70,7 +70,7 @@ class Restore:
 Edit = Trim | Fork | Shift | Save | Restore
 
 
-@dataclass
+@dataclass(slots=True)
 class Batch:
     """One step: KV edits first, then rows of (token, position, sequence id).
 

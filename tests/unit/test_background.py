@@ -101,17 +101,20 @@ def test_at_most_one_piece_between_two_steps_of_a_stream(
 ) -> None:
     serving, runner = engine()
     log: list[str] = []
-    begun = threading.Event()
+    begun, added = threading.Event(), threading.Event()
 
     def step(batch: Batch) -> None:
         if batch.tokens:
             log.append("step")
         begun.set()
+        assert added.wait(WAIT_S), "the work comes while the stream is young"
 
     runner.fail = step
     serving.submit([request([1, 2, 3], 400)])
     assert begun.wait(WAIT_S)
-    assert serving.submit_work(pieces(30, log)).result(WAIT_S) == "piece"
+    work = serving.submit_work(pieces(30, log))
+    added.set()
+    assert work.result(WAIT_S) == "piece"
     assert serving.drain(WAIT_S)
     first, last = log.index("piece 0"), log.index("piece 29")
     assert [line == "step" for line in log[first : last + 1]] == [False, True] * 29 + [False]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codellama.batch import Save, Trim
+from codellama.batch import Fork, Save, Trim
 from codellama.engine.kv_cache import WORTH_PARKING
 from codellama.engine.prompt_cache import WORTH_KEEPING
 from codellama.engine.sequence import Sequence
@@ -84,6 +84,16 @@ def test_a_shared_beginning_is_parked_once() -> None:
     loop.step()
     assert idle_cells(loop) == [0, 0, 0]
     assert len(loop.scheduler.prompt_cache) == 1
+
+
+def test_what_lends_its_beginning_is_parked_after_that() -> None:
+    loop = loop_with_an_idle_cache()
+    loop.submit(request([*range(10), *range(500, 510)], WORTH_PARKING))
+    loop.step()
+    assert idle_cells(loop) == [0, 0, 0]
+    kinds = [type(edit) for edit in loop.steps[-1].batch.edits]
+    assert kinds == [Fork, Save, Trim]
+    assert serve(loop, [*range(LONG), 7], 2).cached_tokens == LONG
 
 
 def test_a_conversation_that_goes_on_keeps_its_slot() -> None:

@@ -67,6 +67,8 @@ class Detokenizer:
             text = text.removeprefix(" ")
         if self.stopped is not None:
             return ""
+        if not self._stop:
+            return text
         text = self._held + text
         found = find_stop(text, self._stop)
         if found is not None:

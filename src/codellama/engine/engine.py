@@ -177,7 +177,8 @@ class Engine:
         try:
             while self._take_inbox():
                 self._step()
-                self._forget(self._background.advance())
+                if self._background:
+                    self._forget(self._background.advance())
         except BaseException as error:  # a bug of ours must not leave callers waiting for ever
             log.exception("the engine's thread failed")
             self._die(error)
@@ -189,7 +190,13 @@ class Engine:
     def _take_inbox(self) -> bool:
         """Wait for work and take it in; False when it is time to stop."""
         with self._changed:
-            while not (self._inbox or self._jobs or self._busy or self._closing):
+            while not (
+                self._scheduler.has_work
+                or self._inbox
+                or self._jobs
+                or self._background
+                or self._closing
+            ):
                 self._changed.wait()
             jobs, self._jobs = self._jobs, []
             for sequence in self._inbox:
@@ -202,17 +209,15 @@ class Engine:
                 future.set_exception(error)
         return not self._closing and self._dead is None
 
-    @property
-    def _busy(self) -> bool:
-        return self._scheduler.has_work or len(self._background) > 0
-
     def _step(self) -> None:
         started = time.perf_counter()
         self._sweep(started)
-        self._scheduler.admit(started)
+        if self._scheduler.waiting:
+            self._scheduler.admit(started)
         for sequence in self._scheduler.shift():
             self._speculator.restart(sequence)
-        self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
+        if self._speculator.active:
+            self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
         if step is not None:
             try:
@@ -230,7 +235,7 @@ class Engine:
                 self._scheduler.prompt_cache.clear()
                 self._recover(error)
                 return
-            if not step.n_prompt:
+            if self._speculator.active and not step.n_prompt:
                 self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
 
     def _sweep(self, now: float) -> None:
@@ -298,36 +303,35 @@ class Engine:
                 sequence.state = State.DECODE
                 sequence.first_token_at = time.perf_counter()
                 self._totals.cached_tokens += sequence.cached_tokens
-            if sequence.generated >= sequence.max_tokens:  # nothing was asked for
-                self._end(sequence, FinishReason.LENGTH)
-                return
+                if not sequence.max_tokens:  # nothing was asked for
+                    self._end(sequence, FinishReason.LENGTH)
+                    return
             self._draw(sample)
         except Exception as error:
             self._fail(sequence, error)
 
     def _draw(self, sample: Sample) -> None:
         """Draw a token per row for as long as the row's history is what was drawn."""
-        sequence, draft = sample.sequence, sample.draft
+        sequence, row, draft = sample
         sequence.draft_n += len(draft)
         self._totals.draft_tokens += len(draft)
         hits = 0
-        for offset in range(len(draft) + 1):
-            token = self._runner.sample(sequence.sampler, sample.row + offset)
-            right = offset < len(draft) and token == draft[offset]
-            hits += right
-            sequence.draft_accepted += right
-            self._totals.draft_accepted += right
-            self._accept(sequence, token, self._logprobs(sequence, sample.row + offset, token))
-            if not right or sequence.cancelled or sequence.state is State.FINISHED:
+        for guess in (*draft, None):
+            token = self._runner.sample(sequence.sampler, row)
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if sequence.logprobs is not None:
+                logprobs = (self._runner.logprob(row, token, sequence.logprobs),)
+            if token == guess:
+                hits += 1
+                sequence.draft_accepted += 1
+                self._totals.draft_accepted += 1
+            self._accept(sequence, token, logprobs)
+            if token != guess or sequence.cancelled or sequence.state is State.FINISHED:
                 break
+            row += 1
         if draft:
-            self._speculator.learn(sequence, hits, min(offset + 1, len(draft)))
+            self._speculator.learn(sequence, hits, min(row - sample.row + 1, len(draft)))
             self._scheduler.settle(sequence)
-
-    def _logprobs(self, sequence: Sequence, row: int, token: int) -> tuple[TokenLogprob, ...]:
-        if sequence.logprobs is None:
-            return ()
-        return (self._runner.logprob(row, token, sequence.logprobs),)
 
     def _accept(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         sequence.tokens.append(token)

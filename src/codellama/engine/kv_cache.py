@@ -73,8 +73,6 @@ class KVCache:
         stored, stored_share = self._stored(sequence, shared, reserved)
         if stored is not None:
             shared = 0
-        if sequence.reserve - max(shared, stored_share) >= WORTH_PARKING:
-            self._park(donor if shared else None, waiting)
         idle = self.idle()
         continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
         others = [slot for slot in idle if slot is not donor] or idle
@@ -90,6 +88,8 @@ class KVCache:
         slot.scores, slot.n_top = scores
         slot.adapters = sequence.adapters
         slot.sequence = sequence
+        if sequence.reserve - max(shared, stored_share) >= WORTH_PARKING:
+            self._park(waiting)
         reserved += sequence.reserve
         self._make_room(reserved, max(0, len(stored.tokens) - sequence.reserve) if stored else 0)
         if stored is not None:
@@ -106,12 +106,11 @@ class KVCache:
         stored, share = self.prompt_cache.best(sequence.tokens, sequence.adapters, most, shared)
         return stored, min(share, len(sequence.prompt) - 1)
 
-    def _park(self, donor: Slot | None, waiting: Iterable[Sequence]) -> None:
-        """Move idle caches to host memory, but for the donor's and those that a waiting request shares."""
+    def _park(self, waiting: Iterable[Sequence]) -> None:
+        """Move idle caches to host memory, but for those that a waiting request shares."""
         for slot in self.idle():
-            if slot is donor or not slot.tokens:
-                continue
-            if any(slot.spares(other) >= WORTH_KEEPING for other in waiting):
+            wanted = any(slot.spares(other) >= WORTH_KEEPING for other in waiting)
+            if not slot.tokens or wanted:
                 continue
             rest = self._unshared(slot, 0)
             if rest < WORTH_KEEPING or self.prompt_cache.takes(len(slot.tokens)):

@@ -191,10 +191,11 @@ class Scheduler:
                 outputs -= len(chunk) if scored else 0
 
     def _add_answer(self, step: Step, slot: Slot, sequence: Sequence, draft: list[int]) -> None:
-        first = len(step.batch.tokens)
-        tokens = sequence.tokens[sequence.cursor :] + draft
-        step.batch.add(tokens, sequence.cursor, slot.id)
-        step.batch.output_rows += range(first, first + len(tokens))
+        batch = step.batch
+        first = len(batch.tokens)
+        tokens = [sequence.tokens[-1], *draft]
+        batch.add(tokens, sequence.cursor, slot.id)
+        batch.output_rows += range(first, first + len(tokens))
         step.decoded.append((slot, tokens))
         step.samples.append(Sample(sequence, first, tuple(draft)))
 
@@ -217,7 +218,8 @@ class Scheduler:
     def commit(self, step: Step) -> None:
         """The batch has been decoded: its tokens are in the cache now."""
         self._clock += 1
-        self.prompt_cache.tidy()
+        if step.batch.edits:
+            self.prompt_cache.tidy()
         if step.batch.adapters != self._adapters:
             self._adapters, self._steps_in_a_row = step.batch.adapters, 0
         self._steps_in_a_row += 1

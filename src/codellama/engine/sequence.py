@@ -127,7 +127,7 @@ class Sampler(Protocol):
 _ids = itertools.count()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 

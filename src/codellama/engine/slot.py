@@ -15,7 +15,7 @@ from codellama.engine.prefix import common_prefix
 from codellama.engine.sequence import Sequence
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Slot:
     """A sequence id of the context and the tokens its KV cache holds, decoded with `adapters`.
 
@@ -74,7 +74,7 @@ class Scored:
     tokens: tuple[int, ...]
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """A batch and what to do with its results: what to draw, and the tokens decoded per slot."""
 

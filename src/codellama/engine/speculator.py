@@ -54,9 +54,14 @@ class Speculator:
         self._overall: dict[str, Acceptance] = {}
         self._times = StepTimes()
 
+    @property
+    def active(self) -> bool:
+        """Whether anybody guesses at all."""
+        return bool(self._drafters) and self._n_max > 0
+
     def propose(self, sequences: Many[Sequence], room: int) -> None:
         """Set `draft` of the sequences that are being decoded, `room` tokens in all at most."""
-        if not self._drafters or not self._n_max or room <= 0:
+        if not self.active or room <= 0:
             return
         ideas = [idea for s in sequences if (idea := self._idea(s)) is not None]
         if not ideas:

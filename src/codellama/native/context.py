@@ -283,25 +283,28 @@ class Context:
 
 
 class _Rows:
-    """The columns of a `llama_batch`, as numpy arrays that are filled in place.
+    """The columns of a `llama_batch`, which are filled in place.
 
     Every row belongs to one sequence, so the table of sequence lists never changes: it points
-    into one array of ids.
+    into one array of ids. The columns are ctypes arrays: between two steps, when everything has left
+    the processor's caches, filling a few rows of them takes half as long as of numpy's.
     """
 
     def __init__(self, n_batch: int, max_outputs: int) -> None:
         self._max_outputs = max_outputs
-        self.token = np.zeros(n_batch, dtype=np.int32)
-        self.pos = np.zeros(n_batch, dtype=np.int32)
-        self.seq = np.zeros(n_batch, dtype=np.int32)
-        self.output = np.zeros(n_batch, dtype=np.int8)
-        self._n_seq = np.ones(n_batch, dtype=np.int32)
-        step = self.seq.itemsize
-        self._seq_pointers = (
-            self.seq.ctypes.data + step * np.arange(n_batch, dtype=np.uint64)
-        ).astype(np.uint64)
+        self.size = n_batch
+        self.token: Any = (ctypes.c_int32 * n_batch)()
+        self.pos: Any = (ctypes.c_int32 * n_batch)()
+        self.seq: Any = (ctypes.c_int32 * n_batch)()
+        self.output: Any = (ctypes.c_int8 * n_batch)()
+        self._n_seq = (ctypes.c_int32 * n_batch)(*[1] * n_batch)
+        step = ctypes.sizeof(ctypes.c_int32)
+        start = ctypes.addressof(self.seq)
+        self._seq_pointers = (ctypes.c_void_p * n_batch)(
+            *(start + step * i for i in range(n_batch))
+        )
         batch = llama_cpp.llama_batch()
-        columns: dict[str, npt.NDArray[Any]] = {
+        columns: dict[str, Any] = {
             "token": self.token,
             "pos": self.pos,
             "n_seq_id": self._n_seq,
@@ -311,16 +314,13 @@ class _Rows:
         for field in llama_cpp.llama_batch._fields_:
             name, kind = field[0], cast(Any, field[1])
             if name in columns:
-                address = ctypes.c_void_p(columns[name].ctypes.data)
-                setattr(batch, name, ctypes.cast(address, kind))
+                setattr(batch, name, ctypes.cast(columns[name], kind))
         self._batch = batch
 
     def fill(self, batch: Batch) -> llama_cpp.llama_batch:
         n = len(batch.tokens)
-        if not 0 < n <= len(self.token):
-            raise InvalidRequestError(
-                f"a batch of {n} rows; n_batch is {len(self.token)}", "n_batch"
-            )
+        if not 0 < n <= self.size:
+            raise InvalidRequestError(f"a batch of {n} rows; n_batch is {self.size}", "n_batch")
         if len(batch.output_rows) > self._max_outputs:  # llama.cpp would abort the process
             raise InvalidRequestError(
                 f"a batch with {len(batch.output_rows)} outputs; {self._max_outputs} is the most",
@@ -329,7 +329,9 @@ class _Rows:
         self.token[:n] = batch.tokens
         self.pos[:n] = batch.positions
         self.seq[:n] = batch.seq_ids
-        self.output[:n] = 0
-        self.output[batch.output_rows] = 1
+        flags = [0] * n
+        for row in batch.output_rows:
+            flags[row] = 1
+        self.output[:n] = flags
         self._batch.n_tokens = n
         return self._batch
