@@ -59,6 +59,10 @@ def mean_logprob(n_tokens: int, logprobs: Sequence[TokenLogprob], first: int = 0
     return sum(entry.logprob for entry in counted) / n_tokens if n_tokens else -math.inf
 
 
+Deliver = Callable[[int, Delta], None]
+"""Takes a choice's index and what is new in it."""
+
+
 class Mailbox:
     """Deltas from the engine's thread to one consumer, waiting in a thread or in an event loop.
 
@@ -68,6 +72,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.eager = True
+        self._deliver: Deliver | None = None
         self._items: deque[tuple[int, Delta]] = deque()
         self._arrived = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,6 +81,9 @@ class Mailbox:
     def put(self, index: int, delta: Delta) -> None:
         """Called by the engine's thread."""
         with self._arrived:
+            if self._deliver is not None:
+                self._deliver(index, delta)
+                return
             self._items.append((index, delta))
             if not self.eager and delta.finish_reason is None:
                 return
@@ -83,6 +91,13 @@ class Mailbox:
             if self._loop is not None and self._wake is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._wake.set)
                 self._wake = None  # once is enough: it takes all there is
+
+    def forward(self, deliver: Deliver) -> None:
+        """Hand everything to `deliver` from now on, and first what has come."""
+        with self._arrived:
+            while self._items:
+                deliver(*self._items.popleft())
+            self._deliver = deliver
 
     def get(self) -> tuple[int, Delta]:
         """The next delta; blocks."""
@@ -146,6 +161,19 @@ class Completion:
     def only_whole(self) -> None:
         """Say that nobody reads the answers before they are whole: cheaper for the engine."""
         self._mailbox.eager = False
+
+    def forward(self, deliver: Deliver) -> None:
+        """Hand every event to `deliver` as it comes, instead of its being read here; on the engine's
+        thread, so it must be quick. Errors come as a final delta with `error`."""
+        for index, delta in self._echoes():
+            deliver(index, delta)
+
+        def count(index: int, delta: Delta) -> None:
+            if delta.finish_reason is not None:
+                self._open -= 1
+            deliver(index, delta)
+
+        self._mailbox.forward(count)
 
     # -- everything ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from codellama.engine.sequence import Delta, FinishReason
 from codellama.errors import EngineDeadError
 from codellama.protocol.errors import error_body, status_and_type
 from codellama.replies import Answer, Json
+from codellama.server.inbox import Inbox
 from codellama.server.serving import Serving
 from codellama.server.sse import DONE, PING, EventStream, sse
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Of a stream with more than 200 tokens a second, the tokens of so much time are written together: nobody sees
+# it, and each write takes time from the threads that decode. Every token still is an event of its own.
+TOGETHER_S = 0.01
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is left to read it
 
 
@@ -92,10 +96,8 @@ async def generate(
     job = await run_in_threadpool(submit, request, serving.llm())
     if request.stream:
         return EventStream(lambda receive: _frames(job, serving, receive, ping_interval))
-    for completion in job.completions:
-        completion.only_whole()
     try:
-        async with aclosing(events(job, serving, http.receive)) as feed:
+        async with aclosing(events(job, serving, http.receive, whole=True)) as feed:
             async for news in feed:
                 for index, delta in news:
                     job.answers[index].add(delta)
@@ -126,42 +128,85 @@ def submit(request: GenerationRequest, llm: LLM) -> Job:
 
 
 async def events(
-    job: Job, serving: Serving, receive: Receive, ping_interval: float | None = None
+    job: Job,
+    serving: Serving,
+    receive: Receive,
+    ping_interval: float | None = None,
+    *,
+    whole: bool = False,
 ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
     """(answer index, delta) of all completions, as many as have come; none after a silent
-    `ping_interval`.
+    `ping_interval`. With `whole`, nothing comes before a choice has ended; else what comes quickly
+    one after the other may come together.
 
     Raises what a completion raises, and ClientGone. Closing it cancels what is still running.
     """
-    inbox: asyncio.Queue[Any] = asyncio.Queue()
-    tasks = [asyncio.create_task(_watch(receive, inbox))]
-    for i, completion in enumerate(job.completions):
-        tasks.append(asyncio.create_task(_pump(completion, i * job.n, inbox)))
+    inbox: Inbox[News] = Inbox()
+    watch = asyncio.create_task(_watch(receive, inbox))
     silence = _Silence(inbox, ping_interval)
+    pace = _Pace()
+    if whole:
+        inbox.hold()
     serving.running.update(job.completions)
-    open_completions = len(job.completions)
+    left = job.n * len(job.completions)
     try:
-        while open_completions:
-            items = [await inbox.get()]
-            while not inbox.empty():
-                items.append(inbox.get_nowait())
-            silence.broken()
+        for i, completion in enumerate(job.completions):
+            completion.forward(_Forward(inbox, i * job.n))
+        while left:
             news: list[tuple[int, Delta]] = []
-            for item in items:
-                if isinstance(item, BaseException):
+            for item in await inbox.take():
+                if isinstance(item, ClientGone):
                     raise item
-                if item is None:
-                    open_completions -= 1
-                elif item is not silence:
-                    news.append(item)
-            if news or items == [silence]:
-                yield news
+                if isinstance(item, _Silence):
+                    continue
+                _check(item[1])
+                left -= item[1].finish_reason is not None
+                news.append(item)
+            silence.broken()
+            yield news
+            if not whole and pace.is_quick(len(news)):
+                inbox.hold(TOGETHER_S)
     finally:
         silence.close()
+        inbox.close()
+        for completion in job.completions:
+            completion.cancel()
         serving.running.difference_update(job.completions)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+def _check(delta: Delta) -> None:
+    """Raise what ends an answer before its time."""
+    if delta.error is not None:
+        raise delta.error
+    if delta.finish_reason is FinishReason.CANCELLED:
+        raise cut_short()
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """Puts a completion's events into the inbox, on the engine's thread."""
+
+    inbox: Inbox[News]
+    first: int
+
+    def __call__(self, index: int, delta: Delta) -> None:
+        last = delta.finish_reason is not None or delta.error is not None
+        self.inbox.put((self.first + index, delta), urgent=last)
+
+
+class _Pace:
+    """How quickly events come, by the event loop's clock."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+
+    def is_quick(self, n: int) -> bool:
+        """Whether the `n` events since the last call would be several in `TOGETHER_S`."""
+        last, self._last = self._last, self._loop.time()
+        return 2 * (self._last - last) < TOGETHER_S * n
 
 
 class _Silence:
@@ -170,7 +215,7 @@ class _Silence:
     One timer that is set anew only when it goes off: cheaper than a time limit on every wait.
     """
 
-    def __init__(self, inbox: asyncio.Queue[Any], interval: float | None) -> None:
+    def __init__(self, inbox: Inbox[News], interval: float | None) -> None:
         self._inbox = inbox
         self._interval = interval
         self._loop = asyncio.get_running_loop()
@@ -185,7 +230,7 @@ class _Silence:
         assert self._interval is not None, "there is a timer"
         left = self._since + self._interval - self._loop.time()
         if left <= 0:
-            self._inbox.put_nowait(self)
+            self._inbox.put(self, urgent=True)
             left = self._interval
         self._timer = self._loop.call_later(left, self._check)
 
@@ -193,6 +238,9 @@ class _Silence:
         """End the timer."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+News = tuple[int, Delta] | ClientGone | _Silence
 
 
 async def _frames(
@@ -223,27 +271,10 @@ async def _frames(
         yield sse([error_body(error)[1]])
 
 
-async def _pump(completion: Completion, first: int, inbox: asyncio.Queue[Any]) -> None:
-    """Put a completion's events into the inbox, then None, or its error instead.
-
-    Cancelling this task cancels the completion, whose iterator is all it ever waits for.
-    """
-    try:
-        async for index, delta in completion.aevents():
-            if delta.finish_reason is FinishReason.CANCELLED:
-                inbox.put_nowait(cut_short())
-            else:
-                inbox.put_nowait((first + index, delta))
-    except Exception as error:
-        inbox.put_nowait(error)
-    else:
-        inbox.put_nowait(None)
-
-
-async def _watch(receive: Receive, inbox: asyncio.Queue[Any]) -> None:
+async def _watch(receive: Receive, inbox: Inbox[News]) -> None:
     """Put ClientGone into the inbox when the client closes the connection."""
     await disconnected(receive)
-    inbox.put_nowait(ClientGone())
+    inbox.put(ClientGone(), urgent=True)
 
 
 async def disconnected(receive: Receive) -> None:
