@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codellama.batch import Fork, Save, Trim
-from codellama.engine.kv_cache import WORTH_PARKING
+from codellama.engine.kv_cache import LEAST_SHARE, WORTH_PARKING
 from codellama.engine.prompt_cache import WORTH_KEEPING
 from codellama.engine.sequence import Sequence
 from tests.fake_runner import expected, request
@@ -101,3 +101,9 @@ def test_a_conversation_that_goes_on_keeps_its_slot() -> None:
     loop.submit(request([*range(LONG), 7], WORTH_PARKING))
     loop.step()
     assert loop.steps[-1].batch.edits == [Trim(0, LONG)]
+
+
+def test_a_token_or_two_of_a_long_prompt_are_not_shared() -> None:
+    loop = loop_with_an_idle_cache()
+    assert serve(loop, [0, *range(500, 500 + LEAST_SHARE)], 2).cached_tokens == 0
+    assert serve(loop, [0, *range(600, 600 + LEAST_SHARE - 1)], 2).cached_tokens == 1

@@ -30,6 +30,7 @@ from codellama.batch import (
     Trim,
 )
 from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
+from codellama.native.huge_pages import huge_pages
 from codellama.native.library import library
 from codellama.native.model import LoraAdapter, Model
 from codellama.native.sampler import Sampler
@@ -74,16 +75,13 @@ class Context:
         params.type_v = _KV_TYPES[config.type_v]
         params.flash_attn_type = _FLASH_ATTN[config.flash_attn]
         params.offload_kqv = config.offload_kqv
-        for name, value in config.rope.items():
-            if name == "rope_scaling":
-                params.rope_scaling_type = _ROPE_SCALING[value]
-            else:
-                setattr(params, name, value)
+        _set_rope(params, config)
         params.embeddings = embeddings
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # whatever the file says
         params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
         lib.clear_errors()
-        handle = llama_cpp.llama_init_from_model(model.handle, params)
+        with huge_pages():
+            handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not handle:
             reason = lib.last_error() or "no reason given"
             of_types = any(
@@ -280,6 +278,14 @@ class Context:
         if not self._closed:
             self._closed = True
             llama_cpp.llama_free(self._handle)
+
+
+def _set_rope(params: llama_cpp.llama_context_params, config: ModelConfig) -> None:
+    for name, value in config.rope.items():
+        if name == "rope_scaling":
+            params.rope_scaling_type = _ROPE_SCALING[value]
+        else:
+            setattr(params, name, value)
 
 
 class _Rows:

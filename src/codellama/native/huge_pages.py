@@ -1,0 +1,71 @@
+"""Huge pages for the large buffers that llama.cpp allocates, where Linux gives them only to who asks.
+
+The KV cache and the scratch of a context are hundreds of megabytes that every step walks through; in pages
+of 4 KiB the processor spends a few percent of its time on finding them. llama.cpp has no option for it, so
+the new mappings are found in the process's map and advised afterwards. Without Linux, or if it refuses,
+nothing happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+Range = tuple[int, int]
+"""Addresses from the first up to, but not including, the second."""
+
+HUGE = 2 << 20  # bytes; x86 and most arm64 kernels
+_MAPS = Path("/proc/self/maps")
+_ANONYMOUS = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0\s*$", re.MULTILINE)
+_MADV_HUGEPAGE = 14  # linux/mman.h
+_MADV_COLLAPSE = 25  # since Linux 6.1; older ones do it by and by
+
+
+@contextmanager
+def huge_pages() -> Iterator[None]:
+    """Advise huge pages for what the block allocates in large pieces; not for what other threads do."""
+    before = anonymous(_read_maps())
+    yield
+    for start, end in without(anonymous(_read_maps()), before):
+        _advise(-(-start // HUGE) * HUGE, end // HUGE * HUGE)
+
+
+def anonymous(maps: str) -> list[Range]:
+    """The private anonymous mappings of a /proc/PID/maps."""
+    return [(int(m[1], 16), int(m[2], 16)) for m in _ANONYMOUS.finditer(maps)]
+
+
+def without(ranges: Iterable[Range], taken: Iterable[Range]) -> list[Range]:
+    """The parts of `ranges` that are in none of `taken`; both ascending and disjoint."""
+    parts: list[Range] = []
+    holes = sorted(taken)
+    for start, end in ranges:
+        for low, high in holes:
+            if high <= start or low >= end:
+                continue
+            if start < low:
+                parts.append((start, low))
+            start = high
+        if start < end:
+            parts.append((start, end))
+    return parts
+
+
+def _read_maps() -> str:
+    try:
+        return _MAPS.read_text("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _advise(start: int, end: int) -> None:
+    if end <= start:
+        return
+    libc = ctypes.CDLL(None)
+    if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_HUGEPAGE) != 0:
+        return
+    for address in range(start, end, HUGE):  # one by one: it stops at memory nobody has touched yet
+        libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(HUGE), _MADV_COLLAPSE)
