@@ -10,8 +10,8 @@ from __future__ import annotations
 from codellama.batch import Adapters, KVState
 from codellama.engine.prefix import common_prefix
 
-# Restoring pays only for more than a few tokens; below, decoding them is quicker.
-WORTH_KEEPING = 64
+# Writing and restoring a token's state takes about a hundredth of decoding it; a few are not worth an entry.
+WORTH_KEEPING = 16
 
 
 class PromptCache:
