@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama.engine.drafter import ORDERS, NgramDrafter, NgramIndex, Wish, continuation
+from codellama.engine.drafter import (
+    ORDERS,
+    REACH,
+    NgramDrafter,
+    NgramIndex,
+    Wish,
+    after_change,
+    continuation,
+)
 from tests.fake_runner import request
 
 
@@ -54,5 +62,53 @@ def test_what_has_ended_is_forgotten() -> None:
     drafter.outlook(new)
     drafter.forget(new)
     assert drafter._indices == {}
-    assert drafter._found == {}
+    assert drafter._next == {}
+    assert drafter._copied == {}
     drafter.forget(new)
+
+
+SOURCE = list(range(100, 140))
+
+
+def guess_after(*answer: int) -> list[int]:
+    """What is drafted when a copy of `SOURCE` has begun and gone on with `answer`."""
+    new = request(SOURCE, 100)
+    drafter = NgramDrafter()
+    drafter.outlook(new)
+    new.tokens += SOURCE[:6]
+    assert drafter.outlook(new) is not None
+    for token in answer:
+        new.tokens.append(token)
+        outlook = drafter.outlook(new)
+    if outlook is None:
+        return []
+    assert outlook.kind == "ngram-near"
+    return drafter.draft([Wish(new, 3)])[0]
+
+
+def test_a_copy_goes_on_behind_a_replaced_token() -> None:
+    assert guess_after(7) == [107, 108, 109]
+    assert guess_after(7, 8) == [108, 109, 110]
+
+
+def test_a_copy_goes_on_behind_an_inserted_token() -> None:
+    assert guess_after(7, 106) == [107, 108, 109]
+
+
+def test_a_copy_goes_on_behind_a_token_left_out() -> None:
+    assert guess_after(107) == [108, 109, 110]
+
+
+def test_after_a_long_change_there_is_no_guess() -> None:
+    assert guess_after(*range(REACH)) != []
+    assert guess_after(*range(REACH + 1)) == []
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(0, 59), st.integers(1, 60))
+def test_a_guess_is_always_of_something_there(
+    tokens: list[int], position: int, length: int
+) -> None:
+    length = min(length, len(tokens))
+    position = min(position, length - 1)
+    found = after_change(tokens, position, length)
+    assert found is None or 0 <= found < len(tokens)

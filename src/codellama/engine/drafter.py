@@ -15,6 +15,8 @@ from codellama.engine.sequence import Sequence
 
 # Lengths of the remembered n-grams, the best first: the more tokens agree, the surer is what follows.
 ORDERS = (12, 6, 3)
+# Who copies with a change is soon back: so many tokens later at most, and as far away at most.
+REACH = 16
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class NgramIndex:
 
 
 class NgramDrafter:
-    """Continues as the prompt or the answer did after the same last tokens."""
+    """Continues as the prompt or the answer did after the same last tokens; and where a copy is left for
+    a change, near the place where it was left."""
 
     seconds_per_token = 0.0
 
@@ -113,33 +116,46 @@ class NgramDrafter:
         6: Outlook("ngram-6", 0.7),
         3: Outlook("ngram-3", 0.5),
     }
+    _NEAR = Outlook("ngram-near", 0.4)
 
     def __init__(self) -> None:
         self._indices: dict[Sequence, NgramIndex] = {}
-        self._found: dict[Sequence, int] = {}
+        self._next: dict[Sequence, int] = {}  # where the latest outlook would copy from
+        self._copied: dict[
+            Sequence, tuple[int, int]
+        ] = {}  # the latest n-gram's, and the length then
 
     def outlook(self, sequence: Sequence) -> Outlook | None:
-        """The kind of the longest n-gram that the text ends with and held before."""
+        """The kind of the longest n-gram that the text ends with and held before, or of a change."""
         index = self._indices.get(sequence)
         if index is None:
             index = self._indices[sequence] = NgramIndex()
-        found = index.find(sequence.tokens)
-        if found is None:
+        tokens = sequence.tokens
+        found = index.find(tokens)
+        if found is not None:
+            order, position = found
+            self._next[sequence] = position
+            self._copied[sequence] = position, len(tokens)
+            return self._OUTLOOKS[order]
+        copied = self._copied.get(sequence)
+        near = None if copied is None else after_change(tokens, *copied)
+        if near is None:
             return None
-        order, self._found[sequence] = found
-        return self._OUTLOOKS[order]
+        self._next[sequence] = near
+        return self._NEAR
 
     def draft(self, wishes: Many[Wish]) -> list[list[int]]:
-        """What stands after the n-grams that the latest `outlook` found."""
+        """What stands where the latest `outlook` found it."""
         return [
-            continuation(wish.sequence.tokens, self._found[wish.sequence], wish.length)
+            continuation(wish.sequence.tokens, self._next[wish.sequence], wish.length)
             for wish in wishes
         ]
 
     def forget(self, sequence: Sequence) -> None:
         """Drop the sequence's index."""
         self._indices.pop(sequence, None)
-        self._found.pop(sequence, None)
+        self._next.pop(sequence, None)
+        self._copied.pop(sequence, None)
 
     def reset(self) -> None:
         """Nothing depends on a step."""
@@ -155,3 +171,21 @@ def continuation(tokens: list[int], position: int, length: int) -> list[int]:
     while len(found) < length:
         found += found[-period:][: length - len(found)]
     return found
+
+
+def after_change(tokens: list[int], position: int, length: int) -> int | None:
+    """Where a copy may go on that was begun from `position` when there were `length` tokens, and left
+    since: behind the same token as the last one if that stands near, else as if tokens had only been
+    replaced. None if that was too long ago.
+    """
+    new = tokens[length:]
+    pairs = zip(new, tokens[position : position + len(new)], strict=False)
+    kept = next((i for i, (mine, theirs) in enumerate(pairs) if mine != theirs), len(new))
+    left = position + kept
+    changed = len(new) - kept
+    if changed > REACH:
+        return None
+    near = tokens[left : min(left + REACH, len(tokens) - 1)]
+    if changed and tokens[-1] in near:
+        return left + near.index(tokens[-1]) + 1
+    return min(left + changed, len(tokens) - 1)
