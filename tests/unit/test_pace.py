@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from codellama.engine.pace import (
     FIRST_PROBE,
     LAST_PROBE,
+    LEAST_ROW,
+    MARGIN,
     Acceptance,
     Candidate,
     Probe,
@@ -130,3 +134,33 @@ def test_probes_become_rare_while_they_fail() -> None:
     assert waits[-1] == LAST_PROBE
     probe.learn(2, 2)
     assert probe.interval == FIRST_PROBE
+
+
+def exhaustive(chance: float, most: int, seconds: Callable[[int], float]) -> int:
+    """The best length of one draft, by trying them all."""
+    rates = [MARGIN / seconds(1)]
+    tokens = 1.0
+    for n in range(1, most + 1):
+        tokens += chance**n
+        rates.append(tokens / max(seconds(1 + n), seconds(1) * (1 + LEAST_ROW * n)))
+    return max(range(most + 1), key=lambda n: (rates[n], -n))
+
+
+@given(
+    st.floats(0, 1),
+    st.integers(0, 40),
+    st.lists(st.floats(0.0, 0.5), min_size=41, max_size=41),
+)
+def test_stopping_early_misses_nothing(chance: float, most: int, steps: list[float]) -> None:
+    """Steps take longer with more rows, however unevenly."""
+    seconds = [1.0]
+    for more in steps:
+        seconds.append(seconds[-1] + more)
+    found = choose_lengths([Candidate(chance, most)], 1, 64, lambda rows: seconds[rows - 1])[0]
+    wanted = exhaustive(chance, most, lambda rows: seconds[rows - 1])
+
+    def rate(n: int) -> float:
+        tokens = sum(chance**i for i in range(n + 1))
+        return tokens / max(seconds[n], 1 + LEAST_ROW * n)
+
+    assert found == wanted or rate(found) == pytest.approx(rate(wanted))

@@ -9,6 +9,7 @@ once, and stop when they do not pay; a rare short probe notices when that change
 from __future__ import annotations
 
 import heapq
+from bisect import bisect
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._rows: list[int] = []  # that are known, ascending
         self._fresh: set[int] = set()
         self._count = 0
 
@@ -58,19 +60,21 @@ class StepTimes:
         """A step with `rows` rows took `seconds`; a single slow one does not count in full."""
         self._forget_old()
         self._fresh.add(rows)
-        if not self._seconds:
-            self._seconds[rows] = seconds
-            return
-        expected = self.seconds(rows)
-        seconds = min(seconds, _OUTLIER * expected)
         known = self._seconds.get(rows)
-        self._seconds[rows] = seconds if known is None else known + _SMOOTHING * (seconds - known)
+        if self._seconds:
+            seconds = min(seconds, _OUTLIER * self.seconds(rows))
+        if known is None:
+            self._seconds[rows] = seconds
+            self._rows = sorted(self._seconds)
+        else:
+            self._seconds[rows] = known + _SMOOTHING * (seconds - known)
 
     def _forget_old(self) -> None:
         """Times not seen again for long may be of another load: better guess than believe them."""
         self._count += 1
         if self._count % FORGET_EVERY == 0:
             self._seconds = {r: s for r, s in self._seconds.items() if r in self._fresh}
+            self._rows = sorted(self._seconds)
             self._fresh.clear()
 
     def seconds(self, rows: int) -> float:
@@ -78,10 +82,10 @@ class StepTimes:
         known = self._seconds.get(rows)
         if known is not None:
             return known
-        below = max((r for r in self._seconds if r < rows), default=None)
-        above = min((r for r in self._seconds if r > rows), default=None)
-        if below is None or above is None:
-            return self._beyond(rows, below if above is None else above)
+        place = bisect(self._rows, rows)
+        if not 0 < place < len(self._rows):
+            return self._beyond(rows, self._rows[max(0, place - 1)] if self._rows else None)
+        below, above = self._rows[place - 1], self._rows[place]
         low, high = self._seconds[below], self._seconds[above]
         return low + (high - low) * (rows - below) / (above - below)
 
@@ -118,6 +122,12 @@ class Candidate:
     most: int
     source: int = 0
 
+    def promise(self, length: int) -> float:
+        """Tokens that may be expected of all that could follow the first `length`."""
+        following = self.chance ** (length + 1)
+        left = self.most - length
+        return min(float(left), following / (1 - self.chance)) if self.chance < 1 else float(left)
+
 
 @dataclass
 class _Trial:
@@ -129,11 +139,11 @@ class _Trial:
     longest: dict[int, int] = field(default_factory=dict)  # per source
 
     def grow(self, index: int, candidate: Candidate) -> None:
-        self.lengths[index] += 1
+        length = self.lengths[index] = self.lengths[index] + 1
         self.rows += 1
-        self.tokens += candidate.chance ** self.lengths[index]
-        longest = max(self.longest.get(candidate.source, 0), self.lengths[index])
-        self.longest[candidate.source] = longest
+        self.tokens += candidate.chance**length
+        if length > self.longest.get(candidate.source, 0):
+            self.longest[candidate.source] = length
 
 
 def choose_lengths(
@@ -153,15 +163,21 @@ def choose_lengths(
     best_rate, best = MARGIN * trial.tokens / base, list(trial.lengths)
     heap = [(-c.chance, i) for i, c in enumerate(candidates) if c.most > 0]
     heapq.heapify(heap)
+    promised = sum(c.promise(0) for c in candidates)
     while heap and trial.rows < n_decoding + room:
         _, i = heapq.heappop(heap)
         candidate = candidates[i]
+        promised -= candidate.promise(trial.lengths[i])
         trial.grow(i, candidate)
+        promised += candidate.promise(trial.lengths[i])
         if trial.lengths[i] < candidate.most:
             heapq.heappush(heap, (-(candidate.chance ** (trial.lengths[i] + 1)), i))
-        drafting = sum(token_seconds[s] * n for s, n in trial.longest.items())
         least = base * (1 + LEAST_ROW * (trial.rows / n_decoding - 1))
-        rate = trial.tokens / (max(step_seconds(trial.rows), least) + drafting)
-        if rate > best_rate:
-            best_rate, best = rate, list(trial.lengths)
+        seconds = max(step_seconds(trial.rows), least)
+        for source, length in trial.longest.items():
+            seconds += token_seconds[source] * length
+        if trial.tokens > best_rate * seconds:
+            best_rate, best = trial.tokens / seconds, list(trial.lengths)
+        elif trial.tokens + promised < best_rate * seconds:
+            break  # with more rows a step only takes longer
     return best
