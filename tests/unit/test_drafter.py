@@ -5,15 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama.engine.drafter import (
-    ORDERS,
-    REACH,
-    NgramDrafter,
-    NgramIndex,
-    Wish,
-    after_change,
-    continuation,
-)
+from codellama.engine.drafter import NgramDrafter, Wish
+from codellama.engine.ngrams import ORDERS, REACH, NgramIndex, Past, after_change, continuation
 from tests.fake_runner import request
 
 
@@ -62,7 +55,7 @@ def test_what_has_ended_is_forgotten() -> None:
     drafter.outlook(new)
     drafter.forget(new)
     assert drafter._indices == {}
-    assert drafter._next == {}
+    assert drafter._source == {}
     assert drafter._copied == {}
     drafter.forget(new)
 
@@ -112,3 +105,53 @@ def test_a_guess_is_always_of_something_there(
     position = min(position, length - 1)
     found = after_change(tokens, position, length)
     assert found is None or 0 <= found < len(tokens)
+
+
+def ended(prompt: list[int], answer: list[int], drafter: NgramDrafter) -> None:
+    """A request with this answer has come and gone."""
+    old = request(prompt, 100)
+    drafter.outlook(old)
+    for token in answer:
+        old.tokens.append(token)
+        drafter.outlook(old)
+    drafter.forget(old)
+
+
+TEMPLATE = list(range(300, 312))
+
+
+def test_answers_begin_as_others_did() -> None:
+    drafter = NgramDrafter()
+    ended([*range(50), *TEMPLATE], [20, 21, 22, 23], drafter)
+    new = request([*range(100, 150), *TEMPLATE], 100)
+    outlook = drafter.outlook(new)
+    assert outlook is not None
+    assert outlook.kind == "ngram-past-12"
+    assert drafter.draft([Wish(new, 3)]) == [[20, 21, 22]]
+
+
+def test_what_the_text_itself_says_comes_first() -> None:
+    drafter = NgramDrafter()
+    ended([*range(50), *TEMPLATE], [20, 21, 22, 23], drafter)
+    new = request([*TEMPLATE, 60, *TEMPLATE], 100)
+    assert drafter.outlook(new) is not None
+    assert drafter.draft([Wish(new, 1)]) == [[60]]
+
+
+def test_prompts_of_others_are_not_repeated() -> None:
+    drafter = NgramDrafter()
+    ended([*TEMPLATE, *range(50, 80)], [20, 21], drafter)
+    assert drafter.outlook(request(TEMPLATE, 100)) is None
+
+
+def test_the_past_is_bounded() -> None:
+    past = Past(n_tokens=400)
+    for start in range(0, 4000, 100):
+        past.add(list(range(start, start + 100)))
+    keys = [hash(tuple(range(3920 - n, 3920))) for n in ORDERS]
+    assert past.find(keys) is not None
+    old = [hash(tuple(range(50 - n, 50))) for n in ORDERS]
+    assert past.find(old) is None
+    past.add(list(range(10_000)))
+    assert sum(len(half.tokens) for half in (past._newer, past._older)) <= 400
+    assert past.find([]) is None
