@@ -107,7 +107,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             self.prompts = Prompts(
                 self.name, self.tokenizer, self.metadata, self.variant, self.config
             )
-            context = Context(self._model, self.config, cells)
+            flash_attn = loading.flash_attn(header, self.config, cells)
+            context = Context(self._model, replace(self.config, flash_attn=flash_attn), cells)
             undo.callback(context.close)
             self._adapters = self._load_adapters(context)
             self._requests = RequestMaker(
@@ -126,6 +127,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             library().version,
             self.config.type_k,
             self.config.type_v,
+            flash_attn,  # it keeps values the other way round
             self.config.rope,
             [sha256(Path(path)) for path, _ in self.config.adapters],
         )

@@ -1,5 +1,5 @@
-"""What a GGUF's header says about loading it: context, KV cells, GPU layers, and whether another model may
-draft for it. Only headers are read; nothing is loaded here.
+"""What a GGUF's header says about loading it: context, KV cells, GPU layers, the kind of attention, and
+whether another model may draft for it. Only headers are read; nothing is loaded here.
 """
 
 from __future__ import annotations
@@ -51,6 +51,17 @@ def choose_cells(header: GGUFHeader, config: ModelConfig, n_ctx: int) -> int:
     """KV cells for all requests, as many as the memory has room for."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return fit.choose_cells(n_ctx, config.n_seq_max, kv_bytes_per_cell(header, config), memory)
+
+
+def flash_attn(header: GGUFHeader, config: ModelConfig, cells: int) -> Literal["auto", "on", "off"]:
+    """What was asked for; "auto" is "off" where plain attention is better, else llama.cpp decides."""
+    if config.flash_attn != "auto" or config.type_v not in ("f32", "f16", "bf16"):
+        return config.flash_attn
+    if library().gpus() and config.n_gpu_layers != 0:
+        return "auto"
+    heads = int(header.metadata.get("llama.attention.head_count") or 1)
+    plain = fit.plain_attention(config.n_seq_max, heads, cells, config.n_ubatch)
+    return "off" if plain else "auto"
 
 
 def gpu_layers(

@@ -27,9 +27,9 @@ TEXTS = [[1, 308, 707, 4014, 3999, 4015, 305], [1, 4025], [1, *range(300, 420)]]
 
 
 @pytest.fixture(scope="module")
-def q8_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "demo-q8_0.gguf"
-    convert(ROOT / "models" / "demo", path, "Q8_0", threads=2)
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo-f32.gguf"
+    convert(ROOT / "models" / "demo", path, "F32", threads=2)
     return path
 
 
@@ -43,7 +43,7 @@ def llama_server(model: Path, *options: str) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [str(LLAMA_SERVER), "-m", str(model), "--port", str(port), "-t", "1", "-np", "1"]
     process = subprocess.Popen(
-        [*command, "-c", "512", "-fa", "off", *options],
+        [*command, "-c", "512", "-fa", "off", "-ctk", "f32", "-ctv", "f32", *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -65,12 +65,12 @@ def llama_server(model: Path, *options: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("pooling", POOLING_TYPES)
-def test_embeddings(q8_0: Path, pooling: Any) -> None:
+def test_embeddings(exact: Path, pooling: Any) -> None:
     """The same answers to the same requests: keys and shapes equal, values within 1e-4.
 
-    Flash attention is off: with it, rounding depends on what else is in a batch.
+    Flash attention is off and all is F32: else rounding depends on what else is in a batch.
     """
-    with llama_server(q8_0, "--embeddings", "--pooling", pooling) as theirs:
+    with llama_server(exact, "--embeddings", "--pooling", pooling) as theirs:
         asked: list[tuple[str, Any]] = [
             ("/embeddings", {"content": TEXTS}),
             ("/embedding", {"content": TEXTS[0]}),
@@ -86,8 +86,9 @@ def test_embeddings(q8_0: Path, pooling: Any) -> None:
         wrong = httpx.post(theirs + "/v1/embeddings", json={}).status_code
 
     def load() -> LLM:
-        options = {"n_seq_max": 1, "n_threads": 1, "flash_attn": "off"}
-        return LLM(q8_0, embeddings=True, pooling=pooling, **options)
+        options: dict[str, Any] = {"n_seq_max": 1, "n_threads": 1, "flash_attn": "off"}
+        options |= {"type_k": "f32", "type_v": "f32"}
+        return LLM(exact, embeddings=True, pooling=pooling, **options)
 
     with running(load) as ours:
         for (path, body), expected in zip(asked, want, strict=True):
@@ -95,10 +96,10 @@ def test_embeddings(q8_0: Path, pooling: Any) -> None:
         assert ours.post("/v1/embeddings").status_code == wrong
 
 
-def test_off_by_default(q8_0: Path) -> None:
-    with llama_server(q8_0) as theirs:
+def test_off_by_default(exact: Path) -> None:
+    with llama_server(exact) as theirs:
         want = httpx.post(theirs + "/v1/embeddings", json={"input": "x"})
-    with running(lambda: LLM(q8_0, n_threads=1)) as ours:
+    with running(lambda: LLM(exact, n_threads=1)) as ours:
         got = ours.post("/v1/embeddings", input="x")
     assert got.status_code == want.status_code == 501
     assert got.json()["error"]["type"] == want.json()["error"]["type"]

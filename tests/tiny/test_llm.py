@@ -4,6 +4,7 @@ nothing, and every option does what it says."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import threading
@@ -27,7 +28,8 @@ from codellama import (
     QueueFullError,
     UnsupportedError,
 )
-from codellama.params import KV_TYPES
+from codellama.native.context import Context
+from codellama.params import KV_TYPES, ModelConfig
 from tests import tiny_model
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
@@ -439,3 +441,28 @@ def test_best_of_is_at_least_n(tiny_llm: LLM, best_of: Any) -> None:
     with pytest.raises(InvalidRequestError, match="best_of must be from 2 to 128") as caught:
         tiny_llm.complete("x", n=2, best_of=best_of)
     assert caught.value.param == "best_of"
+
+
+@pytest.mark.parametrize(
+    ("options", "used"),
+    [
+        ({"n_seq_max": 1, "n_gpu_layers": 0}, "off"),
+        ({"n_seq_max": 2, "n_gpu_layers": 0}, "auto"),
+        ({"n_seq_max": 1, "n_gpu_layers": 0, "flash_attn": "on"}, "on"),
+        ({"n_seq_max": 1, "n_gpu_layers": 0, "type_v": "q8_0"}, "auto"),
+    ],
+)
+def test_attention_on_a_cpu(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], used: str
+) -> None:
+    seen: list[str] = []
+    made = Context.__init__
+
+    def init(self: Context, model: Any, config: ModelConfig, *args: Any, **kwargs: Any) -> None:
+        seen.append(config.flash_attn)
+        made(self, model, config, *args, **kwargs)
+
+    monkeypatch.setattr(Context, "__init__", init)
+    with contextlib.suppress(ModelLoadError), LLM(tiny_gguf, n_threads=1, **options):
+        pass  # the tiny model's heads are too small for a quantized cache
+    assert seen == [used]

@@ -12,6 +12,7 @@ from codellama.devices.fit import (
     kv_bytes_per_cell,
     layer_bytes,
     place_layers,
+    plain_attention,
 )
 
 
@@ -59,3 +60,13 @@ def test_the_seventy_billion_model() -> None:
     assert choose_cells(4096, 4, per_cell, 64 * GIB) == 4 * 4096
     assert choose_cells(16384, 4, 524_288, 64 * GIB) == 16384, "an eighth of 64 GiB is one context"
     assert choose_cells(16384, 1, 524_288, 4 * GIB) == 16384, "never less than one full context"
+
+
+@pytest.mark.parametrize(
+    ("n_seq_max", "heads", "cells", "plain"),
+    [(1, 64, 4096, True), (1, 64, 4097, False), (2, 8, 512, False), (1, 32, 16384, False)],
+)
+def test_plain_attention_is_for_one_request_and_little_memory(
+    n_seq_max: int, heads: int, cells: int, plain: bool
+) -> None:
+    assert plain_attention(n_seq_max, heads, cells, 512) is plain

@@ -1,4 +1,5 @@
-"""How many layers fit the GPUs, and how many KV cells the memory. Pure: sizes in, numbers out."""
+"""How many layers fit the GPUs, how many KV cells the memory, and whether attention may take its own.
+Pure: sizes in, numbers out."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 GIB = 2**30
 MARGIN = GIB  # left free per GPU, as llama.cpp's own --fit-target
 COMPUTE = GIB // 2  # scratch of a 512-row batch, per GPU
+MOST_SCORES = GIB // 2  # what plain attention may take: 70B with 4096 cells
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,13 @@ def choose_cells(n_ctx: int, n_seq_max: int, bytes_per_cell: int, memory_bytes: 
     full context."""
     affordable = memory_bytes // 8 // max(1, bytes_per_cell)
     return max(n_ctx, min(n_ctx * n_seq_max, affordable))
+
+
+def plain_attention(n_seq_max: int, n_heads: int, cells: int, n_ubatch: int) -> bool:
+    """Whether plain attention is better than flash attention on a CPU: for one request at a time, if its
+    scores (f32, for all heads, cells and rows of a micro-batch) do not take too much memory.
+
+    llama.cpp's flash attention on a CPU reads the whole cache once per row, so drafts gain nothing from
+    it; plain attention takes what it needs once per step, but looks at the cells of all requests.
+    """
+    return n_seq_max == 1 and 4 * n_heads * cells * n_ubatch <= MOST_SCORES
