@@ -55,7 +55,6 @@ from codellama.weights.gguf_header import GGUFHeader
 from codellama.weights.loadable import check_adapter, read_model
 from codellama.weights.provenance import sha256
 
-MIB = 2**20
 MOST_CHOICES = 128  # OpenAI's limit for n
 NO_EMBEDDINGS = (
     "this model was loaded without embeddings: start the server with --embeddings, or load it with "
@@ -159,7 +158,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             self.config.prefill_chunk,
             self.config.max_outputs,
             PromptCache(
-                self.config.cache_ram * MIB, loading.kv_bytes_per_cell(header, self.config)
+                loading.cache_bytes(self.config), loading.kv_bytes_per_cell(header, self.config)
             ),
         )
         speculator = Speculator(drafters, self.config.spec_draft_n_max)

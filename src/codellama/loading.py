@@ -49,8 +49,19 @@ def head_dim(header: GGUFHeader) -> int:
 
 def choose_cells(header: GGUFHeader, config: ModelConfig, n_ctx: int) -> int:
     """KV cells for all requests, as many as the memory has room for."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return fit.choose_cells(n_ctx, config.n_seq_max, kv_bytes_per_cell(header, config), memory)
+    per_cell = kv_bytes_per_cell(header, config)
+    return fit.choose_cells(n_ctx, config.n_seq_max, per_cell, _memory_bytes())
+
+
+def cache_bytes(config: ModelConfig) -> int:
+    """Bytes of host memory for prompts outside the KV cache."""
+    if config.cache_ram is None:
+        return fit.choose_cache_bytes(_memory_bytes())
+    return config.cache_ram << 20
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def flash_attn(header: GGUFHeader, config: ModelConfig, cells: int) -> Literal["auto", "on", "off"]:

@@ -183,7 +183,8 @@ class ModelConfig:
     `n_ctx` is the context per request in tokens (None: what the model was trained for), `n_seq_max`
     the number of requests served at once and `kv_cells` the tokens that all of them may hold
     together (None: as many as `n_seq_max` full contexts need, or as fit an eighth of the memory).
-    Prompts whose place is taken by others stay in up to `cache_ram` MiB of host memory.
+    Prompts whose place is taken by others stay in up to `cache_ram` MiB of host memory (None: 8192,
+    but no more than a sixteenth of the memory).
     `max_queue` requests may wait beyond those. `n_batch` is the token budget of one step,
     `prefill_chunk` the share of it that prompts may take while others are decoding.
     `n_gpu_layers` is a number, "all", or "auto" (as many as fit). `type_k`/`type_v` name the KV
@@ -215,7 +216,7 @@ class ModelConfig:
     n_ctx: int | None = None
     n_seq_max: int = 4
     kv_cells: int | None = None
-    cache_ram: int = 1024
+    cache_ram: int | None = None
     max_queue: int = 512
     n_batch: int = 512
     n_ubatch: int = 512

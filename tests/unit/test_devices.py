@@ -8,6 +8,7 @@ from codellama.devices.fit import (
     COMPUTE,
     GIB,
     MARGIN,
+    choose_cache_bytes,
     choose_cells,
     kv_bytes_per_cell,
     layer_bytes,
@@ -70,3 +71,8 @@ def test_plain_attention_is_for_one_request_and_little_memory(
     n_seq_max: int, heads: int, cells: int, plain: bool
 ) -> None:
     assert plain_attention(n_seq_max, heads, cells, 512) is plain
+
+
+@pytest.mark.parametrize(("gib", "chosen"), [(16, 1), (64, 4), (128, 8), (1024, 8)])
+def test_host_memory_for_prompts(gib: int, chosen: int) -> None:
+    assert choose_cache_bytes(gib * GIB) == chosen * GIB

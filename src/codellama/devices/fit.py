@@ -66,6 +66,11 @@ def choose_cells(n_ctx: int, n_seq_max: int, bytes_per_cell: int, memory_bytes: 
     return max(n_ctx, min(n_ctx * n_seq_max, affordable))
 
 
+def choose_cache_bytes(memory_bytes: int) -> int:
+    """Bytes for prompts outside the KV cache: llama-server's 8 GiB, or a sixteenth of the memory."""
+    return min(8 * GIB, memory_bytes // 16)
+
+
 def plain_attention(n_seq_max: int, n_heads: int, cells: int, n_ubatch: int) -> bool:
     """Whether plain attention is better than flash attention on a CPU: for one request at a time, if its
     scores (f32, for all heads, cells and rows of a micro-batch) do not take too much memory.
