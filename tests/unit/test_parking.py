@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codellama.batch import Fork, Save, Trim
-from codellama.engine.kv_cache import LEAST_SHARE, WORTH_PARKING
+from codellama.engine.kv_cache import LEAST_OWN, LEAST_SHARE, WORTH_PARKING
 from codellama.engine.prompt_cache import WORTH_KEEPING
 from codellama.engine.sequence import Sequence
 from tests.fake_runner import expected, request
@@ -84,6 +84,20 @@ def test_a_shared_beginning_is_parked_once() -> None:
     loop.step()
     assert idle_cells(loop) == [0, 0, 0]
     assert len(loop.scheduler.prompt_cache) == 1
+
+
+def test_short_tails_behind_a_long_beginning_are_not_stored() -> None:
+    loop = Loop(n_slots=4, cells=4000, cache_bytes=PLENTY)
+    beginning, tail = range(LEAST_OWN * WORTH_KEEPING), WORTH_KEEPING
+    loop.submit(*(request([*beginning, *range(900 * i, 900 * i + tail)], 2) for i in (1, 2, 3)))
+    loop.run()
+    loop.submit(request(range(500, 510), WORTH_PARKING))
+    loop.step()
+    assert idle_cells(loop) == [0, 0, 0]
+    assert len(loop.scheduler.prompt_cache) == 1
+    loop.run()
+    again = serve(loop, [*beginning, *range(900, 900 + tail)], 2)
+    assert again.cached_tokens >= len(beginning)
 
 
 def test_what_lends_its_beginning_is_parked_after_that() -> None:

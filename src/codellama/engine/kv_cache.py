@@ -38,6 +38,10 @@ WORTH_PARKING = 64
 LEAST_SHARE = 32
 
 
+# A state holds all of a slot's tokens; of those that no other slot holds there must be at least this part.
+LEAST_OWN = 8
+
+
 class KVCache:
     """`n_slots` slots over `cells` KV cells; what leaves them goes to `prompt_cache`."""
 
@@ -115,23 +119,22 @@ class KVCache:
 
     def _park(self, waiting: Iterable[Sequence]) -> None:
         """Move idle caches to host memory, but for those that a waiting request shares."""
-        for slot in self.idle():
-            wanted = any(slot.spares(other) >= WORTH_KEEPING for other in waiting)
-            if not slot.tokens or wanted:
+        for slot in [slot for slot in self.idle() if slot.tokens]:
+            if any(slot.spares(other) >= WORTH_KEEPING for other in waiting):
                 continue
-            rest = self._unshared(slot, 0)
-            if rest < WORTH_KEEPING or self.prompt_cache.takes(len(slot.tokens)):
+            if not self._is_worth_keeping(slot, 0) or self.prompt_cache.takes(len(slot.tokens)):
                 self._give_up(slot, 0)
 
-    def _unshared(self, slot: Slot, n: int) -> int:
-        """How many tokens behind the first `n` would be lost with the slot's: no other slot has them."""
+    def _is_worth_keeping(self, slot: Slot, n: int) -> bool:
+        """Whether enough tokens behind the first `n` would be lost with the slot's: no other has them."""
         others = (other for other in self.slots if other is not slot)
         elsewhere = max((o.shared(slot.tokens, slot.adapters) for o in others), default=0)
-        return len(slot.tokens) - max(elsewhere, n)
+        own = len(slot.tokens) - max(elsewhere, n)
+        return own >= WORTH_KEEPING and own * LEAST_OWN >= len(slot.tokens)
 
     def _give_up(self, slot: Slot, n: int) -> None:
         """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
-        if self._unshared(slot, n) >= WORTH_KEEPING:
+        if self._is_worth_keeping(slot, n):
             state = self.prompt_cache.keep(slot.tokens, slot.adapters)
             if state is not None:
                 self._edits.append(Save(slot.id, state))
