@@ -120,6 +120,29 @@ def test_one_slow_step_does_not_change_the_picture() -> None:
     assert times.seconds(4) < 1.5
 
 
+def test_a_slow_machine_is_not_a_price_of_rows() -> None:
+    times = StepTimes()
+    for _ in range(20):
+        times.learn(1, 1.0)
+        times.learn(8, 2.0)
+    for _ in range(40):  # others take its time, while nothing is drafted
+        times.learn(1, 1.6)
+    assert times.seconds(1) == pytest.approx(1.6, rel=0.01)
+    assert times.seconds(8) / times.seconds(1) == pytest.approx(2, rel=0.15)
+
+
+def test_the_price_of_rows_is_learned_all_the_same() -> None:
+    times = StepTimes()
+    for _ in range(100):
+        times.learn(1, 1.0)
+        times.learn(8, 2.0)
+    for _ in range(100):  # the context has grown
+        times.learn(1, 2.0)
+        times.learn(8, 3.0)
+    assert times.seconds(1) == pytest.approx(2, rel=0.05)
+    assert times.seconds(8) == pytest.approx(3, rel=0.05)
+
+
 def test_probes_become_rare_while_they_fail() -> None:
     probe = Probe()
     waits = []

@@ -25,8 +25,10 @@ FIRST_PROBE, LAST_PROBE = 16, 512  # tokens without a draft before a probe; doub
 FORGET_EVERY = 512  # steps
 _FADE = 0.95
 _PRIOR_TRIALS = 4.0
-_SMOOTHING = 0.2
 _OUTLIER = 2.0
+# How far a step moves the estimate of all steps, and that of steps with as many rows against the others:
+# other programs slow the machine down for seconds, which must not look like a price of rows.
+_SPEED, _SHAPE = 0.3, 0.1
 
 
 @dataclass
@@ -51,7 +53,8 @@ class StepTimes:
     """Measured seconds of steps by their number of rows, and an estimate for numbers not yet seen."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}  # at the speed 1
+        self._speed = 1.0  # of the machine now: a factor for all
         self._rows: list[int] = []  # that are known, ascending
         self._fresh: set[int] = set()
         self._count = 0
@@ -60,14 +63,15 @@ class StepTimes:
         """A step with `rows` rows took `seconds`; a single slow one does not count in full."""
         self._forget_old()
         self._fresh.add(rows)
-        known = self._seconds.get(rows)
-        if self._seconds:
-            seconds = min(seconds, _OUTLIER * self.seconds(rows))
-        if known is None:
-            self._seconds[rows] = seconds
+        if rows not in self._seconds:
+            if self._seconds:
+                seconds = min(seconds, _OUTLIER * self.seconds(rows))
+            self._seconds[rows] = seconds / self._speed
             self._rows = sorted(self._seconds)
-        else:
-            self._seconds[rows] = known + _SMOOTHING * (seconds - known)
+            return
+        off = min(seconds / self.seconds(rows), _OUTLIER) - 1
+        self._speed *= 1 + _SPEED * off
+        self._seconds[rows] *= 1 + _SHAPE * off
 
     def _forget_old(self) -> None:
         """Times not seen again for long may be of another load: better guess than believe them."""
@@ -81,19 +85,19 @@ class StepTimes:
         """The estimate: measured, between the measured neighbours, or the nearest one plus a guess."""
         known = self._seconds.get(rows)
         if known is not None:
-            return known
+            return known * self._speed
         place = bisect(self._rows, rows)
         if not 0 < place < len(self._rows):
             return self._beyond(rows, self._rows[max(0, place - 1)] if self._rows else None)
         below, above = self._rows[place - 1], self._rows[place]
         low, high = self._seconds[below], self._seconds[above]
-        return low + (high - low) * (rows - below) / (above - below)
+        return (low + (high - low) * (rows - below) / (above - below)) * self._speed
 
     def _beyond(self, rows: int, nearest: int | None) -> float:
         if nearest is None:
             return 1.0 + GUESSED_ROW * rows  # only ratios count
-        per_row = self._seconds[nearest] * GUESSED_ROW / (1 + GUESSED_ROW * nearest)
-        return self._seconds[nearest] + per_row * (rows - nearest)
+        known = self._seconds[nearest] * self._speed
+        return known + known * GUESSED_ROW / (1 + GUESSED_ROW * nearest) * (rows - nearest)
 
 
 @dataclass
