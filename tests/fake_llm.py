@@ -172,7 +172,7 @@ class FakeLLM(LlamaCompatible):
 
         put(now)
         self._held.append(lambda: put(later))
-        text = self.tokenizer.decode(prompt.tokens) if echo else ""
+        text = self.tokenizer.decode(prompt.tokens) if echo else None
         completion = Completion(prompt, n, mailbox, cancel, text)
         return completion
 

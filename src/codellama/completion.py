@@ -131,11 +131,12 @@ class Completion:
         n: int,
         mailbox: Mailbox,
         cancel: Callable[[], None],
-        echo: str = "",
+        echo: str | None = None,
         keep: int | None = None,
     ) -> None:
-        """`cancel` ends the request; `echo` is text that every choice begins with. A result has the
-        `keep` likeliest of the `n` choices, by default all as they are."""
+        """`cancel` ends the request; `echo` is text that every choice begins with, None if the prompt is
+        neither shown nor scored. A result has the `keep` likeliest of the `n` choices, by default all
+        as they are."""
         self.id = uuid.uuid4().hex
         self.created = int(time.time())
         self.prompt = prompt
@@ -144,7 +145,7 @@ class Completion:
         self._cancel = cancel
         self._open = n
         self._keep = keep
-        self._n_scored = len(prompt.tokens) if echo else 0
+        self._n_scored = 0 if echo is None else len(prompt.tokens)
         self._echo = [Delta(text=echo)] * n if echo else []
         self._collected: Result | None = None
 

@@ -366,7 +366,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         except BaseException:
             close(requests)
             raise
-        text = self._text(prompt) if echo else ""
+        text = self._text(prompt) if echo else None
         return Completion(prompt, n, mailbox, lambda: self._cancel(requests), text, keep)
 
     def _text(self, prompt: Prompt) -> str:

@@ -34,13 +34,14 @@ def test_the_likeliest_are_kept_in_order() -> None:
     assert result.usage == Usage(2, 5)
 
 
-def test_a_scored_prompt_does_not_count() -> None:
+@pytest.mark.parametrize("text", ["ab", ""])
+def test_a_scored_prompt_does_not_count(text: str) -> None:
     mailbox = Mailbox()
     scored = (TokenLogprob(1, math.nan), TokenLogprob(2, -50.0))
     for index, delta in enumerate([finished(-2, -2), finished(-1, -1)]):
         mailbox.put(index, Delta(logprobs=scored))
         mailbox.put(index, delta)
-    result = Completion(Prompt((1, 2)), 2, mailbox, lambda: None, "ab", keep=1).result()
+    result = Completion(Prompt((1, 2)), 2, mailbox, lambda: None, text, keep=1).result()
     assert [choice.logprobs[2].logprob for choice in result.choices] == [-1]
 
 
@@ -50,3 +51,19 @@ def test_a_scored_prompt_does_not_count() -> None:
 def test_mean(n: int, first: int, mean: float) -> None:
     logprobs = [TokenLogprob(0, value) for value in (-1.0, -3.0, -7.0)]
     assert mean_logprob(n, logprobs, first) == mean
+
+
+def test_events_can_be_handed_on() -> None:
+    mailbox, ended = Mailbox(), []
+    completion = Completion(Prompt((1, 2)), 2, mailbox, lambda: ended.append(True), "ab")
+    mailbox.put(0, Delta(text="c"))
+    got: list[tuple[int, str]] = []
+    completion.forward(lambda index, delta: got.append((index, delta.text)))
+    mailbox.put(1, Delta(text="d"))
+    assert got == [(0, "ab"), (1, "ab"), (0, "c"), (1, "d")]
+    mailbox.put(0, finished(-1))
+    completion.cancel()
+    assert ended == [True], "one choice is open"
+    mailbox.put(1, finished(-1))
+    completion.cancel()
+    assert ended == [True]
