@@ -23,7 +23,7 @@ RANDOM: Mapping[str, Any] = {
     "min_p": 0,
     "ignore_eos": True,
 }
-HEAD_START = 16  # events of a stream before something else disturbs it
+HEAD_START = 4  # writes of a stream before something else disturbs it
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    short=16, long=300, shared=100, tail=8, answer=16, brief=4, stream=600, edit=16, clients=3,
+    short=16, long=300, shared=100, tail=8, answer=16, brief=4, stream=2400, edit=16, clients=3,
     sharers=4, choices=3, edits=1,
 )  # fmt: skip
 

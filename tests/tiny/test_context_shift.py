@@ -186,7 +186,15 @@ def test_the_prompt_itself_must_fit(llm: LLM) -> None:
 
 
 def test_the_model_may_be_loaded_with_it(tiny_gguf: Path) -> None:
-    with LLM(tiny_gguf, n_threads=1, n_ctx=N_CTX, n_seq_max=1, context_shift=True, n_keep=5) as llm:
+    with LLM(
+        tiny_gguf,
+        n_threads=1,
+        n_ctx=N_CTX,
+        n_seq_max=1,
+        flash_attn="on",
+        context_shift=True,
+        n_keep=5,
+    ) as llm:
         assert tokens(llm, PROMPT, 150) == reference(llm, PROMPT, 150, n_keep=5)
         assert tokens(llm, PROMPT, 150, n_keep=0) == reference(llm, PROMPT, 150)
         assert len(tokens(llm, PROMPT, 150, context_shift=False)) < N_CTX

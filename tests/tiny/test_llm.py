@@ -41,7 +41,7 @@ def alone(tiny_gguf: Path) -> dict[str, tuple[int, ...]]:
     """Greedy answers of a model with one slot and no reuse: the naive path."""
     answers = {}
     for prompt in PROMPTS:
-        with LLM(tiny_gguf, n_seq_max=1, n_threads=1) as llm:
+        with LLM(tiny_gguf, n_seq_max=1, n_threads=1, flash_attn="on") as llm:
             answers[prompt] = llm.complete(prompt, **GREEDY).result().choices[0].tokens
     return answers
 
@@ -49,7 +49,7 @@ def alone(tiny_gguf: Path) -> dict[str, tuple[int, ...]]:
 @pytest.fixture(scope="module")
 def solo_llm(tiny_gguf: Path) -> Iterator[LLM]:
     """One slot: every request sees batches and cells of the same shape, so rounding is the same."""
-    with LLM(tiny_gguf, n_seq_max=1, n_threads=1) as llm:
+    with LLM(tiny_gguf, n_seq_max=1, n_threads=1, flash_attn="on") as llm:
         llm.complete("abc abc", max_tokens=0).result()
         yield llm
 
