@@ -6,8 +6,7 @@
     bench_engine.py MODEL.gguf --runs 3 --width 1 --width 8
 
 Decode with 1, 2, 4 and 8 sequences, the prompt, and the share of a step that is spent outside
-llama_decode, of which native sampling is a part. The clock reads around the C functions themselves, and
-waits for a GPU to finish, so whatever the engine does between them counts. llama.cpp's own programs
+llama_decode, drawing tokens among it. The clock reads around the C function itself, and waits for a GPU to finish, so whatever the engine does between them counts. llama.cpp's own programs
 decode random tokens and sample nothing. The last line of the output is one JSON document.
 """
 
@@ -174,7 +173,6 @@ class EngineBench:
         name = f"{width} sequence{plural}"
         self._add(f"decode_{width}", f"decode, {name}", "tokens/s", OURS, steps.rate)
         self._add(f"outside_{width}", f"outside llama_decode, {name}", "%", OURS, steps.outside)
-        self._add(f"sampling_{width}", f"of it sampling, {name}", "%", OURS, steps.sampling)
 
     def _add(self, key: str, title: str, unit: str, subject: str, value: float) -> None:
         better: Literal["more", "less"] = "less" if unit == "%" else "more"

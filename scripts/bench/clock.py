@@ -16,14 +16,13 @@ from bench.client import BenchError
 class Steps:
     """Successive steps of equal width. `rate` in tokens per second over all sequences.
 
-    `outside` is the percentage of the time that was not spent in llama_decode, `sampling` the part of
-    it that was spent in native sampling.
+    `outside` is the percentage of the time that was not spent in llama_decode: drawing tokens, and all
+    that is Python.
     """
 
     count: int
     rate: float
     outside: float
-    sampling: float
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,17 @@ class Call:
 
 
 class Clock:
-    """While entered, every llama_decode and llama_sampler_sample of this process is timed.
+    """While entered, every llama_decode of this process is timed.
 
-    llama_decode returns before a GPU has finished, so the clock waits for it; sampling would.
+    llama_decode returns before a GPU has finished, so the clock waits for it; drawing would.
     """
 
     def __init__(self) -> None:
         self._decodes: list[Call] = []
-        self._samples: list[Call] = []
         self._originals: dict[str, Callable[..., Any]] = {}
 
     def __enter__(self) -> Clock:
         self._wrap("llama_decode", self._timed_decode)
-        self._wrap("llama_sampler_sample", self._timed_sample)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -66,16 +63,9 @@ class Clock:
         self._decodes.append(Call(start, time.perf_counter(), batch.n_tokens))
         return status
 
-    def _timed_sample(self, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        token = self._originals["llama_sampler_sample"](*arguments)
-        self._samples.append(Call(start, time.perf_counter(), 0))
-        return token
-
     def reset(self) -> None:
         """Forget what has been timed. Nothing may be running."""
         self._decodes.clear()
-        self._samples.clear()
 
     def span(self) -> float:
         """Seconds from the first llama_decode to the end of the last."""
@@ -92,11 +82,6 @@ class Clock:
         start, end = calls[0].start, calls[-1].start
         wall = end - start
         inside = sum(c.end - c.start for c in self._decodes if start <= c.start < end)
-        samples = sum(c.end - c.start for c in self._samples if start <= c.start < end)
         count = len(calls) - 1
-        return Steps(
-            count=count,
-            rate=count * width / wall,
-            outside=100 * (1 - inside / wall),
-            sampling=100 * samples / wall,
-        )
+        rate = count * width / wall
+        return Steps(count=count, rate=rate, outside=100 * (1 - inside / wall))

@@ -216,6 +216,18 @@ def test_failing_drafts_become_rare(start: Start) -> None:
     assert sum(drafter.asked) < 60, "a few to find out, then a probe now and then"
 
 
+def test_the_next_request_is_not_tried_as_often_as_the_first(start: Start) -> None:
+    drafter = Scripted(lambda tokens, n: [-5] * n)
+    engine, _ = start(drafter, Measured)
+    asked = []
+    for prompt in ([1], [2]):
+        before = len(drafter.asked)
+        inbox, _ = ask(engine, prompt, 380)
+        assert inbox.tokens() == expected(prompt, 380)
+        asked.append(len(drafter.asked) - before)
+    assert 0 < asked[1] < asked[0]
+
+
 def test_good_drafts_stay(start: Start) -> None:
     drafter = Scripted(right)
     engine, runner = start(drafter, Measured)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from codellama.engine.drafter import Drafter, Outlook, Wish
 from codellama.engine.pace import (
+    FIRST_PROBE,
     PROBE_LENGTH,
     Acceptance,
     Candidate,
@@ -23,6 +24,9 @@ from codellama.engine.pace import (
 from codellama.engine.sequence import Sequence
 
 log = logging.getLogger("codellama.engine")
+
+# A new request is tried so much sooner than the one before that drafts did not pay for.
+BOLDER = 8
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Speculator:
         self._histories: dict[Sequence, _History] = {}
         self._overall: dict[str, Acceptance] = {}
         self._times = StepTimes()
+        self._patience = FIRST_PROBE  # between the latest request's probes, in tokens
 
     @property
     def active(self) -> bool:
@@ -97,7 +102,12 @@ class Speculator:
     def _chance(self, sequence: Sequence, outlook: Outlook) -> float:
         """What the sequence's own drafts of this kind showed, beginning with what all showed."""
         overall = self._overall.setdefault(outlook.kind, Acceptance())
-        history = self._histories.setdefault(sequence, _History())
+        history = self._histories.get(sequence)
+        if (
+            history is None
+        ):  # texts that follow each other are often alike: begin nearer to what held
+            probe = Probe(max(FIRST_PROBE, self._patience // BOLDER))
+            history = self._histories[sequence] = _History(probe=probe)
         own = history.acceptance.setdefault(outlook.kind, Acceptance())
         return own.chance(overall.chance(outlook.chance))
 
@@ -131,6 +141,7 @@ class Speculator:
         history.acceptance[history.kind].learn(hits, trials)
         self._overall[history.kind].learn(hits, trials)
         history.probe.learn(hits, trials)
+        self._patience = history.probe.interval
 
     def learn_time(self, rows: int, seconds: float) -> None:
         """A step that only decoded answers, with this many rows, took so long with all around it."""
