@@ -6,8 +6,9 @@
     bench_engine.py MODEL.gguf --runs 3 --width 1 --width 8
 
 Decode with 1, 2, 4 and 8 sequences, the prompt, and the share of a step that is spent outside
-llama_decode, drawing tokens among it. The clock reads around the C function itself, and waits for a GPU to finish, so whatever the engine does between them counts. llama.cpp's own programs
-decode random tokens and sample nothing. The last line of the output is one JSON document.
+llama_decode, drawing tokens among it. The clock reads around the C function itself, and waits for a GPU
+to finish, so whatever the engine does between two calls counts. llama.cpp's own programs decode random
+tokens and draw nothing. The last line of the output is one JSON document.
 """
 
 from __future__ import annotations
