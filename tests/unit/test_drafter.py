@@ -155,3 +155,10 @@ def test_the_past_is_bounded() -> None:
     past.add(list(range(10_000)))
     assert sum(len(half.tokens) for half in (past._newer, past._older)) <= 400
     assert past.find([]) is None
+
+
+def test_a_text_shorter_than_an_ngram_is_no_past() -> None:
+    past = Past()
+    for n in range(ORDERS[0] + 1):
+        past.add(list(range(n)))
+    assert past.find([hash(tuple(range(ORDERS[0])))]) is None

@@ -227,6 +227,16 @@ def test_a_failure_midway(live: Live, llm: FakeLLM, path: str, body: dict[str, A
 
 
 @every_route
+def test_what_came_before_a_failure_is_shown(
+    live: Live, llm: FakeLLM, path: str, body: dict[str, Any]
+) -> None:
+    """Although both are there when the stream begins."""
+    llm.script = [*say("hel")[:1], Delta(error=errors.DecodeError("decode said 1"))]
+    stream = events(live.post(path, **body, stream=True))
+    assert any("hel" in str(event) for event in stream[:-1])
+
+
+@every_route
 @pytest.mark.parametrize(
     ("given", "param"),
     [({"tempratur": 1}, "tempratur"), ({"top_p": 2}, "top_p"), ({"tools": [1]}, "tools")],

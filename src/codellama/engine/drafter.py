@@ -78,9 +78,8 @@ class NgramDrafter:
         self._past = Past()
         # What the latest outlook would copy from: tokens and where in them.
         self._source: dict[Sequence, tuple[list[int], int]] = {}
-        self._copied: dict[
-            Sequence, tuple[int, int]
-        ] = {}  # the latest n-gram's, and the length then
+        # Where the latest n-gram was copied from, and how many tokens there were then.
+        self._copied: dict[Sequence, tuple[int, int]] = {}
 
     def outlook(self, sequence: Sequence) -> Outlook | None:
         """The kind of the longest n-gram that the text ends with and held before, or of another guess."""

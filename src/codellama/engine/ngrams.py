@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 # Lengths of the remembered n-grams, the best first: the more tokens agree, the surer is what follows.
 ORDERS = (12, 6, 3)
 # Who copies with a change is soon back: so many tokens later at most, and as far away at most.
@@ -59,9 +61,7 @@ class NgramIndex:
         for n, ends in zip(ORDERS, self._ends, strict=True):
             first = max(n, self._length)
             if first < len(tokens):
-                columns = [tokens[first - n + i : len(tokens) - n + i] for i in range(n)]
-                hashes = map(hash, zip(*columns, strict=True))
-                ends.update(zip(hashes, range(first, len(tokens)), strict=True))
+                ends.update(zip(_keys(tokens, n, first), range(first, len(tokens)), strict=True))
 
 
 class Past:
@@ -99,8 +99,15 @@ class _Half:
         start = len(self.tokens)
         self.tokens += text
         for order, ends in zip(ORDERS, self.ends, strict=True):
-            for end in range(order, len(text)):
-                ends[hash(tuple(text[end - order : end]))] = start + end
+            if order < len(text):
+                places = range(start + order, start + len(text))
+                ends.update(zip(_keys(text, order, order), places, strict=True))
+
+
+def _keys(tokens: list[int], n: int, first: int) -> Iterator[int]:
+    """The keys of the `n`-grams that end before each position from `first` to the last."""
+    columns = [tokens[first - n + i : len(tokens) - n + i] for i in range(n)]
+    return map(hash, zip(*columns, strict=True))
 
 
 def continuation(tokens: list[int], position: int, length: int) -> list[int]:

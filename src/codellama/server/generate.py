@@ -153,17 +153,13 @@ async def events(
         for i, completion in enumerate(job.completions):
             completion.forward(_Forward(inbox, i * job.n))
         while left:
-            news: list[tuple[int, Delta]] = []
-            for item in await inbox.take():
-                if isinstance(item, ClientGone):
-                    raise item
-                if isinstance(item, _Silence):
-                    continue
-                _check(item[1])
-                left -= item[1].finish_reason is not None
-                news.append(item)
+            news, failure = _read(await inbox.take())
+            left -= sum(delta.finish_reason is not None for _, delta in news)
             silence.broken()
-            yield news
+            if news or failure is None:
+                yield news
+            if failure is not None:
+                raise failure
             if not whole and pace.is_quick(len(news)):
                 inbox.hold(TOGETHER_S)
     finally:
@@ -176,12 +172,26 @@ async def events(
         await asyncio.gather(watch, return_exceptions=True)
 
 
-def _check(delta: Delta) -> None:
-    """Raise what ends an answer before its time."""
-    if delta.error is not None:
-        raise delta.error
-    if delta.finish_reason is FinishReason.CANCELLED:
-        raise cut_short()
+def _read(items: list[News]) -> tuple[list[tuple[int, Delta]], BaseException | None]:
+    """The events among `items` up to a failure, and the failure, if there is one. Raises ClientGone."""
+    news: list[tuple[int, Delta]] = []
+    for item in items:
+        if isinstance(item, ClientGone):
+            raise item
+        if isinstance(item, _Silence):
+            continue
+        failure = _failure(item[1])
+        if failure is not None:
+            return news, failure
+        news.append(item)
+    return news, None
+
+
+def _failure(delta: Delta) -> BaseException | None:
+    """What ends an answer before its time, if this does."""
+    if delta.error is None and delta.finish_reason is FinishReason.CANCELLED:
+        return cut_short()
+    return delta.error
 
 
 @dataclass(frozen=True)
