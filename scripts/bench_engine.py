@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -214,7 +214,7 @@ class EngineBench:
         return done.stdout
 
 
-def _no_drafts() -> dict[str, str]:
+def _no_drafts() -> dict[str, Any]:
     """A step with drafts has more rows than sequences; the clock counts rows."""
     from codellama.params import ModelConfig
 

@@ -7,9 +7,10 @@
         --drafts --edit-model DEMO.gguf                  everything
 
 llama-server comes from scripts/build_llama_tools, models of random weights from
-scripts/make_random_model.py. Runs are interleaved; the table shows the medians and, for every other
-server, the median of codellama's value ÷ its value, with what was wanted. `--against codellama` shows the
-noise of the machine. The last line of the output is one JSON document with every value.
+scripts/make_random_model.py. Runs are interleaved, each with new processes; the table shows the medians
+and, for every other server, the median of codellama's value ÷ its value, with what was wanted.
+`--against codellama` shows the noise of the machine. The last line of the output is one JSON document with
+every value.
 
 Prompts differ from run to run, so nothing is cached that the case does not share itself. All answers
 but the edits are greedy with a fixed number of tokens; tokens are counted by the servers.
@@ -21,9 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -160,7 +162,11 @@ class Bench:
         async with Client(url, api_key=api_key) as client:
             if not await client.ready():
                 raise BenchError(f"nothing answers at {url}, or it has no model yet")
-            self._rows += await self._measure([(url, client)], names)
+            rows: dict[str, Row] = {}
+            await self._warm_up([(url, client)])
+            for run in range(self._runs):
+                await self._measure([(url, client)], names, run, rows)
+            self._rows += rows.values()
 
     async def all(
         self,
@@ -226,39 +232,56 @@ class Bench:
     async def _group(
         self, makes: Sequence[Make], names: Sequence[str], memory: bool = False
     ) -> list[Row]:
-        """Start servers, measure them in turn; with `memory` also what they needed at most."""
-        async with AsyncExitStack() as stack:
-            started = [await stack.enter_async_context(running(make)) for make in makes]
-            pairs = [(server.spec.name, server.client) for server in started]
-            rows = await self._measure(pairs, names)
-            peaks = {server.spec.name: server.peak_mb() for server in started} if memory else {}
-        return rows + _memory(peaks)
+        """Start servers and measure them in turn; with `memory` also what they needed at most.
+
+        Every run has new processes, and another one that is started first: of two that run the same
+        program the first is a few percent slower, whichever the program.
+        """
+        rows: dict[str, Row] = {}
+        peaks: dict[str, list[float]] = {}
+        for run in range(self._runs):
+            turn = run % len(makes)
+            async with AsyncExitStack() as stack:
+                started = [
+                    await stack.enter_async_context(running(make))
+                    for make in (*makes[turn:], *makes[:turn])
+                ]
+                pairs = [(server.spec.name, server.client) for server in started]
+                await self._warm_up(pairs)
+                await self._measure(pairs, names, run, rows)
+                for server in started:
+                    peak = server.peak_mb()
+                    if peak is not None:
+                        peaks.setdefault(server.spec.name, []).append(peak)
+        return list(rows.values()) + (_memory(peaks) if memory else [])
+
+    async def _warm_up(self, clients: Sequence[tuple[str, Client]]) -> None:
+        for _, client in clients:
+            self._texts = await calibrate(client, self._texts)
 
     async def _measure(
-        self, clients: Sequence[tuple[str, Client]], names: Sequence[str]
-    ) -> list[Row]:
-        for _, client in clients:  # all of them, which also warms them up
-            self._texts = await calibrate(client, self._texts)
-        rows = []
+        self,
+        clients: Sequence[tuple[str, Client]],
+        names: Sequence[str],
+        run: int,
+        rows: dict[str, Row],
+    ) -> None:
+        """One run of the cases, whose figures are added to `rows`; the first one makes them."""
+        work = Work(self._texts, self._sizes, run)
         for name in names:
             case = CASES[name]
-            metrics = [metric.titled(self._sizes) for metric in case.metrics]
-            found = [
-                Row(m.key, m.title, m.unit, m.better, {name: [] for name, _ in clients})
-                for m in metrics
-            ]
-            for run in range(self._runs):
-                work = Work(self._texts, self._sizes, run)
-                for subject, client in clients[:: 1 if run % 2 == 0 else -1]:
-                    try:
-                        figures = await case.measure(client, work)
-                    except BenchError as error:
-                        raise BenchError(f"{name}, {subject}: {error}") from error
-                    for row in found:
-                        row.values[subject].append(figures[row.key])
-                    _say(name, run, subject, figures)
-            rows += found
-        return rows
+            if run == 0:
+                for m in (metric.titled(self._sizes) for metric in case.metrics):
+                    subjects: dict[str, list[float]] = {subject: [] for subject, _ in clients}
+                    rows[m.key] = Row(m.key, m.title, m.unit, m.better, subjects)
+            for subject, client in clients:
+                try:
+                    figures = await case.measure(client, work)
+                except BenchError as error:
+                    raise BenchError(f"{name}, {subject}: {error}") from error
+                for key, value in figures.items():
+                    rows[key].values[subject].append(value)
+                _say(name, run, subject, figures)
 
     def publish(self, settings: dict[str, Any]) -> None:
         """Print the tables and the JSON document."""
@@ -294,13 +317,12 @@ def _one_request_for_many(rows: Sequence[Row], sizes: Sizes) -> Row:
     )
 
 
-def _memory(peaks: Mapping[str, float | None]) -> list[Row]:
+def _memory(peaks: dict[str, list[float]]) -> list[Row]:
     """What the servers needed at most; nothing where the system does not tell."""
-    known = {name: [mb] for name, mb in peaks.items() if mb is not None}
-    if len(known) < 2:
+    if len(peaks) < 2:
         return []
-    limit = known["llama-server"][0] + MEMORY_MB
-    return [Row("memory", "peak memory", "MB", "less", known, limit=limit)]
+    limit = statistics.median(peaks["llama-server"]) + MEMORY_MB
+    return [Row("memory", "peak memory", "MB", "less", peaks, limit=limit)]
 
 
 def _say(case: str, run: int, subject: str, figures: dict[str, float]) -> None:

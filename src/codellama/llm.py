@@ -7,7 +7,7 @@ engine as token ids. Every way of asking ends in `generate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -73,8 +73,17 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
                 print(piece, end="")
     """
 
-    def __init__(self, model: str | Path, **config: Any) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **config: Any,
+    ) -> None:
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
+
+        `progress` is called on this thread with the bytes of weights that have been loaded and that
+        there are. What it raises, or Ctrl-C, ends the load.
 
         Raises ModelLoadError if the file cannot be read or does not fit, UnsupportedError if GPU
         layers are asked of a llama.cpp without a GPU backend or a context shift of a cache that cannot,
@@ -99,7 +108,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             check_adapter(adapter)
         with ExitStack() as undo:
             self._model = undo.enter_context(
-                self._open(self.path, header, cells + extra, self.config.n_gpu_layers)
+                self._open(self.path, header, cells + extra, self.config.n_gpu_layers, progress)
             )
             undo.callback(self._embedder.close)
             self.tokenizer: Tokenizer = self._model.tokenizer
@@ -135,8 +144,19 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
     # -- loading ------------------------------------------------------------------------------
 
     def _open(
-        self, path: Path, header: GGUFHeader, cells: int, layers: int | Literal["all", "auto"]
+        self,
+        path: Path,
+        header: GGUFHeader,
+        cells: int,
+        layers: int | Literal["all", "auto"],
+        progress: Callable[[int, int], None] | None = None,
     ) -> Model:
+        nbytes = sum(tensor.nbytes for tensor in header.tensors)
+
+        def loaded(share: float) -> None:
+            if progress is not None:
+                progress(round(share * nbytes), nbytes)
+
         return Model(
             path,
             n_gpu_layers=loading.gpu_layers(header, self.config, cells, layers),
@@ -146,6 +166,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             use_mmap=self.config.use_mmap,
             use_mlock=self.config.use_mlock,
             overrides=corrections(header.metadata, recognise(header.metadata)),
+            progress=loaded,
         )
 
     def _start(

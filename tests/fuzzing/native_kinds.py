@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from codellama.cli.vocabulary import load_vocabulary
 from codellama.errors import CodeLlamaError
@@ -23,7 +24,7 @@ from tests.fuzzing.kinds import Kind, write_adapter
 from tests.fuzzing.mutators import havoc
 
 TEXT = "def f(x):\n\treturn x + 1  # ▁ é 😀 \x00 <step> <s>"
-SMALL = {"n_ctx": 64, "n_seq_max": 1, "n_threads": 1, "cache_ram": 0}
+SMALL: dict[str, Any] = {"n_ctx": 64, "n_seq_max": 1, "n_threads": 1, "cache_ram": 0}
 
 
 class Native(Kind):

@@ -47,7 +47,7 @@ def results(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     assert len(rows) == len(found["results"])
     for row in rows.values():
         for values in row["values"].values():
-            assert len(values) == (1 if row["key"] == "memory" else 2)
+            assert len(values) == 2
             assert min(values) >= 0
     return rows
 

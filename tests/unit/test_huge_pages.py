@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from codellama.native.huge_pages import HUGE, anonymous, huge_pages, without
+from codellama.native.huge_pages import HUGE, NewMemory, anonymous, without
 
 MAPS = """\
 55d0a0000000-55d0a0100000 r-xp 00000000 fe:00 1234                       /usr/bin/python3
@@ -52,18 +53,18 @@ def huge_kilobytes() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are Linux's")
-@pytest.mark.parametrize("touched", ["before", "after", "half"])
-def test_new_memory_gets_them(touched: str) -> None:
+@pytest.mark.parametrize("written", [0, 8, 16])
+@pytest.mark.parametrize("how", [NewMemory.want_huge_pages, NewMemory.make_pages_huge])
+def test_new_memory_gets_them(written: int, how: Callable[[NewMemory], None]) -> None:
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not enabled.exists() or "[never]" in enabled.read_text("ascii"):
         pytest.skip("this kernel gives nobody huge pages")
-    size = 16 * HUGE
     before = huge_kilobytes()
-    with huge_pages():
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if touched != "after":
-            n = size if touched == "before" else size // 2
-            memory[-n:] = bytes(n)
-    memory[:] = bytes(size)
-    assert huge_kilobytes() - before >= (size - 2 * HUGE) // 1024
+    new = NewMemory()
+    memory = mmap.mmap(-1, 16 * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[(16 - written) * HUGE :] = bytes(written * HUGE)
+    how(new)
+    memory[:] = bytes(16 * HUGE)
+    late = written if how is NewMemory.want_huge_pages else 0
+    assert huge_kilobytes() - before >= max(0, 16 - late - 2) * HUGE // 1024
     memory.close()

@@ -61,10 +61,8 @@ def command(
 
     from codellama.cli.repl import start
 
-    console = Console(highlight=False)
-    with console.status(f"Loading {model} ..."):
-        llm = open_model(model, options)
-    with llm:
+    with open_model(model, options) as llm:
+        console = Console(highlight=False)
         start(llm, system, params, console, plain=plain, context_policy=context_policy)
 
 

@@ -38,11 +38,14 @@ class LocalModel:
 
 def open_model(name: str, options: Mapping[str, Any]) -> LLM:
     """Load what MODEL stands for, for one request at a time; `options` are those of the command."""
+    from codellama.cli.outputs import progress_bar
+
     config = model_config(options, n_seq_max=1)
     path = resolve_model(name)
     from codellama.llm import LLM
 
-    return LLM(path, **config)
+    with progress_bar(f"loading {name}") as progress:
+        return LLM(path, progress=progress, **config)
 
 
 def resolve_model(name: str) -> Path:

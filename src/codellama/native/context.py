@@ -30,7 +30,7 @@ from codellama.batch import (
     Trim,
 )
 from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
-from codellama.native.huge_pages import huge_pages
+from codellama.native.huge_pages import NewMemory
 from codellama.native.library import library
 from codellama.native.model import LoraAdapter, Model
 from codellama.native.sampler import Sampler
@@ -80,8 +80,9 @@ class Context:
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # whatever the file says
         params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
         lib.clear_errors()
-        with huge_pages():
-            handle = llama_cpp.llama_init_from_model(model.handle, params)
+        new_memory = NewMemory()
+        handle = llama_cpp.llama_init_from_model(model.handle, params)
+        new_memory.make_pages_huge()
         if not handle:
             reason = lib.last_error() or "no reason given"
             of_types = any(

@@ -1,17 +1,16 @@
 """Huge pages for the large buffers that llama.cpp allocates, where Linux gives them only to who asks.
 
-The KV cache and the scratch of a context are hundreds of megabytes that every step walks through; in pages
-of 4 KiB the processor spends a few percent of its time on finding them. llama.cpp has no option for it, so
-the new mappings are found in the process's map and advised afterwards. Without Linux, or if it refuses,
-nothing happens.
+The weights that llama.cpp rearranges for the processor, the KV cache and the scratch of a context are
+walked through by every step; in pages of 4 KiB the processor spends a few percent of its time on finding
+them. llama.cpp has no option for it, so the new mappings are found in the process's map and advised
+afterwards. Without Linux, or if it refuses, nothing happens.
 """
 
 from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 Range = tuple[int, int]
@@ -24,13 +23,27 @@ _MADV_HUGEPAGE = 14  # linux/mman.h
 _MADV_COLLAPSE = 25  # since Linux 6.1; older ones do it by and by
 
 
-@contextmanager
-def huge_pages() -> Iterator[None]:
-    """Advise huge pages for what the block allocates in large pieces; not for what other threads do."""
-    before = anonymous(_read_maps())
-    yield
-    for start, end in without(anonymous(_read_maps()), before):
-        _advise(-(-start // HUGE) * HUGE, end // HUGE * HUGE)
+class NewMemory:
+    """What this process has allocated in large pieces since this was made, by whichever thread."""
+
+    def __init__(self) -> None:
+        self._before = anonymous(_read_maps())
+
+    def want_huge_pages(self) -> None:
+        """Ask for huge pages where nothing has been written yet."""
+        for start, end in self._pieces():
+            _advise(start, end)
+
+    def make_pages_huge(self) -> None:
+        """The same, and gather in huge pages what has been written."""
+        for start, end in self._pieces():
+            if _advise(start, end):
+                _collapse(start, end)
+
+    def _pieces(self) -> list[Range]:
+        new = without(anonymous(_read_maps()), self._before)
+        whole = [(-(-start // HUGE) * HUGE, end // HUGE * HUGE) for start, end in new]
+        return [(start, end) for start, end in whole if start < end]
 
 
 def anonymous(maps: str) -> list[Range]:
@@ -61,11 +74,16 @@ def _read_maps() -> str:
         return ""
 
 
-def _advise(start: int, end: int) -> None:
-    if end <= start:
-        return
-    libc = ctypes.CDLL(None)
-    if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_HUGEPAGE) != 0:
-        return
+def _advise(start: int, end: int) -> bool:
+    return _madvise(start, end - start, _MADV_HUGEPAGE)
+
+
+def _collapse(start: int, end: int) -> None:
     for address in range(start, end, HUGE):  # one by one: it stops at memory nobody has touched yet
-        libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(HUGE), _MADV_COLLAPSE)
+        _madvise(address, HUGE, _MADV_COLLAPSE)
+
+
+def _madvise(start: int, nbytes: int, advice: int) -> bool:
+    libc = ctypes.CDLL(None)
+    done: int = libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(nbytes), advice)
+    return done == 0

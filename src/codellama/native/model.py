@@ -24,6 +24,7 @@ from codellama.errors import (
     UnsupportedError,
 )
 from codellama.native.library import library
+from codellama.native.load import LoadProgress, load_weights
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
@@ -56,10 +57,11 @@ class Model:
         use_mlock: bool = False,
         vocab_only: bool = False,
         overrides: Mapping[str, int | float | bool] | None = None,
+        progress: LoadProgress | None = None,
     ) -> None:
         """Load `path`. `n_gpu_layers` counts the output layer; `overrides` replace metadata values.
 
-        Raises ModelLoadError with llama.cpp's own reason if it cannot.
+        Raises ModelLoadError with llama.cpp's own reason if it cannot, and what `progress` raises.
         """
         lib = library()
         params = llama_cpp.llama_model_default_params()
@@ -74,7 +76,7 @@ class Model:
         table = _override_table(overrides or {})
         params.kv_overrides = table
         lib.clear_errors()
-        handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        handle = load_weights(path, params, progress)
         if not handle:
             reason = lib.last_error() or "no reason given"
             raise ModelLoadError(f"llama.cpp could not load {path}: {reason}")
