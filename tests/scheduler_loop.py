@@ -47,7 +47,7 @@ class Loop:
         self.runner.run(step.batch)
         self.scheduler.commit(step)
         self.steps.append(step)
-        for sample in step.samples:
+        for sample in self.scheduler.samples(step, self.clock):
             self.draw(sample)
         self.scheduler.check_integrity()
         return True

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from codellama import loading
 from codellama.adapters import Adapter, AdapterTable, Scales
@@ -38,7 +38,7 @@ from codellama.kv_file import StaleStateError, fingerprint, read_state, write_st
 from codellama.native.context import Context
 from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
 from codellama.native.library import library
-from codellama.native.model import Model, Tokenizer
+from codellama.native.model import Tokenizer
 from codellama.params import (
     CONTEXT_POLICIES,
     ContextPolicy,
@@ -48,7 +48,7 @@ from codellama.params import (
     Prompt,
     SamplingParams,
 )
-from codellama.prompts import Prompts, corrections
+from codellama.prompts import Prompts
 from codellama.request import RequestMaker, close
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
@@ -108,7 +108,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             check_adapter(adapter)
         with ExitStack() as undo:
             self._model = undo.enter_context(
-                self._open(self.path, header, cells + extra, self.config.n_gpu_layers, progress)
+                loading.open_weights(self.path, header, self.config, cells + extra, progress)
             )
             undo.callback(self._embedder.close)
             self.tokenizer: Tokenizer = self._model.tokenizer
@@ -142,32 +142,6 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self._engine = self._start(header, context, cells, drafters)
 
     # -- loading ------------------------------------------------------------------------------
-
-    def _open(
-        self,
-        path: Path,
-        header: GGUFHeader,
-        cells: int,
-        layers: int | Literal["all", "auto"],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Model:
-        nbytes = sum(tensor.nbytes for tensor in header.tensors)
-
-        def loaded(share: float) -> None:
-            if progress is not None:
-                progress(round(share * nbytes), nbytes)
-
-        return Model(
-            path,
-            n_gpu_layers=loading.gpu_layers(header, self.config, cells, layers),
-            main_gpu=self.config.main_gpu,
-            split_mode=self.config.split_mode,
-            tensor_split=self.config.tensor_split,
-            use_mmap=self.config.use_mmap,
-            use_mlock=self.config.use_mlock,
-            overrides=corrections(header.metadata, recognise(header.metadata)),
-            progress=loaded,
-        )
 
     def _start(
         self, header: GGUFHeader, context: Context, cells: int, drafters: list[Drafter]
@@ -223,7 +197,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             drafters.append(NgramDrafter())
         if draft is not None and config.draft_model is not None:
             path = Path(config.draft_model)
-            model = undo.enter_context(self._open(path, draft, cells, config.draft_gpu_layers))
+            model = undo.enter_context(
+                loading.open_weights(path, draft, config, cells, layers=config.draft_gpu_layers)
+            )
             context = Context(model, config, cells)
             undo.callback(context.close)
             chunk = min(config.n_batch, max(config.prefill_chunk, 2 * config.n_seq_max))

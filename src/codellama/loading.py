@@ -1,18 +1,21 @@
 """What a GGUF's header says about loading it: context, KV cells, GPU layers, the kind of attention, and
-whether another model may draft for it. Only headers are read; nothing is loaded here.
+whether another model may draft for it. Only `open_weights` reads more than headers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from codellama.devices import fit
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.native.library import library
+from codellama.native.model import Model
 from codellama.params import ModelConfig
-from codellama.variants import Variant
+from codellama.prompts import corrections
+from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
 
 _BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per block
@@ -93,6 +96,39 @@ def gpu_layers(
         kv = kv_bytes_per_cell(header, config) * cells if config.offload_kqv else 0
         return fit.place_layers(layers, kv, [gpu.free_bytes for gpu in gpus]).n_gpu_layers
     return _n_layer(header) + 1 if wanted == "all" else int(wanted)
+
+
+def open_weights(
+    path: Path,
+    header: GGUFHeader,
+    config: ModelConfig,
+    cells: int,
+    progress: Callable[[int, int], None] | None = None,
+    layers: int | Literal["all", "auto"] | None = None,
+) -> Model:
+    """The model of `header`; `progress` takes bytes loaded and in all.
+
+    `layers` takes the place of the config's `n_gpu_layers`, if it is not None.
+    """
+    nbytes = sum(tensor.nbytes for tensor in header.tensors)
+
+    def loaded(share: float) -> None:
+        if progress is not None:
+            progress(round(share * nbytes), nbytes)
+
+    return Model(
+        path,
+        n_gpu_layers=gpu_layers(
+            header, config, cells, config.n_gpu_layers if layers is None else layers
+        ),
+        main_gpu=config.main_gpu,
+        split_mode=config.split_mode,
+        tensor_split=config.tensor_split,
+        use_mmap=config.use_mmap,
+        use_mlock=config.use_mlock,
+        overrides=corrections(header.metadata, recognise(header.metadata)),
+        progress=loaded,
+    )
 
 
 def foreign_tokens(target: Mapping[str, Any], draft: Mapping[str, Any]) -> frozenset[int]:

@@ -91,6 +91,49 @@ def test_followers_wait_for_the_beginning_that_is_being_decoded() -> None:
         assert answer(r) == expected(r.prompt, 4)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5 * WORTH_WAITING])
+def test_equal_prompts_are_decoded_once_and_begin_together(n: int) -> None:
+    loop = Loop(n_slots=4, cells=2000, n_batch=64, chunk=64)
+    prompt = list(range(100, 100 + n))
+    group = [request(prompt, 3) for _ in range(4)]
+    loop.submit(*group)
+    loop.run()
+    n_prompt = -(-n // 64)
+    assert [len(s.batch.tokens) for s in loop.steps[n_prompt:]] == [4, 4]
+    assert sum(len(s.batch.tokens) for s in loop.steps[:n_prompt]) == n
+    assert [r.cached_tokens for r in group] == [0, n, n, n]
+    for r in group:
+        assert answer(r) == expected(prompt, 3)
+
+
+def test_equal_prompts_wait_for_slots_and_cells_and_their_turn() -> None:
+    prompt = list(range(100, 140))
+    for n_slots, cells in [(2, 2000), (4, 90)]:
+        loop = Loop(n_slots=n_slots, cells=cells)
+        group = [request(prompt, 3) for _ in range(3)]
+        loop.submit(*group)
+        loop.step()
+        assert [r.state for r in group] == [State.DECODE, State.DECODE, State.WAITING]
+        loop.run()
+        assert [answer(r) for r in group] == [expected(prompt, 3)] * 3
+    loop = Loop(n_slots=3, cells=100)
+    first, large, twin = request(prompt, 3), request(range(70), 3), request(prompt, 3)
+    loop.submit(first, large, twin)
+    loop.step()
+    assert (large.state, twin.state) == (State.WAITING, State.WAITING), "no overtaking"
+    loop.run()
+    assert answer(twin) == expected(prompt, 3)
+
+
+def test_equal_prompts_whose_first_one_ends_at_once() -> None:
+    prompt = list(range(100, 110))
+    loop = Loop()
+    group = [request(prompt, 1), request(prompt, 2), request(prompt, 2)]
+    loop.submit(*group)
+    loop.run()
+    assert [answer(r) for r in group] == [expected(prompt, r.max_tokens) for r in group]
+
+
 def test_those_behind_a_waiting_follower_go_ahead() -> None:
     loop = Loop(n_slots=4, cells=2000)
     beginning = list(range(100, 100 + 4 * WORTH_WAITING))
@@ -296,10 +339,11 @@ def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
         if rng.random() < 0.5:
             prompt = rng.choice(beginnings)[: rng.randint(1, longest)]
             prompt += [rng.randrange(9) for _ in range(rng.randint(0, 5))]
-            new = request(prompt, rng.randint(1, 12))
-            if new.reserve <= cells:
-                everyone.append(new)
-                loop.submit(new)
+            for _ in range(rng.choice([1, 1, 3])):
+                new = request(prompt, rng.randint(1, 12))
+                if new.reserve <= cells:
+                    everyone.append(new)
+                    loop.submit(new)
         if rng.random() < 0.1 and everyone:
             victim = rng.choice(everyone)
             if victim.state is not State.FINISHED:

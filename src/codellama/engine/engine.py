@@ -250,7 +250,7 @@ class Engine:
         """Score and draw while the logits are there."""
         for scored in step.scored:
             self._score(scored)
-        for sample in step.samples:
+        for sample in self._scheduler.samples(step, time.perf_counter()):
             self._advance(sample)
 
     def _save_state(self, tokens: list[int], adapters: Adapters) -> KVState | None:

@@ -11,6 +11,7 @@ others take turns. Caches are shared between equal adapters only.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 from codellama.batch import Adapters, Batch, Edit, KVState
 from codellama.engine.kv_cache import KVCache
@@ -90,28 +91,37 @@ class Scheduler:
         skipped: list[Sequence] = []
         while self.waiting:
             sequence = self.waiting.popleft()
-            reserved = self.reserved
-            full = len(self._running) == len(self.slots)
-            if full or reserved + sequence.reserve > self.cells:
+            if not self._has_room(sequence):
                 skipped.append(sequence)
                 break
             donor, shared = self._cache.donor(sequence)
             if self._beginning_is_coming(sequence, shared):
                 skipped.append(sequence)  # those behind it may go ahead: it is waiting by choice
                 continue
-            slot = self._cache.place(sequence, donor, shared, reserved, [*skipped, *self.waiting])
-            slot.turn = self._clock
-            self._running[sequence] = slot
-            sequence.state = State.PREFILL
-            sequence.admitted_at = now
-            sequence.cursor = sequence.cached_tokens = len(slot.tokens)
+            self._place(sequence, donor, shared, now, [*skipped, *self.waiting])
         self.waiting.extendleft(reversed(skipped))
 
+    def _has_room(self, sequence: Sequence) -> bool:
+        full = len(self._running) == len(self.slots)
+        return not full and self.reserved + sequence.reserve <= self.cells
+
+    def _place(
+        self, sequence: Sequence, donor: Slot, shared: int, now: float, waiting: list[Sequence]
+    ) -> None:
+        slot = self._cache.place(sequence, donor, shared, self.reserved, waiting)
+        slot.turn = self._clock
+        self._running[sequence] = slot
+        sequence.state = State.PREFILL
+        sequence.admitted_at = now
+        sequence.cursor = sequence.cached_tokens = len(slot.tokens)
+
     def _beginning_is_coming(self, sequence: Sequence, shared: int) -> bool:
-        """Whether a running prompt will soon have decoded clearly more of ours than is there now."""
+        """Whether a running prompt is the same, or will soon have decoded clearly more of ours than is
+        there now."""
         worth = WORTH_WAITING if sequence.prompt_logprobs is None else 1  # scoring goes slowly
         return any(
-            usable_share(
+            _is_twin(other, sequence)
+            or usable_share(
                 common_prefix(other.tokens, sequence.tokens),
                 sequence,
                 len(other.prompt),
@@ -232,6 +242,30 @@ class Scheduler:
             if slot.sequence is not None:
                 slot.sequence.cursor += len(tokens)
 
+    def samples(self, step: Step, now: float) -> Iterator[Sample]:
+        """What is to be drawn after a step that has been committed, one after the other.
+
+        Those waiting for just a prompt that is now in the cache get slots, and draw from its logits.
+        """
+        for sample in step.samples:
+            prompt_done = sample.sequence.state is State.PREFILL
+            twins = self._join(sample.sequence, now) if prompt_done and self.waiting else []
+            yield sample
+            for twin in twins:
+                yield Sample(twin, sample.row)
+
+    def _join(self, sequence: Sequence, now: float) -> list[Sequence]:
+        joined: list[Sequence] = []
+        while self.waiting and _is_twin(sequence, self.waiting[0]):
+            twin = self.waiting[0]
+            if not self._has_room(twin):
+                break
+            self.waiting.popleft()
+            donor = self._running[sequence]
+            self._place(twin, donor, len(twin.prompt), now, list(self.waiting))
+            joined.append(twin)
+        return joined
+
     def shift(self) -> list[Sequence]:
         """Make room in those sequences of the next step whose context is full; returns them.
 
@@ -304,3 +338,12 @@ class Scheduler:
             assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
         assert all(slot.n_exact is None for slot in self.slots if slot.sequence is None)
         assert all(sequence.state is State.WAITING for sequence in self.waiting)
+
+
+def _is_twin(sequence: Sequence, other: Sequence) -> bool:
+    """Whether the logits behind the prompt of `sequence` are all that `other` needs to begin."""
+    return (
+        sequence.prompt_logprobs is other.prompt_logprobs is None
+        and other.adapters == sequence.adapters
+        and other.tokens == sequence.tokens
+    )
