@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 MARGIN = 1.03
 # And a drafted token per sequence is never taken to cost less than this share of a step.
 LEAST_ROW = 0.02
+# llama.cpp's matrix products take so many rows at once, so beyond the first few only whole blocks are weighed.
+ROW_BLOCK = 4
 # A row that was never measured is taken to cost this share of a step with one row.
 GUESSED_ROW = 0.05
 PROBE_LENGTH = 2
@@ -167,21 +169,23 @@ def choose_lengths(
     best_rate, best = MARGIN * trial.tokens / base, list(trial.lengths)
     heap = [(-c.chance, i) for i, c in enumerate(candidates) if c.most > 0]
     heapq.heapify(heap)
-    promised = sum(c.promise(0) for c in candidates)
-    while heap and trial.rows < n_decoding + room:
+    most = n_decoding + room
+    while heap and trial.rows < most:
         _, i = heapq.heappop(heap)
         candidate = candidates[i]
-        promised -= candidate.promise(trial.lengths[i])
         trial.grow(i, candidate)
-        promised += candidate.promise(trial.lengths[i])
         if trial.lengths[i] < candidate.most:
             heapq.heappush(heap, (-(candidate.chance ** (trial.lengths[i] + 1)), i))
+        if trial.rows > ROW_BLOCK and trial.rows % ROW_BLOCK and heap and trial.rows < most:
+            continue
         least = base * (1 + LEAST_ROW * (trial.rows / n_decoding - 1))
         seconds = max(step_seconds(trial.rows), least)
         for source, length in trial.longest.items():
             seconds += token_seconds[source] * length
         if trial.tokens > best_rate * seconds:
             best_rate, best = trial.tokens / seconds, list(trial.lengths)
-        elif trial.tokens + promised < best_rate * seconds:
+            continue
+        promised = sum(map(Candidate.promise, candidates, trial.lengths))
+        if trial.tokens + promised < best_rate * seconds:
             break  # with more rows a step only takes longer
     return best
