@@ -192,14 +192,15 @@ async def _grown(stream: asyncio.Task[Answer], recording: Recording, chunks: int
 async def edits(client: Client, work: Work) -> dict[str, float]:
     """Chats that ask for a function with a small change, one after the other.
 
-    The first is not counted: who drafts learns from it what a step costs on this machine.
+    As many before them are not counted: who drafts learns from them what a step costs on this machine
+    and how answers go here, and a server is not started anew for every few edits.
     """
     answers = []
-    for i in range(work.sizes.edits + 1):
+    for i in range(2 * work.sizes.edits):
         messages = [{"role": "user", "content": edit(i, work.run)}]
         body: dict[str, Any] = {"messages": messages, "max_tokens": work.sizes.edit}
         answers.append(await client.stream("chat/completions", temperature=0, **body))
-    counted = answers[1:]
+    counted = answers[work.sizes.edits :]
     tokens = sum(a.completion_tokens - 1 for a in counted)
     return {"edits": tokens / sum(max(a.ended - a.arrivals[0], 1e-9) for a in counted)}
 

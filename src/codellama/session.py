@@ -164,7 +164,7 @@ class Session:
             turns: list[Message] = [
                 {"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"]
             ]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InvalidRequestError(f"{path} is not a saved conversation: {error!r}") from error
         session = cls(llm)
         if turns and turns[0]["role"] == "system":

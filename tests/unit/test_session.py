@@ -155,6 +155,7 @@ def test_saved_conversations_go_on(tmp_path: Path) -> None:
     [
         "not json",
         "[]",
+        pytest.param('{"messages": ' + "[" * 100_000, id="too deep"),
         '{"messages": 3}',
         '{"messages": [{"role": "user"}]}',
         '{"messages": [{"role": "user", "content": "hi"}]}',
