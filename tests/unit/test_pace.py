@@ -167,9 +167,7 @@ def exhaustive(chance: float, most: int, seconds: Callable[[int], float]) -> int
     for n in range(1, most + 1):
         tokens += chance**n
         rates.append(tokens / max(seconds(1 + n), seconds(1) * (1 + LEAST_ROW * n)))
-    weighed = [
-        n for n in range(most + 1) if n < ROW_BLOCK or (1 + n) % ROW_BLOCK == 0 or n == most
-    ]
+    weighed = [n for n in range(most + 1) if n < ROW_BLOCK or (1 + n) % ROW_BLOCK == 0 or n == most]
     return max(weighed, key=lambda n: (rates[n], -n))
 
 
