@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 MARGIN = 1.03
 # And a drafted token per sequence is never taken to cost less than this share of a step.
 LEAST_ROW = 0.02
-# llama.cpp's matrix products take so many rows at once, so beyond the first few only whole blocks are weighed.
+# llama.cpp's matrix products take so many rows at once: beyond the first few only whole blocks are weighed.
 ROW_BLOCK = 4
 # A row that was never measured is taken to cost this share of a step with one row.
 GUESSED_ROW = 0.05
