@@ -266,21 +266,19 @@ class Bench:
         run: int,
         rows: dict[str, Row],
     ) -> None:
-        """One run of the cases, whose figures are added to `rows`; the first one makes them."""
+        """One run of the cases, whose figures are added to `rows`."""
         work = Work(self._texts, self._sizes, run)
         for name in names:
             case = CASES[name]
-            if run == 0:
-                for m in (metric.titled(self._sizes) for metric in case.metrics):
-                    subjects: dict[str, list[float]] = {subject: [] for subject, _ in clients}
-                    rows[m.key] = Row(m.key, m.title, m.unit, m.better, subjects)
+            for m in (metric.titled(self._sizes) for metric in case.metrics):
+                rows.setdefault(m.key, Row(m.key, m.title, m.unit, m.better, {}))
             for subject, client in clients:
                 try:
                     figures = await case.measure(client, work)
                 except BenchError as error:
                     raise BenchError(f"{name}, {subject}: {error}") from error
                 for key, value in figures.items():
-                    rows[key].values[subject].append(value)
+                    rows[key].values.setdefault(subject, []).append(value)
                 _say(name, run, subject, figures)
 
     def publish(self, settings: dict[str, Any]) -> None:

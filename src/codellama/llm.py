@@ -7,7 +7,7 @@ engine as token ids. Every way of asking ends in `generate`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -45,6 +45,7 @@ from codellama.params import (
     Message,
     ModelConfig,
     Pooling,
+    Progress,
     Prompt,
     SamplingParams,
 )
@@ -77,7 +78,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self,
         model: str | Path,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         **config: Any,
     ) -> None:
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.

@@ -5,7 +5,7 @@ whether another model may draft for it. Only `open_weights` reads more than head
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from codellama.devices import fit
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.native.library import library
 from codellama.native.model import Model
-from codellama.params import ModelConfig
+from codellama.params import ModelConfig, Progress
 from codellama.prompts import corrections
 from codellama.variants import Variant, recognise
 from codellama.weights.gguf_header import GGUFHeader
@@ -103,7 +103,7 @@ def open_weights(
     header: GGUFHeader,
     config: ModelConfig,
     cells: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     layers: int | Literal["all", "auto"] | None = None,
 ) -> Model:
     """The model of `header`; `progress` takes bytes loaded and in all.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
@@ -21,6 +21,7 @@ from codellama.errors import InvalidRequestError
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 ContextPolicy = Literal["error", "drop_oldest"]
 Pooling = Literal["none", "mean", "cls", "last"]
+Progress = Callable[[int, int], None]  # takes how much is done, and of how much
 CONTEXT_POLICIES: tuple[ContextPolicy, ...] = ("error", "drop_oldest")
 POOLING_TYPES: tuple[Pooling, ...] = ("none", "mean", "cls", "last")
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp

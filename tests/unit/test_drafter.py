@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from codellama.engine.drafter import NgramDrafter, Wish
 from codellama.engine.ngrams import ORDERS, REACH, NgramIndex, Past, after_change, continuation
+from codellama.engine.sequence import Sequence
 from tests.fake_runner import request
 
 
@@ -28,14 +29,17 @@ def test_the_index_finds_what_a_search_finds(tokens: list[int], steps: list[int]
         assert index.find(tokens[:known]) == search(tokens[:known])
 
 
+def assert_guess(drafter: NgramDrafter, new: Sequence, kind: str, guess: list[int]) -> None:
+    outlook = drafter.outlook(new)
+    assert outlook is not None
+    assert outlook.kind == kind
+    assert drafter.draft([Wish(new, len(guess))]) == [guess]
+
+
 def test_the_longest_match_wins_over_the_latest() -> None:
     tokens = [9, 8, 7, 1, 2, 3, 50, 51, 0, 1, 2, 3, 60, 61, 9, 8, 7, 1, 2, 3]
     new = request(tokens, 10)
-    drafter = NgramDrafter()
-    outlook = drafter.outlook(new)
-    assert outlook is not None
-    assert outlook.kind == "ngram-6"
-    assert drafter.draft([Wish(new, 3)]) == [[50, 51, 0]]
+    assert_guess(NgramDrafter(), new, "ngram-6", [50, 51, 0])
 
 
 def test_nothing_to_go_by() -> None:
@@ -124,10 +128,7 @@ def test_answers_begin_as_others_did() -> None:
     drafter = NgramDrafter()
     ended([*range(50), *TEMPLATE], [20, 21, 22, 23], drafter)
     new = request([*range(100, 150), *TEMPLATE], 100)
-    outlook = drafter.outlook(new)
-    assert outlook is not None
-    assert outlook.kind == "ngram-past-12"
-    assert drafter.draft([Wish(new, 3)]) == [[20, 21, 22]]
+    assert_guess(drafter, new, "ngram-past-12", [20, 21, 22])
 
 
 def test_what_the_text_itself_says_comes_first() -> None:

@@ -14,10 +14,9 @@ import click
 from codellama.errors import ConversionError
 
 if TYPE_CHECKING:
+    from codellama.params import Progress
     from codellama.weights.convert import Report
     from codellama.weights.options import QuantOptions
-
-Progress = Callable[[int, int], None]
 
 _SIZE = re.compile(r"(\d+)([KMG])", re.IGNORECASE)
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}

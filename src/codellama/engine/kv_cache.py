@@ -30,14 +30,10 @@ from codellama.engine.slot import Slot
 # Parking and restoring an idle cell takes about as long as it costs 60 to 80 rows that are decoded beside it
 # (measured on a CPU with a model of 100 million parameters; both grow with the model).
 WORTH_PARKING = 64
-
-
 # A prompt's batches should end where a block of cells does, of which attention takes 256 at a time. Behind a
 # shared token or two they end in the next block, which costs up to 4 % of a step: sharing less than this part
 # of a prompt does not pay.
 LEAST_SHARE = 32
-
-
 # A state holds all of a slot's tokens; of those that no other slot holds there must be at least this part.
 LEAST_OWN = 8
 

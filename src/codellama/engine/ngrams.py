@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 # Lengths of the remembered n-grams, the best first: the more tokens agree, the surer is what follows.
 ORDERS = (12, 6, 3)
 # Who copies with a change is soon back: so many tokens later at most, and as far away at most.
 REACH = 16
-
-
 # Tokens of earlier answers that are remembered, in two halves: the older is dropped when the newer is full.
 PAST_TOKENS = 1 << 15
 
@@ -38,15 +34,12 @@ class NgramIndex:
             for ends, key in zip(self._ends, self._last, strict=True):
                 ends[key] = self._length
         elif len(tokens) > self._length:
-            self._add(tokens)
+            _remember(self._ends, tokens, self._length)
         self._length = len(tokens)
         self._last = []
         if self._length >= ORDERS[0]:
             self._last = [hash(tuple(tokens[-n:])) for n in ORDERS]
-            for n, ends, key in zip(ORDERS, self._ends, self._last, strict=True):
-                if key in ends:
-                    return n, ends[key]
-            return None
+            return _longest(self._ends, self._last)
         return self._find_short(tokens)
 
     def _find_short(self, tokens: list[int]) -> tuple[int, int] | None:
@@ -55,13 +48,6 @@ class NgramIndex:
             if position is not None:
                 return n, position
         return None
-
-    def _add(self, tokens: list[int]) -> None:
-        """All n-grams that something follows, from the end of the last call on."""
-        for n, ends in zip(ORDERS, self._ends, strict=True):
-            first = max(n, self._length)
-            if first < len(tokens):
-                ends.update(zip(_keys(tokens, n, first), range(first, len(tokens)), strict=True))
 
 
 class Past:
@@ -82,9 +68,10 @@ class Past:
     def find(self, keys: list[int]) -> tuple[int, tuple[list[int], int]] | None:
         """(order, (tokens, position)) of what followed the longest n-gram with one of these `keys`."""
         for half in (self._newer, self._older):
-            for order, key, ends in zip(ORDERS, keys, half.ends, strict=False):
-                if key in ends:
-                    return order, (half.tokens, ends[key])
+            found = _longest(half.ends, keys)
+            if found is not None:
+                order, position = found
+                return order, (half.tokens, position)
         return None
 
 
@@ -96,18 +83,27 @@ class _Half:
         self.ends: list[dict[int, int]] = [{} for _ in ORDERS]
 
     def add(self, text: list[int]) -> None:
-        start = len(self.tokens)
+        _remember(self.ends, text, at=len(self.tokens))
         self.tokens += text
-        for order, ends in zip(ORDERS, self.ends, strict=True):
-            if order < len(text):
-                places = range(start + order, start + len(text))
-                ends.update(zip(_keys(text, order, order), places, strict=True))
 
 
-def _keys(tokens: list[int], n: int, first: int) -> Iterator[int]:
-    """The keys of the `n`-grams that end before each position from `first` to the last."""
-    columns = [tokens[first - n + i : len(tokens) - n + i] for i in range(n)]
-    return map(hash, zip(*columns, strict=True))
+def _remember(ends: list[dict[int, int]], tokens: list[int], start: int = 0, at: int = 0) -> None:
+    """Where each n-gram of `tokens` ended that something from position `start` on follows; the first
+    of the tokens stands at position `at`."""
+    for n, known in zip(ORDERS, ends, strict=True):
+        first = max(n, start)
+        if first < len(tokens):
+            columns = [tokens[first - n + i : len(tokens) - n + i] for i in range(n)]
+            keys = map(hash, zip(*columns, strict=True))
+            known.update(zip(keys, range(at + first, at + len(tokens)), strict=True))
+
+
+def _longest(ends: list[dict[int, int]], keys: list[int]) -> tuple[int, int] | None:
+    """(order, position) of the longest of the n-grams with these `keys` that is known."""
+    for n, known, key in zip(ORDERS, ends, keys, strict=False):
+        if key in known:
+            return n, known[key]
+    return None
 
 
 def continuation(tokens: list[int], position: int, length: int) -> list[int]:

@@ -256,12 +256,11 @@ class Scheduler:
 
     def _join(self, sequence: Sequence, now: float) -> list[Sequence]:
         joined: list[Sequence] = []
+        donor = self._running[sequence]
         while self.waiting and _is_twin(sequence, self.waiting[0]):
-            twin = self.waiting[0]
-            if not self._has_room(twin):
+            if not self._has_room(self.waiting[0]):
                 break
-            self.waiting.popleft()
-            donor = self._running[sequence]
+            twin = self.waiting.popleft()
             self._place(twin, donor, len(twin.prompt), now, list(self.waiting))
             joined.append(twin)
         return joined

@@ -103,9 +103,8 @@ class Speculator:
         """What the sequence's own drafts of this kind showed, beginning with what all showed."""
         overall = self._overall.setdefault(outlook.kind, Acceptance())
         history = self._histories.get(sequence)
-        if (
-            history is None
-        ):  # texts that follow each other are often alike: begin nearer to what held
+        if history is None:
+            # Texts that follow each other are often alike: begin nearer to what held.
             probe = Probe(max(FIRST_PROBE, self._patience // BOLDER))
             history = self._histories[sequence] = _History(probe=probe)
         own = history.acceptance.setdefault(outlook.kind, Acceptance())

@@ -41,7 +41,7 @@ class Serving:
         self._unavailable: str | None = LOADING
 
     def start(self) -> None:
-        """Begin to load. The thread is a daemon: a load cannot be interrupted, only abandoned."""
+        """Begin to load. The thread is a daemon: when the process ends, it ends in the middle of it."""
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._run, args=(loop,), name="load-model", daemon=True).start()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import ConversionError
+from codellama.params import Progress
 from codellama.weights.encode import UnusableWeightsError
 from codellama.weights.forecast import Forecast, forecast, measure, steps
 from codellama.weights.options import QuantOptions
@@ -26,7 +27,7 @@ from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
 from codellama.weights.source import Source, open_checkpoint, open_gguf
-from codellama.weights.writer import Progress, default_threads, write
+from codellama.weights.writer import default_threads, write
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

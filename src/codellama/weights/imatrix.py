@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from codellama.errors import ConversionError, ModelLoadError
 from codellama.native.activations import Activations, load_model
 from codellama.native.ggml import Floats
+from codellama.params import Progress
 from codellama.weights.gguf_header import (
     TensorInfo,
     Value,
@@ -28,9 +29,6 @@ from codellama.weights.gguf_header import (
 )
 from codellama.weights.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
 from codellama.weights.loadable import read_model
-
-Progress = Callable[[int, int], None]
-"""Called with the chunks done and in all."""
 
 CHUNK_TOKENS = 512
 SAVE_EVERY = 10
@@ -73,6 +71,7 @@ def collect_imatrix(
     """Collect over the first `n_chunks` chunks (default: all) of `text` and write `output`.
 
     Every few chunks what there is goes to `<output>.part`; interrupted, the same call goes on there.
+    `progress` is called with the chunks done and in all.
 
     Raises:
         ModelLoadError, ConversionError: the model, the text or the output is at fault.

@@ -16,6 +16,7 @@ from typing import Any
 
 from codellama.errors import ModelLoadError
 from codellama.native.ggml import library_version
+from codellama.params import Progress
 from codellama.weights.gguf_header import Value, ValueType
 from codellama.weights.small_files import MOST_BYTES, parse_json, plain, shown
 from codellama.weights.split import unsplit_name
@@ -127,7 +128,7 @@ def _listed(place: Path, row: Any) -> ListedFile:
     return ListedFile(place.with_name(name), nbytes, digest)
 
 
-def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> list[ListedFile]:
+def verify(path: Path, progress: Progress | None = None) -> list[ListedFile]:
     """Read all files of the GGUF `path` again and compare with its manifest; returns them.
 
     Raises:

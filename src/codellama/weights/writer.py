@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from codellama.errors import ConversionError
+from codellama.params import Progress
 from codellama.weights.encode import Encoder, UnusableWeightsError
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab, slabs
@@ -25,9 +26,6 @@ from codellama.weights.recorder import Recorder
 from codellama.weights.source import Source
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes of weights done so far and in all, from the thread that called `write`."""
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -45,7 +43,8 @@ def write(
 ) -> None:
     """Write all `outputs`, or go on where an earlier run of the same plans was.
 
-    `hashing` is called as `progress`, for the bytes of the outputs that are read again for their hashes.
+    `progress` is called with the bytes of weights done so far and in all, from the thread that called
+    this, and `hashing` likewise for the bytes of the outputs that are read again for their hashes.
 
     A file that is there already is replaced with `force` only, and not before the new one is ready;
     `restart` forgets an earlier run.
