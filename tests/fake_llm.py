@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from codellama.adapters import Adapter, AdapterTable, Scales
-from codellama.batch import TokenLogprob
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
 from codellama.engine import EngineStatus
-from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.engine.batch import TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
 from codellama.history import drop_oldest
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams

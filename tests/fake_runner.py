@@ -8,9 +8,19 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from codellama.batch import Adapters, Batch, Edit, Fork, Restore, Save, Shift, TokenLogprob, Trim
+from codellama.engine.batch import (
+    Adapters,
+    Batch,
+    Edit,
+    Fork,
+    Restore,
+    Save,
+    Shift,
+    TokenLogprob,
+    Trim,
+)
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.sequence import NO_LIMIT, ContextShift, Delta, Sequence
+from codellama.engine.request import NO_LIMIT, ContextShift, Delta, Sequence
 
 VOCAB = 1000
 

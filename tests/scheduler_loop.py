@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from codellama.engine.prompt_cache import PromptCache
+from codellama.engine.request import Sequence, State
 from codellama.engine.scheduler import Scheduler
-from codellama.engine.sequence import Sequence, State
 from codellama.engine.slot import Sample, Step
 from tests.fake_runner import FakeRunner
 

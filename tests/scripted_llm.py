@@ -7,7 +7,7 @@ from typing import Any
 
 from codellama.cli.options import model_config
 from codellama.completion import Completion
-from codellama.engine.sequence import Delta
+from codellama.engine.request import Delta
 from codellama.params import Prompt, SamplingParams
 from tests.fake_llm import FakeLLM
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench import texts
 from codellama import LLM, FinishReason, Message
-from codellama.batch import Batch
+from codellama.engine.batch import Batch
 from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig

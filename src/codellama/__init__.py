@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from codellama.adapters import Adapter
     from codellama.completion import Choice, Completion, Result
     from codellama.embedding import Embeddings
-    from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+    from codellama.engine.request import Delta, FinishReason, Timings, Usage
     from codellama.errors import (
         ChatFormatError,
         CheckpointError,
@@ -67,7 +67,7 @@ _HOMES = {
     "codellama.adapters": ("Adapter",),
     "codellama.completion": ("Choice", "Completion", "Result"),
     "codellama.embedding": ("Embeddings",),
-    "codellama.engine.sequence": ("Delta", "FinishReason", "Timings", "Usage"),
+    "codellama.engine.request": ("Delta", "FinishReason", "Timings", "Usage"),
     "codellama.llm": ("LLM",),
     "codellama.params": ("Message", "ModelConfig", "Prompt", "SamplingParams"),
 }

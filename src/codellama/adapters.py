@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codellama.batch import Adapters
 from codellama.checks import check_scales
+from codellama.engine.batch import Adapters
 from codellama.errors import InvalidRequestError
 
 Scales = Mapping[int | str, float]

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from codellama.batch import TokenLogprob
-from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.engine.batch import TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import Message, Prompt
 

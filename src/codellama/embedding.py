@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codellama.batch import Adapters, Batch, Edit, Trim
 from codellama.engine.background import Work
+from codellama.engine.batch import Adapters, Batch, Edit, Trim
 from codellama.errors import InvalidRequestError
 from codellama.params import POOLING_TYPES, Pooling
 

@@ -15,7 +15,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from codellama.batch import KVState
+from codellama.engine.batch import KVState
 from codellama.errors import InvalidRequestError
 from codellama.weights.small_files import MOST_BYTES, parse_json, plain
 

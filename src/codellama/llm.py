@@ -32,7 +32,7 @@ from codellama.engine import (
     Scheduler,
     Speculator,
 )
-from codellama.engine.sequence import Sequence as Request
+from codellama.engine.request import Sequence as Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context

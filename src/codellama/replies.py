@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from codellama.batch import TokenLogprob
-from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.engine.batch import TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Timings, Usage
 
 Json = dict[str, Any]
 Piece = Callable[[int], bytes]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from codellama.adapters import AdapterTable
 from codellama.completion import Mailbox
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.sequence import NO_LIMIT, ContextShift, Sequence
+from codellama.engine.request import NO_LIMIT, ContextShift, Sequence
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.kv_file import StaleStateError
 from codellama.params import ContextPolicy, Message

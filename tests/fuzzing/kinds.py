@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from codellama.batch import KVState
 from codellama.cli.inspect import describe
+from codellama.engine.batch import KVState
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
 from codellama.kv_file import MAGIC, StaleStateError, read_state, write_state
 from codellama.variants import recognise

@@ -10,8 +10,8 @@ import llama_cpp
 import pytest
 
 from codellama import LLM, ContextLengthError, FinishReason, InvalidRequestError, UnsupportedError
-from codellama.batch import Batch, Fork, Shift
-from codellama.engine.sequence import ContextShift
+from codellama.engine.batch import Batch, Fork, Shift
+from codellama.engine.request import ContextShift
 from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from codellama import LLM, DecodeError, EngineDeadError, FinishReason, ModelLoadError
-from codellama.batch import Batch
+from codellama.engine.batch import Batch
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.native.context import Context
 from codellama.native.model import Model

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from codellama.batch import Batch
+from codellama.engine.batch import Batch
 from codellama.llm import LLM
 from codellama.native.context import Context
 from codellama.native.model import Model

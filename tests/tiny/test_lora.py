@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from codellama import LLM, DecodeError, InvalidRequestError, ModelLoadError, UnsupportedError
-from codellama.batch import Batch
 from codellama.cli.options import adapter
+from codellama.engine.batch import Batch
 from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig

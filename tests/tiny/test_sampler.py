@@ -10,7 +10,7 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from codellama.batch import Batch, Trim
+from codellama.engine.batch import Batch, Trim
 from codellama.native import sampler as module
 from codellama.native.context import Context
 from codellama.native.model import Model

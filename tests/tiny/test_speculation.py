@@ -14,7 +14,7 @@ import pytest
 
 from codellama import LLM, InvalidRequestError, ModelLoadError
 from codellama.engine.drafter import NgramDrafter, Outlook, Wish
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 from codellama.engine.speculator import Speculator
 from tests import tiny_model
 from tests.unit.test_speculation import Eager, Scripted

@@ -8,9 +8,9 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from codellama.batch import Batch
 from codellama.engine import Engine, Scheduler
 from codellama.engine.background import Background, Work
+from codellama.engine.batch import Batch
 from codellama.errors import DecodeError, EngineDeadError, QueueFullError
 from tests.fake_runner import FakeRunner, request
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from codellama.cli import main
 from codellama.cli.repl import PlainStream, Repl
-from codellama.engine.sequence import Delta, FinishReason, Usage
+from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ContextLengthError, DecodeError, QueueFullError
 from codellama.llm import LLM
 from codellama.params import ContextPolicy

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from codellama.batch import TokenLogprob
 from codellama.compat import LlamaCompatible, text_messages
-from codellama.engine.sequence import Delta, FinishReason, Usage
+from codellama.engine.batch import TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError, UnsupportedError
 from codellama.replies import Answer, legacy_logprobs, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from codellama.batch import TokenLogprob
 from codellama.completion import Completion, Mailbox, mean_logprob
-from codellama.engine.sequence import Delta, FinishReason, Timings, Usage
+from codellama.engine.batch import TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.params import Prompt
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.batch import Fork, Restore, Save, Shift
 from codellama.engine import Engine, FinishReason, NgramDrafter, Scheduler, Sequence, Speculator
+from codellama.engine.batch import Fork, Restore, Save, Shift
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.sequence import ContextShift, State
+from codellama.engine.request import ContextShift, State
 from tests.fake_runner import FakeRunner, expected, request
 from tests.scheduler_loop import Loop
 from tests.unit.test_engine import Inbox

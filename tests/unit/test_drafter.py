@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from codellama.engine.drafter import NgramDrafter, Wish
 from codellama.engine.ngrams import ORDERS, REACH, NgramIndex, Past, after_change, continuation
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 from tests.fake_runner import request
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codellama.batch import Batch, Trim
 from codellama.embedding import (
     Embedder,
     Embeddings,
@@ -19,6 +18,7 @@ from codellama.embedding import (
     norm_number,
     normalized,
 )
+from codellama.engine.batch import Batch, Trim
 from codellama.errors import DecodeError, InvalidRequestError
 from codellama.native.encoder import encoder_batch, encoder_cells
 from codellama.params import ModelConfig, Pooling

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from codellama.batch import Batch
 from codellama.engine import Delta, Engine, FinishReason, Scheduler, Sequence
+from codellama.engine.batch import Batch
 from codellama.engine.detokenizer import Detokenizer
 from codellama.errors import DecodeError, EngineDeadError, QueueFullError
 from tests.fake_runner import FakeRunner, FakeSampler, expected, request

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codellama.batch import KVState
+from codellama.engine.batch import KVState
 from codellama.kv_file import MAGIC, StaleStateError, fingerprint, read_state, write_state
 
 

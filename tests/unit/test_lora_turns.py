@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.batch import Fork, Restore
+from codellama.engine.batch import Fork, Restore
 from codellama.engine.prompt_cache import WORTH_KEEPING
+from codellama.engine.request import Sequence, State
 from codellama.engine.scheduler import STEPS_PER_TURN, WORTH_WAITING
-from codellama.engine.sequence import Sequence, State
 from tests.fake_runner import expected, request
 from tests.scheduler_loop import Loop, answer
 

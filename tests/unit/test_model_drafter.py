@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from codellama.batch import Fork
 from codellama.engine import Engine, ModelDrafter, Scheduler
+from codellama.engine.batch import Fork
 from codellama.engine.drafter import Wish
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 from codellama.errors import InvalidRequestError
 from codellama.loading import foreign_tokens
 from tests.fake_runner import VOCAB, FakeRunner, expected, request

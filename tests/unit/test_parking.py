@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from codellama.batch import Fork, Save, Trim
+from codellama.engine.batch import Fork, Save, Trim
 from codellama.engine.kv_cache import LEAST_OWN, LEAST_SHARE, WORTH_PARKING
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 from tests.fake_runner import expected, request
 from tests.scheduler_loop import Loop, answer
 

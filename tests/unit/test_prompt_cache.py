@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codellama.batch import KVState
+from codellama.engine.batch import KVState
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
 
 LONG = 2 * WORTH_KEEPING

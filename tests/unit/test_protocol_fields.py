@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codellama.batch import TokenLogprob
-from codellama.engine.sequence import Usage
+from codellama.engine.batch import TokenLogprob
+from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
 from codellama.protocol.errors import validation_error

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from codellama.engine.sequence import Delta, FinishReason
+from codellama.engine.request import Delta, FinishReason
 from codellama.params import SamplingParams
 from codellama.protocol.llama_server import (
     DetokenizeRequest,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.batch import Fork, Trim
+from codellama.engine.batch import Fork, Trim
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING
+from codellama.engine.request import Sequence, State
 from codellama.engine.scheduler import WORTH_WAITING
-from codellama.engine.sequence import Sequence, State
 from tests.fake_runner import expected, next_token, request
 from tests.scheduler_loop import Loop, answer
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from codellama.batch import TokenLogprob
 from codellama.engine import Engine, FinishReason, Scheduler
+from codellama.engine.batch import TokenLogprob
 from tests.fake_runner import FakeRunner, expected, next_token, request
 from tests.unit.test_engine import Inbox, ask, closed_once
 

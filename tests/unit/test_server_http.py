@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from codellama import errors
-from codellama.engine.sequence import Delta
+from codellama.engine.request import Delta
 from codellama.server.config import ServerConfig
 from tests.fake_llm import FakeLLM, ids, say
 from tests.live_server import Live, running, wait_until

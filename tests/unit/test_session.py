@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from codellama.engine.sequence import Delta, FinishReason
+from codellama.engine.request import Delta, FinishReason
 from codellama.errors import ContextLengthError, DecodeError, InvalidRequestError
 from codellama.llm import LLM
 from codellama.session import Session

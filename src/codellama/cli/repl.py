@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from codellama.cli.streams import printable, speeds
-from codellama.engine.sequence import FinishReason, Timings, Usage
+from codellama.engine.request import FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, ContextLengthError
 from codellama.session import Answer, Session
 

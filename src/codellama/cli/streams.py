@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from codellama.completion import Completion
-    from codellama.engine.sequence import Timings, Usage
+    from codellama.engine.request import Timings, Usage
 
 # ESC and its kin could move the cursor or worse: an answer is text, not commands to a terminal.
 _CONTROLS = {i: None for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}

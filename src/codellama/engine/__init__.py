@@ -3,13 +3,13 @@
 Pure Python: no ctypes, no JSON, no text formats. The native side is met through the `Runner` protocol.
 """
 
-from codellama.batch import Batch, TokenLogprob
+from codellama.engine.batch import Batch, TokenLogprob
 from codellama.engine.drafter import Drafter, NgramDrafter
 from codellama.engine.engine import Engine, Runner
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.prompt_cache import PromptCache
+from codellama.engine.request import Delta, FinishReason, Sequence, State, Timings, Usage
 from codellama.engine.scheduler import Scheduler
-from codellama.engine.sequence import Delta, FinishReason, Sequence, State, Timings, Usage
 from codellama.engine.slot import Slot
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus

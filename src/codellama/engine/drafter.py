@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from codellama.engine.ngrams import ORDERS, NgramIndex, Past, after_change, continuation
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 
 
 @dataclass(frozen=True)

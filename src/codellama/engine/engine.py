@@ -17,10 +17,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from codellama.batch import Adapters, Batch, KVState, TokenLogprob
 from codellama.engine.background import Background, Work
+from codellama.engine.batch import Adapters, Batch, KVState, TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Sequence, State
 from codellama.engine.scheduler import Scheduler
-from codellama.engine.sequence import Delta, FinishReason, Sequence, State
 from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus, Totals

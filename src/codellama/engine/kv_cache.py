@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from codellama.batch import (
+from codellama.engine.batch import (
     Adapters,
     Edit,
     Fork,
@@ -24,7 +24,7 @@ from codellama.batch import (
 )
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 from codellama.engine.slot import Slot
 
 # Parking and restoring an idle cell takes about as long as it costs 60 to 80 rows that are decoded beside it

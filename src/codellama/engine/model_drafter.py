@@ -12,10 +12,10 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from codellama.batch import Batch, Fork, Trim
+from codellama.engine.batch import Batch, Fork, Trim
 from codellama.engine.drafter import Outlook, Wish
 from codellama.engine.prefix import common_prefix
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 
 _OUTLOOK = Outlook("model", 0.7)
 _SMOOTHING = 0.2

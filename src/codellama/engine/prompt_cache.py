@@ -7,7 +7,7 @@ longest goes first. Nothing that another entry holds anyway is kept.
 
 from __future__ import annotations
 
-from codellama.batch import Adapters, KVState
+from codellama.engine.batch import Adapters, KVState
 from codellama.engine.prefix import common_prefix
 
 # Writing and restoring a token's state takes about a hundredth of decoding it; a few are not worth an entry.

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from codellama.batch import Adapters, Batch, Edit, KVState
+from codellama.engine.batch import Adapters, Batch, Edit, KVState
 from codellama.engine.kv_cache import KVCache
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import PromptCache
-from codellama.engine.sequence import Sequence, State
+from codellama.engine.request import Sequence, State
 from codellama.engine.slot import Sample, Scored, Slot, Step, longest_waiting, usable_share
 
 # Waiting for another prompt pays only for more than a few tokens; below, decoding them is quicker.

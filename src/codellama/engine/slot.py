@@ -10,9 +10,9 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from codellama.batch import Adapters, Batch, TokenLogprob
+from codellama.engine.batch import Adapters, Batch, TokenLogprob
 from codellama.engine.prefix import common_prefix
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 
 
 @dataclass(eq=False, slots=True)

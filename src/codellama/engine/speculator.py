@@ -21,7 +21,7 @@ from codellama.engine.pace import (
     StepTimes,
     choose_lengths,
 )
-from codellama.engine.sequence import Sequence
+from codellama.engine.request import Sequence
 
 log = logging.getLogger("codellama.engine")
 

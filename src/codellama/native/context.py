@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from codellama.batch import (
+from codellama.engine.batch import (
     Adapters,
     Batch,
     Edit,

@@ -23,7 +23,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from codellama.compat import object_schema, response_schema, seed_or_random
-from codellama.engine.sequence import Usage
+from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error

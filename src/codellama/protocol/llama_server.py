@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from codellama.compat import RANDOM_SEED
-from codellama.engine.sequence import Delta, FinishReason
+from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
 from codellama.params import Prompt, SamplingParams
 from codellama.protocol.fields import (

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
-from codellama.engine.sequence import Delta, FinishReason
+from codellama.engine.request import Delta, FinishReason
 from codellama.errors import EngineDeadError
 from codellama.protocol.errors import error_body, status_and_type
 from codellama.replies import Answer, Json

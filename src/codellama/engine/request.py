@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from codellama.batch import Adapters, TokenLogprob
+from codellama.engine.batch import Adapters, TokenLogprob
 from codellama.engine.detokenizer import Detokenizer
 
 
