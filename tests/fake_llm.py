@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from codellama.adapters import Adapter, AdapterTable, Scales
+from codellama.adapters import Adapter, AdapterTable, LoraScales
 from codellama.compat import LlamaCompatible
 from codellama.completion import Completion, Mailbox
 from codellama.engine import EngineStatus
@@ -180,7 +180,7 @@ class FakeLLM(LlamaCompatible):
     def adapters(self) -> tuple[Adapter, ...]:
         return self.table.adapters
 
-    def set_adapters(self, lora: Scales) -> None:
+    def set_adapters(self, lora: LoraScales) -> None:
         self.table.set_defaults(lora)
 
     def release(self) -> None:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from codellama.engine.batch import (
-    Adapters,
     Batch,
     Edit,
     Fork,
     Restore,
     Save,
+    Scales,
     Shift,
     TokenLogprob,
     Trim,
 )
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.request import NO_LIMIT, ContextShift, Delta, Sequence
+from codellama.engine.request import NO_LIMIT, ContextShift, Delta, Request
 
 VOCAB = 1000
 
@@ -43,19 +43,19 @@ class Cell:
     value: int
 
 
-def decode(cells: list[Cell], token: int, adapters: Adapters = ()) -> Cell:
+def decode(cells: list[Cell], token: int, scales: Scales = ()) -> Cell:
     """The cell of `token` behind `cells`."""
-    state = 17 + sum(int(1000 * scale) * (7 + i) for i, scale in enumerate(adapters))
+    state = 17 + sum(int(1000 * scale) * (7 + i) for i, scale in enumerate(scales))
     for position, cell in enumerate(cells, 1):
         state += position * cell.value
     return Cell(token, (state * 31 + token + 1) % 1_000_003)
 
 
-def next_token(tokens: Iterable[int], adapters: Adapters = ()) -> int:
+def next_token(tokens: Iterable[int], scales: Scales = ()) -> int:
     """A deterministic function of the whole history."""
     cells: list[Cell] = []
     for token in tokens:
-        cells.append(decode(cells, token, adapters))
+        cells.append(decode(cells, token, scales))
     return cells[-1].value % VOCAB
 
 
@@ -81,7 +81,7 @@ class FakeRunner:
         for token, position, seq in zip(batch.tokens, batch.positions, batch.seq_ids, strict=True):
             cells = self.kv[seq]
             assert position == len(cells), "a gap in positions"
-            cells.append(decode(cells, token, batch.adapters))
+            cells.append(decode(cells, token, batch.scales))
             self.rows.append(list(cells))
         assert sum(map(len, self.kv)) <= self.cells, "the KV cache is full"
 
@@ -142,21 +142,21 @@ class FakeRunner:
 def expected(
     prompt: Iterable[int],
     n: int,
-    adapters: Adapters = (),
+    scales: Scales = (),
     n_ctx: int = NO_LIMIT,
     shift: ContextShift | None = None,
 ) -> list[int]:
     """What a lone request would answer."""
     cells: list[Cell] = []
     for token in prompt:
-        cells.append(decode(cells, token, adapters))
+        cells.append(decode(cells, token, scales))
     answer: list[int] = []
     while len(answer) < n:
         answer.append(cells[-1].value % VOCAB)
         if shift is not None and len(cells) + 1 >= n_ctx:
             n_keep, n_discard = shift.cut(n_ctx, len(cells))
             del cells[n_keep : n_keep + n_discard]
-        cells.append(decode(cells, answer[-1], adapters))
+        cells.append(decode(cells, answer[-1], scales))
     return answer
 
 
@@ -168,12 +168,12 @@ def request(
     stop: tuple[str, ...] = (),
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
-    adapters: Adapters = (),
+    scales: Scales = (),
     n_ctx: int = NO_LIMIT,
     shift: ContextShift | None = None,
-) -> Sequence:
+) -> Request:
     """A request whose tokens read as "<17>"."""
-    return Sequence(
+    return Request(
         prompt=tuple(prompt),
         max_tokens=max_tokens,
         sampler=FakeSampler(),
@@ -182,7 +182,7 @@ def request(
         stop_tokens=frozenset(stop_tokens),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
-        adapters=adapters,
+        scales=scales,
         n_ctx=n_ctx,
         shift=shift,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from codellama.engine.prompt_cache import PromptCache
-from codellama.engine.request import Sequence, State
+from codellama.engine.request import Request, State
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Sample, Step
 from tests.fake_runner import FakeRunner
@@ -28,10 +28,10 @@ class Loop:
         self.runner = FakeRunner(n_slots, cells)
         self.clock = 0.0
         self.steps: list[Step] = []
-        self.drawn: dict[Sequence, list[int]] = {}
-        self.guess: Callable[[Sequence], list[int]] = lambda sequence: []
+        self.drawn: dict[Request, list[int]] = {}
+        self.guess: Callable[[Request], list[int]] = lambda req: []
 
-    def submit(self, *requests: Sequence) -> None:
+    def submit(self, *requests: Request) -> None:
         for item in requests:
             self.scheduler.submit(item)
 
@@ -39,8 +39,8 @@ class Loop:
         self.clock += 1
         self.scheduler.admit(self.clock)
         self.scheduler.shift()
-        for sequence in self.scheduler.decoding():
-            sequence.draft = self.guess(sequence)
+        for req in self.scheduler.decoding():
+            req.draft = self.guess(req)
         step = self.scheduler.plan()
         if step is None:
             return False
@@ -53,18 +53,18 @@ class Loop:
         return True
 
     def draw(self, sample: Sample) -> None:
-        sequence = sample.sequence
-        sequence.state = State.DECODE
+        req = sample.request
+        req.state = State.DECODE
         for row, guess in enumerate([*sample.draft, None], sample.row):
-            token = self.runner.sample(sequence.sampler, row)  # type: ignore[arg-type]
-            sequence.tokens.append(token)
-            self.drawn.setdefault(sequence, []).append(token)
-            if sequence.generated >= sequence.max_tokens:
-                self.scheduler.release(sequence)
+            token = self.runner.sample(req.sampler, row)  # type: ignore[arg-type]
+            req.tokens.append(token)
+            self.drawn.setdefault(req, []).append(token)
+            if req.generated >= req.max_tokens:
+                self.scheduler.release(req)
                 return
             if token != guess:
                 break
-        self.scheduler.settle(sequence)
+        self.scheduler.settle(req)
 
     def run(self, limit: int = 10_000) -> None:
         for _ in range(limit):
@@ -73,6 +73,6 @@ class Loop:
         raise AssertionError("the scheduler does not come to an end")
 
 
-def answer(sequence: Sequence) -> list[int]:
+def answer(req: Request) -> list[int]:
     """What has been drawn for it."""
-    return sequence.tokens[len(sequence.prompt) :]
+    return req.tokens[len(req.prompt) :]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codellama.checks import check_scales
-from codellama.engine.batch import Adapters
+from codellama.engine.batch import Scales
 from codellama.errors import InvalidRequestError
 
-Scales = Mapping[int | str, float]
+LoraScales = Mapping[int | str, float]
 """Adapter id or name to scale; 1 is in full, 0 not at all."""
 
 
@@ -46,7 +46,7 @@ class AdapterTable:
         """The adapters with their default scales, in order of their ids."""
         return self._adapters
 
-    def set_defaults(self, lora: Scales) -> None:
+    def set_defaults(self, lora: LoraScales) -> None:
         """Change the default scales, for requests from now on; adapters that are not named get 0.
 
         Raises InvalidRequestError naming `lora`; nothing is changed then.
@@ -58,7 +58,7 @@ class AdapterTable:
             for adapter, scale in zip(self._adapters, scales, strict=True)
         )
 
-    def scales(self, lora: Scales | None) -> Adapters:
+    def scales(self, lora: LoraScales | None) -> Scales:
         """The scale of every adapter for a request; those that it does not name get 0.
 
         None takes the defaults. Raises InvalidRequestError naming `lora` for an unknown adapter, and

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codellama.engine.background import Work
-from codellama.engine.batch import Adapters, Batch, Edit, Trim
+from codellama.engine.batch import Batch, Edit, Scales, Trim
 from codellama.errors import InvalidRequestError
 from codellama.params import POOLING_TYPES, Pooling
 
@@ -96,11 +96,11 @@ class Embedder:
         inputs: Sequence[Sequence[int]],
         pooling: Pooling,
         norm: int,
-        adapters: Adapters = (),
+        scales: Scales = (),
     ) -> Work[Embeddings]:
         """The embeddings of token lists; gives the thread back after every chunk.
 
-        `adapters` are the scales of the model's LoRA adapters. `norm` is llama.cpp's number: -1 none,
+        `scales` are those of the model's LoRA adapters. `norm` is llama.cpp's number: -1 none,
         0 largest absolute value, 1 taxicab, 2 Euclidean,
         above that the p-norm. Raises ModelLoadError, DecodeError.
         """
@@ -112,7 +112,7 @@ class Embedder:
         try:
             for chunk in chunks([len(tokens) for tokens in inputs], self._chunk):
                 edits: list[Edit] = [Trim(index % self._chunk, 0) for index in ended]
-                batch = Batch(edits=edits, adapters=adapters)
+                batch = Batch(edits=edits, scales=scales)
                 for piece in chunk:
                     tokens = list(inputs[piece.index][piece.start : piece.stop])
                     batch.add(tokens, piece.start, piece.index % self._chunk)

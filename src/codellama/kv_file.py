@@ -32,7 +32,7 @@ def write_state(path: Path, owner: str, state: KVState) -> None:
     header = {
         "owner": owner,
         "tokens": state.tokens,
-        "adapters": state.adapters,
+        "adapters": state.scales,
         "n_bytes": len(state.data),
         "sha256": hashlib.sha256(state.data).hexdigest(),
     }

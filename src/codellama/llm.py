@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from codellama import loading
-from codellama.adapters import Adapter, AdapterTable, Scales
+from codellama.adapters import Adapter, AdapterTable, LoraScales
 from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.compat_embedding import EmbeddingCompatible
@@ -32,7 +32,7 @@ from codellama.engine import (
     Scheduler,
     Speculator,
 )
-from codellama.engine.request import Sequence as Request
+from codellama.engine.request import Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
@@ -383,7 +383,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         """The loaded LoRA adapters and their scales for requests that name none."""
         return self._adapters.adapters
 
-    def set_adapters(self, lora: Scales) -> None:
+    def set_adapters(self, lora: LoraScales) -> None:
         """Change these scales, for requests from now on; adapters that are not named get 0.
 
         Raises InvalidRequestError for an unknown adapter or a scale that is no number.
@@ -397,7 +397,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         return self._engine.status
 
     def save_state(
-        self, tokens: Sequence[int], path: str | Path, *, lora: Scales | None = None
+        self, tokens: Sequence[int], path: str | Path, *, lora: LoraScales | None = None
     ) -> bool:
         """Write the KV state that shares most with `tokens` to a file; False if there is none.
 

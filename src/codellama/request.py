@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from codellama.adapters import AdapterTable
 from codellama.completion import Mailbox
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.request import NO_LIMIT, ContextShift, Sequence
+from codellama.engine.request import NO_LIMIT, ContextShift, Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
@@ -35,7 +35,7 @@ class RequestMaker:
 
     def make(
         self, prompt: Prompt, params: SamplingParams, n: int, mailbox: Mailbox, echo: bool
-    ) -> list[Sequence]:
+    ) -> list[Request]:
         """A request per choice; with a seed, choice i is drawn with seed + i.
 
         Raises ContextLengthError, GrammarError, InvalidRequestError and UnsupportedError.
@@ -48,7 +48,7 @@ class RequestMaker:
         shift = self._shift(prompt, params)
         most = room if shift is None else NO_LIMIT
         limit = most if params.max_tokens is None else min(params.max_tokens, most)
-        requests: list[Sequence] = []
+        requests: list[Request] = []
         try:
             for i in range(n):
                 request = self._request(prompt, params, limit, i, mailbox, echo)
@@ -79,15 +79,15 @@ class RequestMaker:
         index: int,
         mailbox: Mailbox,
         echo: bool,
-    ) -> Sequence:
+    ) -> Request:
         stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
         banned = sorted(stop_tokens) if params.ignore_eos else []
         if params.seed is not None:
             params = replace(params, seed=params.seed + index)
-        return Sequence(
+        return Request(
             prompt=prompt.tokens,
             max_tokens=limit,
-            adapters=self.adapters.scales(params.lora),
+            scales=self.adapters.scales(params.lora),
             sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
             sink=functools.partial(mailbox.put, index),
             detokenizer=Detokenizer(
@@ -111,7 +111,7 @@ class RequestMaker:
                 )
 
 
-def close(requests: Iterable[Sequence]) -> None:
+def close(requests: Iterable[Request]) -> None:
     """Free requests that the engine has not taken."""
     for request in requests:
         request.sampler.close()

@@ -20,7 +20,7 @@ from codellama.kv_file import StaleStateError
 from codellama.params import ContextPolicy, Message
 
 if TYPE_CHECKING:
-    from codellama.adapters import Scales
+    from codellama.adapters import LoraScales
     from codellama.completion import Completion
     from codellama.llm import LLM
 
@@ -95,7 +95,7 @@ class Session:
         self._answered = False
         self._running: Answer | None = None
         self._tokens: tuple[int, ...] = ()  # of the latest prompt and its answer
-        self._lora: Scales | None = None  # what they were decoded with
+        self._lora: LoraScales | None = None  # what they were decoded with
         self.notice: str | None = None
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Sequence as Many
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from codellama import LLM, InvalidRequestError, ModelLoadError
 from codellama.engine.drafter import NgramDrafter, Outlook, Wish
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 from codellama.engine.speculator import Speculator
 from tests import tiny_model
 from tests.unit.test_speculation import Eager, Scripted
@@ -115,11 +114,11 @@ class Likely:
                 self.followers.setdefault(token, []).append(following)
         self.rng = random.Random(3)
 
-    def outlook(self, sequence: Sequence) -> Outlook | None:
+    def outlook(self, req: Request) -> Outlook | None:
         return Outlook("likely", 0.9)
 
-    def draft(self, wishes: Many[Wish]) -> list[list[int]]:
-        return [self.guess(w.sequence.tokens[-1], w.length) for w in wishes]
+    def draft(self, wishes: Sequence[Wish]) -> list[list[int]]:
+        return [self.guess(w.request.tokens[-1], w.length) for w in wishes]
 
     def guess(self, token: int, length: int) -> list[int]:
         draft: list[int] = []
@@ -128,7 +127,7 @@ class Likely:
             draft.append(token)
         return draft
 
-    def forget(self, sequence: Sequence) -> None: ...
+    def forget(self, req: Request) -> None: ...
 
     def reset(self) -> None: ...
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.engine import Engine, FinishReason, NgramDrafter, Scheduler, Sequence, Speculator
+from codellama.engine import Engine, FinishReason, NgramDrafter, Request, Scheduler, Speculator
 from codellama.engine.batch import Fork, Restore, Save, Shift
 from codellama.engine.prompt_cache import WORTH_KEEPING
 from codellama.engine.request import ContextShift, State
@@ -21,14 +21,14 @@ from tests.unit.test_speculation import Eager, Scripted
 HALF = ContextShift()
 
 
-def shifting(prompt: list[int], n: int, n_ctx: int, shift: ContextShift = HALF) -> Sequence:
+def shifting(prompt: list[int], n: int, n_ctx: int, shift: ContextShift = HALF) -> Request:
     return request(prompt, n, n_ctx=n_ctx, shift=shift)
 
 
-def check(loop: Loop, sequence: Sequence) -> None:
+def check(loop: Loop, req: Request) -> None:
     """Whatever it wrote is what it would have written alone."""
-    got = loop.drawn.get(sequence, [])
-    want = expected(sequence.prompt, len(got), sequence.adapters, sequence.n_ctx, sequence.shift)
+    got = loop.drawn.get(req, [])
+    want = expected(req.prompt, len(got), req.scales, req.n_ctx, req.shift)
     assert got == want
 
 
@@ -98,8 +98,8 @@ def test_only_the_kept_beginning_serves_others() -> None:
     loop.submit(follower, same)
     loop.run()
     assert follower.cached_tokens == same.cached_tokens == 8
-    for sequence in (first, follower, same):
-        check(loop, sequence)
+    for req in (first, follower, same):
+        check(loop, req)
 
 
 def test_an_ended_answer_leaves_only_its_exact_beginning() -> None:
@@ -155,8 +155,8 @@ def test_an_idle_cache_is_not_moved_either() -> None:
     loop.submit(again)
     loop.run()
     assert (one.cached_tokens, again.cached_tokens) == (30, 80)
-    for sequence in (one, again):
-        check(loop, sequence)
+    for req in (one, again):
+        check(loop, req)
 
 
 def test_a_beginning_that_stays_is_shared_on() -> None:
@@ -202,16 +202,14 @@ def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
         loop.guess = lambda s: [rng.randrange(9) for _ in range(rng.randint(0, 6))]
     n_ctx = rng.randint(10, cells)
     beginnings = [[rng.randrange(9) for _ in range(n_ctx - 1)] for _ in range(2)]
-    everyone: list[Sequence] = []
+    everyone: list[Request] = []
     for _ in range(40):
         if rng.random() < 0.5:
             prompt = rng.choice(beginnings)[: rng.randint(1, n_ctx - 1)]
             shift = rng.choice([None, HALF, ContextShift(rng.randint(0, n_ctx), rng.randint(0, 9))])
             most = n_ctx - len(prompt)
             n = rng.randint(1, 3 * n_ctx) if shift else rng.randint(1, most)
-            new = request(
-                prompt, n, n_ctx=n_ctx, shift=shift, adapters=rng.choice([(0.0,), (1.0,)])
-            )
+            new = request(prompt, n, n_ctx=n_ctx, shift=shift, scales=rng.choice([(0.0,), (1.0,)]))
             everyone.append(new)
             loop.submit(new)
         if rng.random() < 0.1 and everyone:
@@ -245,7 +243,7 @@ def start() -> Iterator[Start]:
         engine.close()
 
 
-def ask(engine: Engine, new: Sequence) -> Inbox:
+def ask(engine: Engine, new: Request) -> Inbox:
     inbox = Inbox()
     new.sink = inbox
     engine.submit([new])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from codellama.engine.drafter import NgramDrafter, Wish
 from codellama.engine.ngrams import ORDERS, REACH, NgramIndex, Past, after_change, continuation
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 from tests.fake_runner import request
 
 
@@ -29,7 +29,7 @@ def test_the_index_finds_what_a_search_finds(tokens: list[int], steps: list[int]
         assert index.find(tokens[:known]) == search(tokens[:known])
 
 
-def assert_guess(drafter: NgramDrafter, new: Sequence, kind: str, guess: list[int]) -> None:
+def assert_guess(drafter: NgramDrafter, new: Request, kind: str, guess: list[int]) -> None:
     outlook = drafter.outlook(new)
     assert outlook is not None
     assert outlook.kind == kind

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from codellama.engine import Delta, Engine, FinishReason, Scheduler, Sequence
+from codellama.engine import Delta, Engine, FinishReason, Request, Scheduler
 from codellama.engine.batch import Batch
 from codellama.engine.detokenizer import Detokenizer
 from codellama.errors import DecodeError, EngineDeadError, QueueFullError
@@ -60,16 +60,16 @@ def start() -> Iterator[Start]:
         engine.close()
 
 
-def ask(engine: Engine, prompt: list[int], n: int, **options: object) -> tuple[Inbox, Sequence]:
+def ask(engine: Engine, prompt: list[int], n: int, **options: object) -> tuple[Inbox, Request]:
     inbox = Inbox()
     new = request(prompt, n, sink=inbox, **options)  # type: ignore[arg-type]
     engine.submit([new])
     return inbox, new
 
 
-def closed_once(sequence: Sequence) -> bool:
-    assert isinstance(sequence.sampler, FakeSampler)
-    return sequence.sampler.closed == 1
+def closed_once(req: Request) -> bool:
+    assert isinstance(req.sampler, FakeSampler)
+    return req.sampler.closed == 1
 
 
 def test_an_answer(start: Start) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from codellama.engine.batch import Fork, Restore
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.request import Sequence, State
+from codellama.engine.request import Request, State
 from codellama.engine.scheduler import STEPS_PER_TURN, WORTH_WAITING
 from tests.fake_runner import expected, request
 from tests.scheduler_loop import Loop, answer
@@ -20,66 +20,66 @@ PLAIN, A, B = (0.0, 0.0), (1.0, 0.0), (0.0, 0.5)
 
 def test_a_step_is_for_equal_adapters_and_they_take_turns() -> None:
     loop = Loop(n_slots=4, cells=1000)
-    everyone = [request([i], 12, adapters=a) for i, a in enumerate((PLAIN, A, PLAIN, B))]
+    everyone = [request([i], 12, scales=a) for i, a in enumerate((PLAIN, A, PLAIN, B))]
     loop.submit(*everyone)
     loop.run()
-    turns = [step.batch.adapters for step in loop.steps]
-    first, second, third = ([adapters] * STEPS_PER_TURN for adapters in (PLAIN, A, B))
+    turns = [step.batch.scales for step in loop.steps]
+    first, second, third = ([scales] * STEPS_PER_TURN for scales in (PLAIN, A, B))
     assert turns == (first + second + third) * 3
-    for sequence in everyone:
-        assert answer(sequence) == expected(sequence.prompt, 12, sequence.adapters)
+    for req in everyone:
+        assert answer(req) == expected(req.prompt, 12, req.scales)
     assert {len(step.batch.tokens) for step in loop.steps[:STEPS_PER_TURN]} == {2}
 
 
 def test_a_turn_ends_with_its_last_request() -> None:
     loop = Loop(n_slots=2)
-    short, long = request([1], 2, adapters=A), request([2], 9, adapters=B)
+    short, long = request([1], 2, scales=A), request([2], 9, scales=B)
     loop.submit(short, long)
     loop.run()
-    assert [step.batch.adapters for step in loop.steps] == [A] * 2 + [B] * 9
+    assert [step.batch.scales for step in loop.steps] == [A] * 2 + [B] * 9
 
 
 def test_newcomers_do_not_push_others_back() -> None:
     """A group that has just arrived stands behind those that wait already."""
     loop = Loop(n_slots=2, cells=1000)
-    patient = request([1], 30, adapters=PLAIN)
+    patient = request([1], 30, scales=PLAIN)
     loop.submit(patient)
     for i in range(60):
-        loop.submit(request([i], 1, adapters=(1.0 + i, 0.0)))
+        loop.submit(request([i], 1, scales=(1.0 + i, 0.0)))
         loop.step()
     assert answer(patient) == expected([1], 30, PLAIN), "it had its turns"
 
 
 def test_a_prompt_beside_answers_with_other_adapters_comes_in_chunks() -> None:
     loop = Loop(n_slots=2, cells=1000, n_batch=64, chunk=16)
-    loop.submit(request([1, 2], 50, adapters=A))
+    loop.submit(request([1, 2], 50, scales=A))
     loop.step()
-    loop.submit(request(range(100, 300), 1, adapters=B))
+    loop.submit(request(range(100, 300), 1, scales=B))
     for _ in range(4 * STEPS_PER_TURN):
         loop.step()
     for step in loop.steps[1:]:
-        assert len(step.batch.tokens) == (1 if step.batch.adapters == A else 16)
+        assert len(step.batch.tokens) == (1 if step.batch.scales == A else 16)
 
 
 def test_drafts_are_only_asked_for_those_whose_turn_it_is() -> None:
     loop = Loop(n_slots=2, cells=1000)
-    asked: list[Sequence] = []
-    loop.guess = lambda s: (asked.append(s), expected(s.tokens, 3, s.adapters))[1]  # type: ignore[func-returns-value]
-    one, two = request([1], 20, adapters=A), request([2], 20, adapters=B)
+    asked: list[Request] = []
+    loop.guess = lambda s: (asked.append(s), expected(s.tokens, 3, s.scales))[1]  # type: ignore[func-returns-value]
+    one, two = request([1], 20, scales=A), request([2], 20, scales=B)
     loop.submit(one, two)
     loop.run()
     assert asked[:3] == [one] * 3, "after its prompt"
     assert asked[3:6] == [two] * 3
-    for sequence in (one, two):
-        assert answer(sequence) == expected(sequence.prompt, 20, sequence.adapters)
+    for req in (one, two):
+        assert answer(req) == expected(req.prompt, 20, req.scales)
 
 
 def test_a_busy_slot_is_forked_only_with_its_own_adapters() -> None:
     loop = Loop()
-    loop.submit(request(range(20), 30, adapters=A))
+    loop.submit(request(range(20), 30, scales=A))
     for _ in range(3):
         loop.step()
-    other, same = request(range(20), 3, adapters=B), request(range(20), 3, adapters=A)
+    other, same = request(range(20), 3, scales=B), request(range(20), 3, scales=A)
     loop.submit(other, same)
     loop.run()
     assert (other.cached_tokens, same.cached_tokens) == (0, 19)
@@ -89,12 +89,12 @@ def test_a_busy_slot_is_forked_only_with_its_own_adapters() -> None:
 
 def test_an_idle_slot_is_continued_only_with_its_own_adapters() -> None:
     loop = Loop(n_slots=2)
-    loop.submit(request(range(20), 3, adapters=A))
+    loop.submit(request(range(20), 3, scales=A))
     loop.run()
-    other = request(range(20), 3, adapters=B)
+    other = request(range(20), 3, scales=B)
     loop.submit(other)
     loop.run()
-    same = request(range(20), 3, adapters=A)
+    same = request(range(20), 3, scales=A)
     loop.submit(same)
     loop.run()
     assert (other.cached_tokens, same.cached_tokens) == (0, 19)
@@ -104,7 +104,7 @@ def test_an_idle_slot_is_continued_only_with_its_own_adapters() -> None:
 def test_nobody_waits_for_a_beginning_with_other_adapters() -> None:
     loop = Loop(n_slots=2, cells=2000)
     beginning = range(100, 100 + 4 * WORTH_WAITING)
-    one, two = request(beginning, 2, adapters=A), request(beginning, 2, adapters=B)
+    one, two = request(beginning, 2, scales=A), request(beginning, 2, scales=B)
     loop.submit(one, two)
     loop.step()
     assert two.state is State.PREFILL
@@ -115,13 +115,13 @@ def test_nobody_waits_for_a_beginning_with_other_adapters() -> None:
 def test_a_stored_state_comes_back_only_with_its_own_adapters() -> None:
     loop = Loop(n_slots=1, cells=1000, cache_bytes=100_000)
     prompt = range(2 * WORTH_KEEPING)
-    for adapters in (A, B, PLAIN):
-        new = request(prompt, 2, adapters=adapters)
+    for scales in (A, B, PLAIN):
+        new = request(prompt, 2, scales=scales)
         loop.submit(new)
         loop.run()
         assert new.cached_tokens == 0
     assert len(loop.scheduler.prompt_cache) == 2
-    again = request(prompt, 2, adapters=B)
+    again = request(prompt, 2, scales=B)
     loop.submit(again)
     loop.run()
     assert again.cached_tokens == len(prompt) - 1
@@ -129,15 +129,15 @@ def test_a_stored_state_comes_back_only_with_its_own_adapters() -> None:
     assert any(isinstance(e, Restore) for step in loop.steps for e in step.batch.edits)
 
 
-@pytest.mark.parametrize("adapters", [A, B])
-def test_what_is_saved_is_what_was_asked_for(adapters: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("scales", [A, B])
+def test_what_is_saved_is_what_was_asked_for(scales: tuple[float, ...]) -> None:
     loop = Loop(n_slots=2)
     for each in (A, B):
-        loop.submit(request(range(40), 2, adapters=each))
+        loop.submit(request(range(40), 2, scales=each))
     loop.run()
-    state, edits = loop.scheduler.plan_save(list(range(40)), adapters)
+    state, edits = loop.scheduler.plan_save(list(range(40)), scales)
     assert state is not None
-    assert state.adapters == adapters
+    assert state.scales == scales
     for edit in edits:
         loop.runner.edit(edit)
     assert loop.scheduler.plan_save(list(range(40)), PLAIN) == (None, [])
@@ -156,15 +156,13 @@ def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
         cache_bytes=rng.choice([0, 700, 3000]),
     )
     if rng.random() < 0.5:
-        loop.guess = lambda s: (
-            expected(s.tokens, rng.randint(0, 4), s.adapters) + [rng.randrange(9)]
-        )
+        loop.guess = lambda s: expected(s.tokens, rng.randint(0, 4), s.scales) + [rng.randrange(9)]
     beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, 90))] for _ in range(2)]
-    everyone: list[Sequence] = []
+    everyone: list[Request] = []
     for _ in range(50):
         if rng.random() < 0.5:
             prompt = rng.choice(beginnings)[: rng.randint(1, 90)] + [rng.randrange(9)]
-            new = request(prompt, rng.randint(1, 10), adapters=rng.choice([PLAIN, A, B]))
+            new = request(prompt, rng.randint(1, 10), scales=rng.choice([PLAIN, A, B]))
             if new.reserve <= cells:
                 everyone.append(new)
                 loop.submit(new)
@@ -176,4 +174,4 @@ def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
     loop.run()
     for done in everyone:
         got = answer(done)
-        assert got == expected(done.prompt, len(got), done.adapters)
+        assert got == expected(done.prompt, len(got), done.scales)

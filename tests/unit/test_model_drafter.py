@@ -9,7 +9,7 @@ import pytest
 from codellama.engine import Engine, ModelDrafter, Scheduler
 from codellama.engine.batch import Fork
 from codellama.engine.drafter import Wish
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 from codellama.errors import InvalidRequestError
 from codellama.loading import foreign_tokens
 from tests.fake_runner import VOCAB, FakeRunner, expected, request
@@ -24,9 +24,9 @@ def drafter(
     return ModelDrafter(runner, n_slots, cells, chunk, 0.5, **options), runner  # type: ignore[arg-type]
 
 
-def extend(sequence: Sequence, tokens: list[int]) -> Sequence:
-    sequence.tokens += tokens
-    return sequence
+def extend(req: Request, tokens: list[int]) -> Request:
+    req.tokens += tokens
+    return req
 
 
 def test_drafts_are_the_model_s_likeliest_tokens() -> None:
@@ -84,8 +84,8 @@ def test_a_common_beginning_is_forked() -> None:
 def test_caches_of_others_make_room() -> None:
     model, _ = drafter(n_slots=3, cells=60)
     old, idle, new = request(range(20), 9), request(range(50, 70), 9), request(range(100, 130), 9)
-    for sequence in (old, idle):
-        model.draft([Wish(sequence, 1)])
+    for req in (old, idle):
+        model.draft([Wish(req, 1)])
     model.forget(idle)
     assert model.draft([Wish(new, 5)]) == [expected(new.tokens, 5)]
     assert model.draft([Wish(old, 2)]) == [expected(old.tokens, 2)]

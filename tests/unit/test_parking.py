@@ -7,7 +7,7 @@ import pytest
 from codellama.engine.batch import Fork, Save, Trim
 from codellama.engine.kv_cache import LEAST_OWN, LEAST_SHARE, WORTH_PARKING
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 from tests.fake_runner import expected, request
 from tests.scheduler_loop import Loop, answer
 
@@ -21,7 +21,7 @@ def loop_with_an_idle_cache(cache_bytes: int = PLENTY) -> Loop:
     return loop
 
 
-def serve(loop: Loop, prompt: range | list[int], max_tokens: int) -> Sequence:
+def serve(loop: Loop, prompt: range | list[int], max_tokens: int) -> Request:
     new = request(prompt, max_tokens)
     loop.submit(new)
     loop.run()
@@ -30,7 +30,7 @@ def serve(loop: Loop, prompt: range | list[int], max_tokens: int) -> Sequence:
 
 
 def idle_cells(loop: Loop) -> list[int]:
-    return [len(slot.tokens) for slot in loop.scheduler.slots if slot.sequence is None]
+    return [len(slot.tokens) for slot in loop.scheduler.slots if slot.request is None]
 
 
 def test_work_parks_idle_caches_before_it_takes_cells() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from codellama.engine.batch import Fork, Trim
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.request import Sequence, State
+from codellama.engine.request import Request, State
 from codellama.engine.scheduler import WORTH_WAITING
 from tests.fake_runner import expected, next_token, request
 from tests.scheduler_loop import Loop, answer
@@ -206,9 +206,9 @@ def test_release_of_a_waiting_request() -> None:
     assert loop.scheduler.live() == []
 
 
-def half_right(sequence: Sequence, rng: random.Random) -> list[int]:
+def half_right(req: Request, rng: random.Random) -> list[int]:
     """What will be answered, up to a place where the guess goes wrong; often too long."""
-    right = expected(sequence.tokens, rng.randint(0, 8))
+    right = expected(req.tokens, rng.randint(0, 8))
     return right + [rng.randrange(9) for _ in range(rng.randint(0, 8))]
 
 
@@ -246,7 +246,7 @@ def test_drafts_leave_an_output_for_every_slot() -> None:
 LONG = 2 * WORTH_KEEPING
 
 
-def serve(loop: Loop, *tokens: int) -> Sequence:
+def serve(loop: Loop, *tokens: int) -> Request:
     new = request(tokens, 2)
     loop.submit(new)
     loop.run()
@@ -331,10 +331,10 @@ def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
         cache_bytes=rng.choice([0, 700, 3000]),
     )
     if rng.random() < 0.7:
-        loop.guess = lambda sequence: half_right(sequence, rng)
+        loop.guess = lambda req: half_right(req, rng)
     longest = rng.choice([50, 110])
     beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, longest))] for _ in range(3)]
-    everyone: list[Sequence] = []
+    everyone: list[Request] = []
     for _ in range(60):
         if rng.random() < 0.5:
             prompt = rng.choice(beginnings)[: rng.randint(1, longest)]

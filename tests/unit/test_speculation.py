@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from codellama.engine import Engine, FinishReason, Scheduler, Sequence, Speculator
+from codellama.engine import Engine, FinishReason, Request, Scheduler, Speculator
 from codellama.engine.drafter import Outlook, Wish
 from tests.fake_runner import FakeRunner, expected, request
 from tests.unit.test_engine import Inbox, ask, closed_once
@@ -29,14 +28,14 @@ class Scripted:
         self.resets = 0
         self.closed = 0
 
-    def outlook(self, sequence: Sequence) -> Outlook | None:
+    def outlook(self, req: Request) -> Outlook | None:
         return Outlook("scripted", 0.9)
 
-    def draft(self, wishes: Many[Wish]) -> list[list[int]]:
+    def draft(self, wishes: Sequence[Wish]) -> list[list[int]]:
         self.asked += [wish.length for wish in wishes]
-        return [self.guess(wish.sequence.tokens, wish.length) for wish in wishes]
+        return [self.guess(wish.request.tokens, wish.length) for wish in wishes]
 
-    def forget(self, sequence: Sequence) -> None:
+    def forget(self, req: Request) -> None:
         self.forgotten += 1
 
     def reset(self) -> None:
@@ -49,13 +48,13 @@ class Scripted:
 class Eager(Speculator):
     """Drafts as much as it may, whatever it measured."""
 
-    def propose(self, sequences: Many[Sequence], room: int) -> None:
-        for sequence in sequences:
-            length = min(room, self._n_max, sequence.draft_limit)
-            idea = self._idea(sequence) if length > 0 else None
+    def propose(self, requests: Sequence[Request], room: int) -> None:
+        for req in requests:
+            length = min(room, self._n_max, req.draft_limit)
+            idea = self._idea(req) if length > 0 else None
             if idea is not None:
                 self._draft([(idea, length)])
-                room -= len(sequence.draft)
+                room -= len(req.draft)
 
 
 class Measured(Speculator):

@@ -1,4 +1,4 @@
-"""Continuous batching over token ids: `Engine` is a thread, `Scheduler` its policy, `Sequence` a request.
+"""Continuous batching over token ids: `Engine` is a thread, `Scheduler` its policy, `Request` what travels.
 
 Pure Python: no ctypes, no JSON, no text formats. The native side is met through the `Runner` protocol.
 """
@@ -8,7 +8,7 @@ from codellama.engine.drafter import Drafter, NgramDrafter
 from codellama.engine.engine import Engine, Runner
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.prompt_cache import PromptCache
-from codellama.engine.request import Delta, FinishReason, Sequence, State, Timings, Usage
+from codellama.engine.request import Delta, FinishReason, Request, State, Timings, Usage
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Slot
 from codellama.engine.speculator import Speculator
@@ -24,9 +24,9 @@ __all__ = [
     "ModelDrafter",
     "NgramDrafter",
     "PromptCache",
+    "Request",
     "Runner",
     "Scheduler",
-    "Sequence",
     "Slot",
     "Speculator",
     "State",

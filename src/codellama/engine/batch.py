@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-Adapters = tuple[float, ...]
+Scales = tuple[float, ...]
 """The scale of every loaded LoRA adapter, in order of their ids; 0 leaves one out."""
 
 
@@ -43,12 +43,12 @@ class Shift:
 
 @dataclass(eq=False)
 class KVState:
-    """The KV cache of `tokens`, decoded with `adapters`, as llama.cpp writes it; `data` is None until it
+    """The KV cache of `tokens`, decoded with `scales`, as llama.cpp writes it; `data` is None until it
     has been written."""
 
     tokens: list[int]
     data: bytearray | None = None
-    adapters: Adapters = ()
+    scales: Scales = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Batch:
     """One step: KV edits first, then rows of (token, position, sequence id).
 
     Without rows, only the edits are carried out. `output_rows` are the indices of the rows whose
-    logits are wanted, ascending. All rows are decoded with `adapters`.
+    logits are wanted, ascending. All rows are decoded with `scales`.
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Batch:
     positions: list[int] = field(default_factory=list)
     seq_ids: list[int] = field(default_factory=list)
     output_rows: list[int] = field(default_factory=list)
-    adapters: Adapters = ()
+    scales: Scales = ()
 
     def add(self, tokens: list[int], position: int, seq_id: int) -> None:
         """Append rows for consecutive `tokens` of one sequence, the first at `position`."""

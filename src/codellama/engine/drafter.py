@@ -1,18 +1,18 @@
 """Guesses at the tokens that come next. They are checked by the model in one step, so a wrong guess costs
 a row of a batch and never changes an answer.
 
-A `Drafter` says for each sequence what kind of guess it could make (`outlook`), and makes those that are
+A `Drafter` says for each request what kind of guess it could make (`outlook`), and makes those that are
 wanted (`draft`). `NgramDrafter` looks for the latest place where the text already said what it says now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from codellama.engine.ngrams import ORDERS, NgramIndex, Past, after_change, continuation
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Wish:
-    """A draft of up to `length` tokens is wanted for `sequence`."""
+    """A draft of up to `length` tokens is wanted for `request`."""
 
-    sequence: Sequence
+    request: Request
     length: int
 
 
@@ -36,16 +36,16 @@ class Drafter(Protocol):
 
     @property
     def seconds_per_token(self) -> float:
-        """What one more token costs, for all sequences of a `draft` together."""
+        """What one more token costs, for all requests of a `draft` together."""
 
-    def outlook(self, sequence: Sequence) -> Outlook | None:
-        """What kind of guess can be made after the sequence's tokens; None: no idea."""
+    def outlook(self, request: Request) -> Outlook | None:
+        """What kind of guess can be made after the request's tokens; None: no idea."""
 
-    def draft(self, wishes: Many[Wish]) -> list[list[int]]:
+    def draft(self, wishes: Sequence[Wish]) -> list[list[int]]:
         """A guess per wish; it may be shorter than wished, or empty."""
 
-    def forget(self, sequence: Sequence) -> None:
-        """The sequence has ended, or its older tokens have changed."""
+    def forget(self, request: Request) -> None:
+        """The request has ended, or its older tokens have changed."""
 
     def reset(self) -> None:
         """Start afresh after a failed step."""
@@ -74,47 +74,47 @@ class NgramDrafter:
     }
 
     def __init__(self) -> None:
-        self._indices: dict[Sequence, NgramIndex] = {}
+        self._indices: dict[Request, NgramIndex] = {}
         self._past = Past()
         # What the latest outlook would copy from: tokens and where in them.
-        self._source: dict[Sequence, tuple[list[int], int]] = {}
+        self._source: dict[Request, tuple[list[int], int]] = {}
         # Where the latest n-gram was copied from, and how many tokens there were then.
-        self._copied: dict[Sequence, tuple[int, int]] = {}
+        self._copied: dict[Request, tuple[int, int]] = {}
 
-    def outlook(self, sequence: Sequence) -> Outlook | None:
+    def outlook(self, request: Request) -> Outlook | None:
         """The kind of the longest n-gram that the text ends with and held before, or of another guess."""
-        index = self._indices.get(sequence)
+        index = self._indices.get(request)
         if index is None:
-            index = self._indices[sequence] = NgramIndex()
-        tokens = sequence.tokens
+            index = self._indices[request] = NgramIndex()
+        tokens = request.tokens
         found = index.find(tokens)
         if found is not None:
             order, position = found
-            self._source[sequence] = tokens, position
-            self._copied[sequence] = position, len(tokens)
+            self._source[request] = tokens, position
+            self._copied[request] = position, len(tokens)
             return self._OWN[order]
-        copied = self._copied.get(sequence)
+        copied = self._copied.get(request)
         near = None if copied is None else after_change(tokens, *copied)
         if near is not None:
-            self._source[sequence] = tokens, near
+            self._source[request] = tokens, near
             return self._NEAR
         past = self._past.find(index.keys)
         if past is not None:
-            order, self._source[sequence] = past
+            order, self._source[request] = past
             return self._PAST[order]
         return None
 
-    def draft(self, wishes: Many[Wish]) -> list[list[int]]:
+    def draft(self, wishes: Sequence[Wish]) -> list[list[int]]:
         """What stands where the latest `outlook` found it."""
-        return [continuation(*self._source[wish.sequence], wish.length) for wish in wishes]
+        return [continuation(*self._source[wish.request], wish.length) for wish in wishes]
 
-    def forget(self, sequence: Sequence) -> None:
-        """Drop the sequence's index, but remember how its prompt ended and what was answered."""
-        if self._indices.pop(sequence, None) is not None:
-            answer = sequence.generated + ORDERS[0]
-            self._past.add(sequence.tokens[-answer:])
-        self._source.pop(sequence, None)
-        self._copied.pop(sequence, None)
+    def forget(self, request: Request) -> None:
+        """Drop the request's index, but remember how its prompt ended and what was answered."""
+        if self._indices.pop(request, None) is not None:
+            answer = request.generated + ORDERS[0]
+            self._past.add(request.tokens[-answer:])
+        self._source.pop(request, None)
+        self._copied.pop(request, None)
 
     def reset(self) -> None:
         """Nothing depends on a step."""

@@ -11,15 +11,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from codellama.engine.background import Background, Work
-from codellama.engine.batch import Adapters, Batch, KVState, TokenLogprob
-from codellama.engine.request import Delta, FinishReason, Sequence, State
+from codellama.engine.batch import Batch, KVState, Scales, TokenLogprob
+from codellama.engine.request import Delta, FinishReason, Request, State
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
@@ -69,7 +68,7 @@ class Engine:
         self._scheduler = scheduler
         self._speculator = speculator or Speculator()
         self._limit = len(scheduler.slots) + max_queue
-        self._inbox: list[Sequence] = []
+        self._inbox: list[Request] = []
         self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._background = Background(_as_ours)
         self._changed = threading.Condition()
@@ -84,14 +83,14 @@ class Engine:
 
     # -- called by any thread -----------------------------------------------------------------
 
-    def submit(self, sequences: Many[Sequence]) -> None:
+    def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests that belong together, all or none.
 
         Raises QueueFullError, or EngineDeadError once the engine is draining, closed or broken.
         """
         with self._changed:
-            self._let_in(len(sequences))
-            self._inbox += sequences
+            self._let_in(len(requests))
+            self._inbox += requests
             self._changed.notify_all()
 
     def submit_work(self, work: Work[T]) -> Future[T]:
@@ -117,16 +116,16 @@ class Engine:
             )
         self._pending += n
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, request: Request) -> None:
         """End a request at the next step; harmless if it has ended."""
-        sequence.cancelled = True
+        request.cancelled = True
         with self._changed:
             self._changed.notify_all()
 
-    def save_state(self, tokens: Many[int], adapters: Adapters = ()) -> KVState | None:
-        """The KV state that shares most with `tokens` decoded with `adapters`, or None if nothing of
+    def save_state(self, tokens: Sequence[int], scales: Scales = ()) -> KVState | None:
+        """The KV state that shares most with `tokens` decoded with `scales`, or None if nothing of
         them is cached."""
-        return self._call(lambda: self._save_state(list(tokens), adapters))
+        return self._call(lambda: self._save_state(list(tokens), scales))
 
     def add_state(self, state: KVState) -> None:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
@@ -199,8 +198,8 @@ class Engine:
             ):
                 self._changed.wait()
             jobs, self._jobs = self._jobs, []
-            for sequence in self._inbox:
-                self._scheduler.submit(sequence)
+            for request in self._inbox:
+                self._scheduler.submit(request)
             self._inbox.clear()
         for future, job in jobs:
             try:
@@ -214,8 +213,8 @@ class Engine:
         self._sweep(started)
         if self._scheduler.waiting:
             self._scheduler.admit(started)
-        for sequence in self._scheduler.shift():
-            self._speculator.restart(sequence)
+        for request in self._scheduler.shift():
+            self._speculator.restart(request)
         if self._speculator.active:
             self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
@@ -240,11 +239,11 @@ class Engine:
 
     def _sweep(self, now: float) -> None:
         """End what was cancelled or has come to its deadline."""
-        for sequence in self._scheduler.live():
-            if sequence.cancelled:
-                self._end(sequence, FinishReason.CANCELLED)
-            elif sequence.deadline is not None and now >= sequence.deadline:
-                self._end(sequence, FinishReason.LENGTH)
+        for request in self._scheduler.live():
+            if request.cancelled:
+                self._end(request, FinishReason.CANCELLED)
+            elif request.deadline is not None and now >= request.deadline:
+                self._end(request, FinishReason.LENGTH)
 
     def _use(self, step: Step) -> None:
         """Score and draw while the logits are there."""
@@ -253,8 +252,8 @@ class Engine:
         for sample in self._scheduler.samples(step, time.perf_counter()):
             self._advance(sample)
 
-    def _save_state(self, tokens: list[int], adapters: Adapters) -> KVState | None:
-        state, edits = self._scheduler.plan_save(tokens, adapters)
+    def _save_state(self, tokens: list[int], scales: Scales) -> KVState | None:
+        state, edits = self._scheduler.plan_save(tokens, scales)
         try:
             self._runner.run(Batch(edits))
         except Exception as error:
@@ -274,88 +273,88 @@ class Engine:
 
     def _score(self, scored: Scored) -> None:
         """Compute a chunk's log probabilities while its logits are there."""
-        sequence, n_top = scored.sequence, scored.slot.n_top
+        request, n_top = scored.request, scored.slot.n_top
         try:
             for row, token in enumerate(scored.tokens, scored.first):
                 scored.slot.scores.append(self._runner.logprob(row, token, n_top))
-            if sequence.cursor == len(sequence.prompt):
-                first = TokenLogprob(sequence.prompt[0], math.nan)
-                wanted = sequence.prompt_logprobs
+            if request.cursor == len(request.prompt):
+                first = TokenLogprob(request.prompt[0], math.nan)
+                wanted = request.prompt_logprobs
                 scores = (replace(score, top=score.top[:wanted]) for score in scored.slot.scores)
-                self._send(sequence, Delta(logprobs=(first, *scores)))
+                self._send(request, Delta(logprobs=(first, *scores)))
         except Exception as error:
-            self._fail(sequence, error)
+            self._fail(request, error)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def _fail(self, request: Request, error: Exception) -> None:
         """End one request, unless its failure is one of all."""
         if isinstance(error, DecodeError) and error.spoiled:
             raise error
-        log.warning("request %d failed: %s", sequence.id, error)
-        self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
+        log.warning("request %d failed: %s", request.id, error)
+        self._end(request, FinishReason.ERROR, error=_as_ours(error))
 
     def _advance(self, sample: Sample) -> None:
         """Draw the next tokens of one request; its failure is its own."""
-        sequence = sample.sequence
-        if sequence.state is State.FINISHED:  # its prompt could not be scored
+        request = sample.request
+        if request.state is State.FINISHED:  # its prompt could not be scored
             return
         try:
-            if sequence.state is State.PREFILL:
-                sequence.state = State.DECODE
-                sequence.first_token_at = time.perf_counter()
-                self._totals.cached_tokens += sequence.cached_tokens
-                if not sequence.max_tokens:  # nothing was asked for
-                    self._end(sequence, FinishReason.LENGTH)
+            if request.state is State.PREFILL:
+                request.state = State.DECODE
+                request.first_token_at = time.perf_counter()
+                self._totals.cached_tokens += request.cached_tokens
+                if not request.max_tokens:  # nothing was asked for
+                    self._end(request, FinishReason.LENGTH)
                     return
             self._draw(sample)
         except Exception as error:
-            self._fail(sequence, error)
+            self._fail(request, error)
 
     def _draw(self, sample: Sample) -> None:
         """Draw a token per row for as long as the row's history is what was drawn."""
-        sequence, row, draft = sample
-        sequence.draft_n += len(draft)
+        request, row, draft = sample
+        request.draft_n += len(draft)
         self._totals.draft_tokens += len(draft)
         hits = 0
         for guess in (*draft, None):
-            token = self._runner.sample(sequence.sampler, row)
+            token = self._runner.sample(request.sampler, row)
             logprobs: tuple[TokenLogprob, ...] = ()
-            if sequence.logprobs is not None:
-                logprobs = (self._runner.logprob(row, token, sequence.logprobs),)
+            if request.logprobs is not None:
+                logprobs = (self._runner.logprob(row, token, request.logprobs),)
             if token == guess:
                 hits += 1
-                sequence.draft_accepted += 1
+                request.draft_accepted += 1
                 self._totals.draft_accepted += 1
-            self._accept(sequence, token, logprobs)
-            if token != guess or sequence.cancelled or sequence.state is State.FINISHED:
+            self._accept(request, token, logprobs)
+            if token != guess or request.cancelled or request.state is State.FINISHED:
                 break
             row += 1
         if draft:
-            self._speculator.learn(sequence, hits, min(row - sample.row + 1, len(draft)))
-            self._scheduler.settle(sequence)
+            self._speculator.learn(request, hits, min(row - sample.row + 1, len(draft)))
+            self._scheduler.settle(request)
 
-    def _accept(self, sequence: Sequence, token: int, logprobs: tuple[TokenLogprob, ...]) -> None:
-        sequence.tokens.append(token)
+    def _accept(self, request: Request, token: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+        request.tokens.append(token)
         self._totals.tokens_decoded += 1
-        if token in sequence.stop_tokens:
+        if token in request.stop_tokens:
             # Who scores a prompt is told of the end too: evaluation harnesses ask for one token
             # more than they score and cut the last entry off, whatever it is.
-            scoring = sequence.prompt_logprobs is not None
+            scoring = request.prompt_logprobs is not None
             end = Delta(logprobs=logprobs if scoring else ())
-            self._end(sequence, FinishReason.STOP, stop=token, last=end)
+            self._end(request, FinishReason.STOP, stop=token, last=end)
             return
-        text = sequence.detokenizer.push(token)
+        text = request.detokenizer.push(token)
         delta = Delta(text=text, tokens=(token,), logprobs=logprobs)
-        stopped = sequence.detokenizer.stopped
+        stopped = request.detokenizer.stopped
         if stopped is not None:
-            self._end(sequence, FinishReason.STOP, stop=stopped, last=delta)
-        elif sequence.generated >= sequence.max_tokens or sequence.out_of_limits(text):
-            self._end(sequence, FinishReason.LENGTH, last=delta)
+            self._end(request, FinishReason.STOP, stop=stopped, last=delta)
+        elif request.generated >= request.max_tokens or request.out_of_limits(text):
+            self._end(request, FinishReason.LENGTH, last=delta)
         else:
-            self._send(sequence, delta)
+            self._send(request, delta)
 
     def _end(
         self,
-        sequence: Sequence,
+        request: Request,
         reason: FinishReason,
         *,
         stop: str | int | None = None,
@@ -363,23 +362,23 @@ class Engine:
         error: BaseException | None = None,
     ) -> None:
         """The one place where a request ends: slot, sampler, final delta, count."""
-        self._scheduler.release(sequence)
-        self._speculator.forget(sequence)
+        self._scheduler.release(request)
+        self._speculator.forget(request)
         last = last or Delta()
-        timings = sequence.timings()
+        timings = request.timings()
         self._totals.prompt_seconds += timings.prompt_s
         self._totals.decode_seconds += timings.decode_s
         final = last._replace(
-            text=last.text + sequence.detokenizer.flush(),
+            text=last.text + request.detokenizer.flush(),
             finish_reason=reason,
             stop=stop,
-            usage=sequence.usage(),
+            usage=request.usage(),
             timings=timings,
             error=error,
-            truncated=sequence.truncated,
+            truncated=request.truncated,
         )
-        sequence.sampler.close()
-        self._send(sequence, final)
+        request.sampler.close()
+        self._send(request, final)
         self._forget(1)
 
     def _forget(self, n: int) -> None:
@@ -389,19 +388,19 @@ class Engine:
                 self._pending -= n
                 self._changed.notify_all()
 
-    def _send(self, sequence: Sequence, delta: Delta) -> None:
+    def _send(self, request: Request, delta: Delta) -> None:
         try:
-            sequence.sink(delta)
+            request.sink(delta)
         except Exception:
-            log.exception("the sink of request %d failed; it is cancelled", sequence.id)
-            sequence.cancelled = True
+            log.exception("the sink of request %d failed; it is cancelled", request.id)
+            request.cancelled = True
 
     def _recover(self, error: Exception) -> None:
         """A batch failed: its requests fail with it, the cache starts afresh."""
         log.error("a step failed: %s", error)
         self._failures += 1
-        for _, sequence in list(self._scheduler.running()):
-            self._end(sequence, FinishReason.ERROR, error=_as_ours(error))
+        for _, request in list(self._scheduler.running()):
+            self._end(request, FinishReason.ERROR, error=_as_ours(error))
         self._scheduler.reset()
         try:
             self._speculator.reset()
@@ -420,8 +419,8 @@ class Engine:
         reason = error if isinstance(error, EngineDeadError) else EngineDeadError(str(error))
         for future, _ in jobs:
             future.set_exception(reason)
-        for sequence in self._scheduler.live() + late:
-            self._end(sequence, FinishReason.ERROR, error=reason)
+        for request in self._scheduler.live() + late:
+            self._end(request, FinishReason.ERROR, error=reason)
         self._forget(self._background.fail(reason))
 
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from codellama.engine.batch import (
-    Adapters,
     Edit,
     Fork,
     KVState,
     Restore,
     Save,
+    Scales,
     Shift,
     TokenLogprob,
     Trim,
 )
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 from codellama.engine.slot import Slot
 
 # Parking and restoring an idle cell takes about as long as it costs 60 to 80 rows that are decoded beside it
@@ -54,37 +54,37 @@ class KVCache:
 
     def idle(self) -> list[Slot]:
         """Slots without a request."""
-        return [slot for slot in self.slots if slot.sequence is None]
+        return [slot for slot in self.slots if slot.request is None]
 
-    def donor(self, sequence: Sequence) -> tuple[Slot, int]:
+    def donor(self, request: Request) -> tuple[Slot, int]:
         """The slot that shares most with the prompt, and how many tokens, 0 if it does not pay; the last
         is left to decode."""
-        shares = [(slot.spares(sequence), slot) for slot in self.slots]
-        shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].sequence is None))
-        return donor, shared if shared * LEAST_SHARE >= len(sequence.prompt) else 0
+        shares = [(slot.spares(request), slot) for slot in self.slots]
+        shared, donor = max(shares, key=lambda pair: (pair[0], pair[1].request is None))
+        return donor, shared if shared * LEAST_SHARE >= len(request.prompt) else 0
 
     # -- coming in ----------------------------------------------------------------------------
 
     def place(
         self,
-        sequence: Sequence,
+        request: Request,
         donor: Slot,
         shared: int,
         reserved: int,
-        waiting: Iterable[Sequence],
+        waiting: Iterable[Request],
     ) -> Slot:
-        """Give `sequence` a slot: the donor's own if most of it is shared, else the stalest one.
+        """Give `request` a slot: the donor's own if most of it is shared, else the stalest one.
 
         `reserved` are the cells of the running requests; `waiting` ones keep what they share.
         """
-        stored, stored_share = self._stored(sequence, shared, reserved)
+        stored, stored_share = self._stored(request, shared, reserved)
         if stored is not None:
             shared = 0
         idle = self.idle()
-        continues = donor.sequence is None and 2 * shared >= len(donor.tokens)
+        continues = donor.request is None and 2 * shared >= len(donor.tokens)
         others = [slot for slot in idle if slot is not donor] or idle
         slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
-        scores = _scores(sequence, donor, shared)
+        scores = _scores(request, donor, shared)
         if slot is donor:
             self._give_up(slot, shared)
         else:
@@ -93,27 +93,27 @@ class KVCache:
                 self._edits.append(Fork(donor.id, slot.id, shared))
                 slot.tokens = donor.tokens[:shared]
         slot.scores, slot.n_top = scores
-        slot.adapters = sequence.adapters
-        slot.sequence = sequence
-        if sequence.reserve - max(shared, stored_share) >= WORTH_PARKING:
+        slot.scales = request.scales
+        slot.request = request
+        if request.reserve - max(shared, stored_share) >= WORTH_PARKING:
             self._park(waiting)
-        reserved += sequence.reserve
-        self._make_room(reserved, max(0, len(stored.tokens) - sequence.reserve) if stored else 0)
+        reserved += request.reserve
+        self._make_room(reserved, max(0, len(stored.tokens) - request.reserve) if stored else 0)
         if stored is not None:
             self._edits.append(Restore(slot.id, stored))
             slot.tokens = list(stored.tokens)
             self.keep(slot, stored_share)
         return slot
 
-    def _stored(self, sequence: Sequence, shared: int, reserved: int) -> tuple[KVState | None, int]:
+    def _stored(self, request: Request, shared: int, reserved: int) -> tuple[KVState | None, int]:
         """A stored state that shares clearly more with the prompt than any slot, and how much."""
-        if sequence.prompt_logprobs is not None:
+        if request.prompt_logprobs is not None:
             return None, 0  # states have no log probabilities
         most = self.cells - reserved
-        stored, share = self.prompt_cache.best(sequence.tokens, sequence.adapters, most, shared)
-        return stored, min(share, len(sequence.prompt) - 1)
+        stored, share = self.prompt_cache.best(request.tokens, request.scales, most, shared)
+        return stored, min(share, len(request.prompt) - 1)
 
-    def _park(self, waiting: Iterable[Sequence]) -> None:
+    def _park(self, waiting: Iterable[Request]) -> None:
         """Move idle caches to host memory, but for those that a waiting request shares."""
         for slot in [slot for slot in self.idle() if slot.tokens]:
             if any(slot.spares(other) >= WORTH_KEEPING for other in waiting):
@@ -124,14 +124,14 @@ class KVCache:
     def _is_worth_keeping(self, slot: Slot, n: int) -> bool:
         """Whether enough tokens behind the first `n` would be lost with the slot's: no other has them."""
         others = (other for other in self.slots if other is not slot)
-        elsewhere = max((o.shared(slot.tokens, slot.adapters) for o in others), default=0)
+        elsewhere = max((o.shared(slot.tokens, slot.scales) for o in others), default=0)
         own = len(slot.tokens) - max(elsewhere, n)
         return own >= WORTH_KEEPING and own * LEAST_OWN >= len(slot.tokens)
 
     def _give_up(self, slot: Slot, n: int) -> None:
         """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
         if self._is_worth_keeping(slot, n):
-            state = self.prompt_cache.keep(slot.tokens, slot.adapters)
+            state = self.prompt_cache.keep(slot.tokens, slot.scales)
             if state is not None:
                 self._edits.append(Save(slot.id, state))
         self.keep(slot, n)
@@ -160,7 +160,7 @@ class KVCache:
         others = (other for other in self.slots if other is not slot)
         if any(common_prefix(o.tokens, slot.tokens) > n_keep + n_discard for o in others):
             # Cells that are to move may be another slot's too: a restored state has its own.
-            state = KVState(list(slot.tokens), adapters=slot.adapters)
+            state = KVState(list(slot.tokens), scales=slot.scales)
             self._edits += [Save(slot.id, state), Restore(slot.id, state)]
         self._edits.append(Shift(slot.id, n_keep, n_discard))
         slot.drop(n_keep, n_discard)
@@ -169,19 +169,19 @@ class KVCache:
 
     def release(self, slot: Slot) -> None:
         """The slot's request is over: its cache stays, for the next one that shares it."""
-        assert slot.sequence is not None
-        self.keep(slot, slot.shared(slot.sequence.tokens, slot.sequence.adapters))
-        slot.n_exact = slot.sequence = None
+        assert slot.request is not None
+        self.keep(slot, slot.shared(slot.request.tokens, slot.request.scales))
+        slot.n_exact = slot.request = None
 
-    def plan_save(self, tokens: list[int], adapters: Adapters) -> tuple[KVState | None, list[Edit]]:
-        """The edits that write the state sharing most with `tokens` decoded with `adapters`, all that
+    def plan_save(self, tokens: list[int], scales: Scales) -> tuple[KVState | None, list[Edit]]:
+        """The edits that write the state sharing most with `tokens` decoded with `scales`, all that
         were planned before them, and the state; None if nothing is shared."""
-        slot = max(self.slots, key=lambda s: s.shared(tokens, adapters))
-        shared = slot.shared(tokens, adapters)
-        state, _ = self.prompt_cache.best(tokens, adapters, self.cells, shared)
+        slot = max(self.slots, key=lambda s: s.shared(tokens, scales))
+        shared = slot.shared(tokens, scales)
+        state, _ = self.prompt_cache.best(tokens, scales, self.cells, shared)
         edits = self.take_edits()
         if state is None and shared and slot.n_exact is None:
-            state = KVState(list(slot.tokens), adapters=adapters)
+            state = KVState(list(slot.tokens), scales=scales)
             edits.append(Save(slot.id, state))
         return state, edits
 
@@ -195,9 +195,9 @@ class KVCache:
             slot.n_exact = None
 
 
-def _scores(sequence: Sequence, donor: Slot, shared: int) -> tuple[list[TokenLogprob], int]:
-    """The donor's scores that hold for `sequence`, all of the shared part if it wants them, and how
+def _scores(request: Request, donor: Slot, shared: int) -> tuple[list[TokenLogprob], int]:
+    """The donor's scores that hold for `request`, all of the shared part if it wants them, and how
     many alternatives they have."""
-    if sequence.prompt_logprobs is None:
+    if request.prompt_logprobs is None:
         return donor.scores[: max(0, shared - 1)], donor.n_top
-    return donor.scores[:shared], donor.n_top if shared else sequence.prompt_logprobs
+    return donor.scores[:shared], donor.n_top if shared else request.prompt_logprobs

@@ -1,21 +1,21 @@
 """Drafts by a small model with the same vocabulary: its likeliest tokens, as long as it is sure of them.
 
-It runs on the engine's thread between steps, one pass per drafted token for all sequences together, and
-keeps a KV cache per sequence of its own. A long prompt is caught up with in chunks, so that running
+It runs on the engine's thread between steps, one pass per drafted token for all requests together, and
+keeps a KV cache per request of its own. A long prompt is caught up with in chunks, so that running
 answers never wait for more than one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from codellama.engine.batch import Batch, Fork, Trim
 from codellama.engine.drafter import Outlook, Wish
 from codellama.engine.prefix import common_prefix
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 
 _OUTLOOK = Outlook("model", 0.7)
 _SMOOTHING = 0.2
@@ -43,7 +43,7 @@ class _Cache:
 
     id: int
     tokens: list[int] = field(default_factory=list)
-    sequence: Sequence | None = None
+    request: Request | None = None
     last_used: int = 0
 
 
@@ -78,7 +78,7 @@ class ModelDrafter:
         self.seconds_per_token = 0.0
         self._runner = runner
         self._caches = [_Cache(i) for i in range(n_slots)]
-        self._by_sequence: dict[Sequence, _Cache] = {}
+        self._by_request: dict[Request, _Cache] = {}
         self._cells = cells
         self._chunk = chunk
         self._p_min = p_min
@@ -86,15 +86,15 @@ class ModelDrafter:
         self._substitute = substitute
         self._clock = 0
 
-    def outlook(self, sequence: Sequence) -> Outlook | None:
+    def outlook(self, request: Request) -> Outlook | None:
         """A model always has an idea."""
         return _OUTLOOK
 
-    def draft(self, wishes: Many[Wish]) -> list[list[int]]:
+    def draft(self, wishes: Sequence[Wish]) -> list[list[int]]:
         """A draft per wish; empty while the prompt is being caught up with."""
         self._clock += 1
         batch = Batch()
-        runs = [_Run(self._cache(wish.sequence, batch), wish) for wish in wishes]
+        runs = [_Run(self._cache(wish.request, batch), wish) for wish in wishes]
         self._make_room(runs, batch)
         self._catch_up(runs, batch)
         if not batch.tokens:
@@ -115,8 +115,8 @@ class ModelDrafter:
     def _catch_up(self, runs: list[_Run], batch: Batch) -> None:
         """Rows for what the caches lack, up to the chunk; those that are then complete get a row."""
         room = self._chunk
-        for run in sorted(runs, key=lambda r: len(r.wish.sequence.tokens) - len(r.cache.tokens)):
-            known, tokens = len(run.cache.tokens), run.wish.sequence.tokens
+        for run in sorted(runs, key=lambda r: len(r.wish.request.tokens) - len(r.cache.tokens)):
+            known, tokens = len(run.cache.tokens), run.wish.request.tokens
             missing = tokens[known : known + room]
             room -= len(missing)
             if missing:
@@ -151,21 +151,21 @@ class ModelDrafter:
 
     # -- caches -------------------------------------------------------------------------------
 
-    def _cache(self, sequence: Sequence, batch: Batch) -> _Cache:
-        """The sequence's cache, cut to what agrees with its tokens; the last one is left to decode."""
-        cache = self._by_sequence.get(sequence)
+    def _cache(self, request: Request, batch: Batch) -> _Cache:
+        """The request's cache, cut to what agrees with its tokens; the last one is left to decode."""
+        cache = self._by_request.get(request)
         if cache is None:
-            cache = self._by_sequence[sequence] = self._new_cache(sequence, batch)
-        _keep(cache, _shared(cache, sequence), batch)
+            cache = self._by_request[request] = self._new_cache(request, batch)
+        _keep(cache, _shared(cache, request), batch)
         return cache
 
-    def _new_cache(self, sequence: Sequence, batch: Batch) -> _Cache:
+    def _new_cache(self, request: Request, batch: Batch) -> _Cache:
         """The free cache that shares most, or the stalest one, forked from the one that does."""
-        free = [cache for cache in self._caches if cache.sequence is None]
-        donor = max(self._caches, key=lambda c: (_shared(c, sequence), c.sequence is None))
-        shared = _shared(donor, sequence)
+        free = [cache for cache in self._caches if cache.request is None]
+        donor = max(self._caches, key=lambda c: (_shared(c, request), c.request is None))
+        shared = _shared(donor, request)
         chosen = donor if donor in free else min(free, key=lambda c: c.last_used)
-        chosen.sequence = sequence
+        chosen.request = request
         if chosen is not donor and shared:
             batch.edits.append(Fork(donor.id, chosen.id, shared))
             chosen.tokens = donor.tokens[:shared]
@@ -174,20 +174,20 @@ class ModelDrafter:
     def _make_room(self, runs: list[_Run], batch: Batch) -> None:
         """Drop caches of others, the ended and the stalest first, until all drafts fit."""
         busy = {run.cache for run in runs}
-        needed = sum(len(run.wish.sequence.tokens) + run.wish.length for run in runs)
+        needed = sum(len(run.wish.request.tokens) + run.wish.length for run in runs)
         others = [cache for cache in self._caches if cache not in busy and cache.tokens]
         held = sum(len(cache.tokens) for cache in others)
-        for cache in sorted(others, key=lambda c: (c.sequence is not None, c.last_used)):
+        for cache in sorted(others, key=lambda c: (c.request is not None, c.last_used)):
             if needed + held <= self._cells:
                 return
             held -= len(cache.tokens)
             _keep(cache, 0, batch)
 
-    def forget(self, sequence: Sequence) -> None:
-        """The sequence has ended; its cache stays for one that begins alike."""
-        cache = self._by_sequence.pop(sequence, None)
+    def forget(self, request: Request) -> None:
+        """The request has ended; its cache stays for one that begins alike."""
+        cache = self._by_request.pop(request, None)
         if cache is not None:
-            cache.sequence = None
+            cache.request = None
 
     def reset(self) -> None:
         """Forget all caches."""
@@ -200,8 +200,8 @@ class ModelDrafter:
         self._runner.close()
 
 
-def _shared(cache: _Cache, sequence: Sequence) -> int:
-    return min(common_prefix(cache.tokens, sequence.tokens), len(sequence.tokens) - 1)
+def _shared(cache: _Cache, request: Request) -> int:
+    return min(common_prefix(cache.tokens, request.tokens), len(request.tokens) - 1)
 
 
 def _keep(cache: _Cache, n: int, batch: Batch) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect
-from collections.abc import Callable
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 # A draft must promise this much more speed than none: below, the estimate is noise.
 MARGIN = 1.03
-# And a drafted token per sequence is never taken to cost less than this share of a step.
+# And a drafted token per request is never taken to cost less than this share of a step.
 LEAST_ROW = 0.02
 # llama.cpp's matrix products take so many rows at once: beyond the first few only whole blocks are weighed.
 ROW_BLOCK = 4
@@ -153,15 +152,15 @@ class _Trial:
 
 
 def choose_lengths(
-    candidates: Many[Candidate],
+    candidates: Sequence[Candidate],
     n_decoding: int,
     room: int,
     step_seconds: Callable[[int], float],
-    token_seconds: Many[float] = (0.0,),
+    token_seconds: Sequence[float] = (0.0,),
 ) -> list[int]:
     """A length per candidate, 0 for none: the ones that promise most tokens per second.
 
-    `n_decoding` sequences get a token each in any case; `room` is the most drafted tokens in all.
+    `n_decoding` requests get a token each in any case; `room` is the most drafted tokens in all.
     `step_seconds` is a step's time by rows, `token_seconds` what a drafted token costs by source.
     """
     trial = _Trial([0] * len(candidates), float(n_decoding), n_decoding)

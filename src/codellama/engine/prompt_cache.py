@@ -7,7 +7,7 @@ longest goes first. Nothing that another entry holds anyway is kept.
 
 from __future__ import annotations
 
-from codellama.engine.batch import Adapters, KVState
+from codellama.engine.batch import KVState, Scales
 from codellama.engine.prefix import common_prefix
 
 # Writing and restoring a token's state takes about a hundredth of decoding it; a few are not worth an entry.
@@ -34,20 +34,20 @@ class PromptCache:
         """Whether a state of so many tokens can be kept at all."""
         return n_tokens * self._bytes_per_token <= self._limit
 
-    def keep(self, tokens: list[int], adapters: Adapters = ()) -> KVState | None:
+    def keep(self, tokens: list[int], scales: Scales = ()) -> KVState | None:
         """An entry for `tokens`, whose state the runner is to write; None if it is not worth it."""
         if len(tokens) < WORTH_KEEPING or not self.takes(len(tokens)):
             return None
-        if any(_shared(entry, tokens, adapters) == len(tokens) for entry in self._entries):
+        if any(_shared(entry, tokens, scales) == len(tokens) for entry in self._entries):
             return None
-        return self.add(KVState(list(tokens), adapters=adapters))
+        return self.add(KVState(list(tokens), scales=scales))
 
     def add(self, new: KVState) -> KVState:
         """Hold `new`, also if it is larger than the limit by itself; others make room."""
         self._entries = [
             entry
             for entry in self._entries
-            if _shared(entry, new.tokens, new.adapters) < len(entry.tokens)
+            if _shared(entry, new.tokens, new.scales) < len(entry.tokens)
         ]
         while self._entries and self.n_bytes + self._size(new) > self._limit:
             del self._entries[0]
@@ -55,13 +55,13 @@ class PromptCache:
         return new
 
     def best(
-        self, tokens: list[int], adapters: Adapters, most: int, longer_than: int
+        self, tokens: list[int], scales: Scales, most: int, longer_than: int
     ) -> tuple[KVState | None, int]:
-        """The entry of at most `most` tokens that shares most with `tokens` decoded with `adapters`, if
+        """The entry of at most `most` tokens that shares most with `tokens` decoded with `scales`, if
         clearly more than `longer_than`, and how many it shares."""
         found, longest = None, longer_than + WORTH_KEEPING - 1
         for entry in self._entries:
-            shared = _shared(entry, tokens, adapters)
+            shared = _shared(entry, tokens, scales)
             if entry.data is not None and shared > longest and len(entry.tokens) <= most:
                 found, longest = entry, shared
         if found is None:
@@ -87,5 +87,5 @@ class PromptCache:
         return len(entry.data)
 
 
-def _shared(entry: KVState, tokens: list[int], adapters: Adapters) -> int:
-    return common_prefix(entry.tokens, tokens) if entry.adapters == adapters else 0
+def _shared(entry: KVState, tokens: list[int], scales: Scales) -> int:
+    return common_prefix(entry.tokens, tokens) if entry.scales == scales else 0

@@ -1,6 +1,6 @@
 """One request in progress, and what it reports.
 
-A `Sequence` travels from the caller's thread through the scheduler to its end; it knows token ids and
+A `Request` travels from the caller's thread through the scheduler to its end; it knows token ids and
 limits, never formats. Everything the outside learns of it is a `Delta`, handed to its sink: any number
 of them with text, then exactly one final one with a `finish_reason`.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from codellama.engine.batch import Adapters, TokenLogprob
+from codellama.engine.batch import Scales, TokenLogprob
 from codellama.engine.detokenizer import Detokenizer
 
 
@@ -46,7 +46,7 @@ class ContextShift:
 
 
 class State(enum.Enum):
-    """Where a sequence is; it only ever moves forward."""
+    """Where a request is; it only ever moves forward."""
 
     WAITING = "waiting"
     PREFILL = "prefill"
@@ -128,13 +128,13 @@ _ids = itertools.count()
 
 
 @dataclass(eq=False, slots=True)
-class Sequence:
+class Request:
     """A request: its prompt, what has been generated, its limits and where its deltas go.
 
     `max_tokens` is already cut to what the context has room for, unless it can shift. After
     `max_decode_s` seconds of writing the answer ends with its line, at `deadline` in any case. With
     `prompt_logprobs`, the prompt's own log probabilities are computed too, with so many alternatives
-    each. `adapters` are the scales of the LoRA adapters. At most `n_ctx` tokens are held at once; with
+    each. `scales` are the scales of the LoRA adapters. At most `n_ctx` tokens are held at once; with
     `shift`, the answer then goes on without some of the older ones. `cursor` is the number of `tokens`
     (prompt and answer, without the `n_dropped` ones) whose KV is in the cache; the slot holds exactly
     those. `draft` are guesses at what comes next, for the next step only.
@@ -150,7 +150,7 @@ class Sequence:
     prompt_logprobs: int | None = None
     deadline: float | None = None  # of time.perf_counter
     max_decode_s: float | None = None
-    adapters: Adapters = ()
+    scales: Scales = ()
     n_ctx: int = NO_LIMIT
     shift: ContextShift | None = None
 

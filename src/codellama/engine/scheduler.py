@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from codellama.engine.batch import Adapters, Batch, Edit, KVState
+from codellama.engine.batch import Batch, Edit, KVState, Scales
 from codellama.engine.kv_cache import KVCache
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import PromptCache
-from codellama.engine.request import Sequence, State
+from codellama.engine.request import Request, State
 from codellama.engine.slot import Sample, Scored, Slot, Step, longest_waiting, usable_share
 
 # Waiting for another prompt pays only for more than a few tokens; below, decoding them is quicker.
@@ -52,17 +52,17 @@ class Scheduler:
         self.n_batch = n_batch
         self.prefill_chunk = prefill_chunk
         self.max_outputs = n_batch if max_outputs is None else max_outputs
-        self.waiting: deque[Sequence] = deque()
-        self._running: dict[Sequence, Slot] = {}  # in order of admission
+        self.waiting: deque[Request] = deque()
+        self._running: dict[Request, Slot] = {}  # in order of admission
         self._clock = 0
-        self._adapters: Adapters = ()  # of the latest step
+        self._adapters: Scales = ()  # of the latest step
         self._steps_in_a_row = 0  # with them
 
     # -- what there is ------------------------------------------------------------------------
 
-    def running(self) -> list[tuple[Slot, Sequence]]:
-        """Busy slots and their sequences, in order of admission."""
-        return [(slot, sequence) for sequence, slot in self._running.items()]
+    def running(self) -> list[tuple[Slot, Request]]:
+        """Busy slots and their requests, in order of admission."""
+        return [(slot, request) for request, slot in self._running.items()]
 
     @property
     def n_running(self) -> int:
@@ -72,7 +72,7 @@ class Scheduler:
     @property
     def reserved(self) -> int:
         """Cells that the running requests hold or may still write (shared cells count for each)."""
-        return sum(sequence.reserve for sequence in self._running)
+        return sum(request.reserve for request in self._running)
 
     @property
     def has_work(self) -> bool:
@@ -81,49 +81,49 @@ class Scheduler:
 
     # -- coming in ----------------------------------------------------------------------------
 
-    def submit(self, sequence: Sequence) -> None:
+    def submit(self, request: Request) -> None:
         """Queue a request; its `reserve` must fit the cache by itself."""
-        assert sequence.reserve <= self.cells, "checked by the caller"
-        self.waiting.append(sequence)
+        assert request.reserve <= self.cells, "checked by the caller"
+        self.waiting.append(request)
 
     def admit(self, now: float) -> None:
         """Move waiting requests to slots, in order of arrival, as far as slots and cells go."""
-        skipped: list[Sequence] = []
+        skipped: list[Request] = []
         while self.waiting:
-            sequence = self.waiting.popleft()
-            if not self._has_room(sequence):
-                skipped.append(sequence)
+            request = self.waiting.popleft()
+            if not self._has_room(request):
+                skipped.append(request)
                 break
-            donor, shared = self._cache.donor(sequence)
-            if self._beginning_is_coming(sequence, shared):
-                skipped.append(sequence)  # those behind it may go ahead: it is waiting by choice
+            donor, shared = self._cache.donor(request)
+            if self._beginning_is_coming(request, shared):
+                skipped.append(request)  # those behind it may go ahead: it is waiting by choice
                 continue
-            self._place(sequence, donor, shared, now, [*skipped, *self.waiting])
+            self._place(request, donor, shared, now, [*skipped, *self.waiting])
         self.waiting.extendleft(reversed(skipped))
 
-    def _has_room(self, sequence: Sequence) -> bool:
+    def _has_room(self, request: Request) -> bool:
         full = len(self._running) == len(self.slots)
-        return not full and self.reserved + sequence.reserve <= self.cells
+        return not full and self.reserved + request.reserve <= self.cells
 
     def _place(
-        self, sequence: Sequence, donor: Slot, shared: int, now: float, waiting: list[Sequence]
+        self, request: Request, donor: Slot, shared: int, now: float, waiting: list[Request]
     ) -> None:
-        slot = self._cache.place(sequence, donor, shared, self.reserved, waiting)
+        slot = self._cache.place(request, donor, shared, self.reserved, waiting)
         slot.turn = self._clock
-        self._running[sequence] = slot
-        sequence.state = State.PREFILL
-        sequence.admitted_at = now
-        sequence.cursor = sequence.cached_tokens = len(slot.tokens)
+        self._running[request] = slot
+        request.state = State.PREFILL
+        request.admitted_at = now
+        request.cursor = request.cached_tokens = len(slot.tokens)
 
-    def _beginning_is_coming(self, sequence: Sequence, shared: int) -> bool:
+    def _beginning_is_coming(self, request: Request, shared: int) -> bool:
         """Whether a running prompt is the same, or will soon have decoded clearly more of ours than is
         there now."""
-        worth = WORTH_WAITING if sequence.prompt_logprobs is None else 1  # scoring goes slowly
+        worth = WORTH_WAITING if request.prompt_logprobs is None else 1  # scoring goes slowly
         return any(
-            _is_twin(other, sequence)
+            _is_twin(other, request)
             or usable_share(
-                common_prefix(other.tokens, sequence.tokens),
-                sequence,
+                common_prefix(other.tokens, request.tokens),
+                request,
                 len(other.prompt),
                 other.prompt_logprobs or 0,
                 scored=other.prompt_logprobs is not None,
@@ -133,12 +133,12 @@ class Scheduler:
             for _, other in self.running()
             if other.state is State.PREFILL
             and not other.cancelled
-            and other.adapters == sequence.adapters
+            and other.scales == request.scales
         )
 
-    def plan_save(self, tokens: list[int], adapters: Adapters) -> tuple[KVState | None, list[Edit]]:
+    def plan_save(self, tokens: list[int], scales: Scales) -> tuple[KVState | None, list[Edit]]:
         """See `KVCache.plan_save`."""
-        return self._cache.plan_save(tokens, adapters)
+        return self._cache.plan_save(tokens, scales)
 
     def take_edits(self) -> list[Edit]:
         """See `KVCache.take_edits`."""
@@ -146,16 +146,16 @@ class Scheduler:
 
     # -- a step -------------------------------------------------------------------------------
 
-    def decoding(self) -> list[Sequence]:
-        """The sequences that get a token in the next step."""
-        return [sequence for _, sequence in self._group() if sequence.state is State.DECODE]
+    def decoding(self) -> list[Request]:
+        """The requests that get a token in the next step."""
+        return [request for _, request in self._group() if request.state is State.DECODE]
 
-    def _group(self) -> list[tuple[Slot, Sequence]]:
+    def _group(self) -> list[tuple[Slot, Request]]:
         """The requests that the next step is for, in order of admission: all with equal adapters, those
         of the latest steps or, after their turn, of the request that waits longest."""
         running = self.running()
         if self._steps_in_a_row < STEPS_PER_TURN:
-            same = [pair for pair in running if pair[0].adapters == self._adapters]
+            same = [pair for pair in running if pair[0].scales == self._adapters]
             if same:
                 return same
         return longest_waiting(running)
@@ -169,16 +169,16 @@ class Scheduler:
         """The next batch: a row per answer being written and one per drafted token, then prompts,
         oldest first; None if idle."""
         pairs = self._group()
-        step = Step(Batch(adapters=pairs[0][0].adapters if pairs else ()))
+        step = Step(Batch(scales=pairs[0][0].scales if pairs else ()))
         room = self.draft_room
-        for slot, sequence in pairs:
-            if sequence.state is State.DECODE:
+        for slot, request in pairs:
+            if request.state is State.DECODE:
                 draft: list[int] = []
-                if sequence.draft:
-                    draft = sequence.draft[: max(0, min(room, sequence.draft_limit))]
+                if request.draft:
+                    draft = request.draft[: max(0, min(room, request.draft_limit))]
                     room -= len(draft)
-                    sequence.draft = []
-                self._add_answer(step, slot, sequence, draft)
+                    request.draft = []
+                self._add_answer(step, slot, request, draft)
         if len(step.samples) < len(pairs):
             self._add_prompts(step, pairs, outputs=room)
         if not step.batch.tokens:
@@ -186,61 +186,61 @@ class Scheduler:
         step.batch.edits = self.take_edits()
         return step
 
-    def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Sequence]], outputs: int) -> None:
+    def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Request]], outputs: int) -> None:
         """Chunks of prompts; those that are scored have at most `outputs` rows, or one."""
         room = self.n_batch - len(step.batch.tokens)
-        if any(sequence.state is State.DECODE for sequence in self._running):
+        if any(request.state is State.DECODE for request in self._running):
             room = min(room, self.prefill_chunk)
-        for slot, sequence in pairs:
-            if sequence.state is State.PREFILL and room > 0:
-                scored = sequence.prompt_logprobs is not None
+        for slot, request in pairs:
+            if request.state is State.PREFILL and room > 0:
+                scored = request.prompt_logprobs is not None
                 n = min(room, max(1, outputs)) if scored else room
-                chunk = sequence.tokens[sequence.cursor : sequence.cursor + n]
-                self._add_prompt(step, slot, sequence, chunk)
+                chunk = request.tokens[request.cursor : request.cursor + n]
+                self._add_prompt(step, slot, request, chunk)
                 room -= len(chunk)
                 outputs -= len(chunk) if scored else 0
 
-    def _add_answer(self, step: Step, slot: Slot, sequence: Sequence, draft: list[int]) -> None:
+    def _add_answer(self, step: Step, slot: Slot, request: Request, draft: list[int]) -> None:
         batch = step.batch
         first = len(batch.tokens)
-        tokens = [sequence.tokens[-1], *draft]
-        batch.add(tokens, sequence.cursor, slot.id)
+        tokens = [request.tokens[-1], *draft]
+        batch.add(tokens, request.cursor, slot.id)
         batch.output_rows += range(first, first + len(tokens))
         step.decoded.append((slot, tokens))
-        step.samples.append(Sample(sequence, first, tuple(draft)))
+        step.samples.append(Sample(request, first, tuple(draft)))
 
-    def _add_prompt(self, step: Step, slot: Slot, sequence: Sequence, tokens: list[int]) -> None:
+    def _add_prompt(self, step: Step, slot: Slot, request: Request, tokens: list[int]) -> None:
         first = len(step.batch.tokens)
-        end = sequence.cursor + len(tokens)
+        end = request.cursor + len(tokens)
         step.n_prompt += len(tokens)
-        step.batch.add(tokens, sequence.cursor, slot.id)
+        step.batch.add(tokens, request.cursor, slot.id)
         step.decoded.append((slot, tokens))
         last = len(step.batch.tokens) - 1
-        if sequence.prompt_logprobs is not None:
+        if request.prompt_logprobs is not None:
             step.batch.output_rows += range(first, last + 1)
-            following = tuple(sequence.tokens[sequence.cursor + 1 : end + 1])
-            step.scored.append(Scored(slot, sequence, first, following))
-        elif end == len(sequence.tokens):
+            following = tuple(request.tokens[request.cursor + 1 : end + 1])
+            step.scored.append(Scored(slot, request, first, following))
+        elif end == len(request.tokens):
             step.batch.output_rows.append(last)
-        if end == len(sequence.tokens):
-            step.samples.append(Sample(sequence, last))
+        if end == len(request.tokens):
+            step.samples.append(Sample(request, last))
 
     def commit(self, step: Step) -> None:
         """The batch has been decoded: its tokens are in the cache now."""
         self._clock += 1
         if step.batch.edits:
             self.prompt_cache.tidy()
-        if step.batch.adapters != self._adapters:
-            self._adapters, self._steps_in_a_row = step.batch.adapters, 0
+        if step.batch.scales != self._adapters:
+            self._adapters, self._steps_in_a_row = step.batch.scales, 0
         self._steps_in_a_row += 1
         for slot in self._running.values():
-            if slot.adapters == self._adapters:
+            if slot.scales == self._adapters:
                 slot.turn = self._clock
         for slot, tokens in step.decoded:
             slot.tokens += tokens
             slot.last_used = self._clock
-            if slot.sequence is not None:
-                slot.sequence.cursor += len(tokens)
+            if slot.request is not None:
+                slot.request.cursor += len(tokens)
 
     def samples(self, step: Step, now: float) -> Iterator[Sample]:
         """What is to be drawn after a step that has been committed, one after the other.
@@ -248,16 +248,16 @@ class Scheduler:
         Those waiting for just a prompt that is now in the cache get slots, and draw from its logits.
         """
         for sample in step.samples:
-            prompt_done = sample.sequence.state is State.PREFILL
-            twins = self._join(sample.sequence, now) if prompt_done and self.waiting else []
+            prompt_done = sample.request.state is State.PREFILL
+            twins = self._join(sample.request, now) if prompt_done and self.waiting else []
             yield sample
             for twin in twins:
                 yield Sample(twin, sample.row)
 
-    def _join(self, sequence: Sequence, now: float) -> list[Sequence]:
-        joined: list[Sequence] = []
-        donor = self._running[sequence]
-        while self.waiting and _is_twin(sequence, self.waiting[0]):
+    def _join(self, request: Request, now: float) -> list[Request]:
+        joined: list[Request] = []
+        donor = self._running[request]
+        while self.waiting and _is_twin(request, self.waiting[0]):
             if not self._has_room(self.waiting[0]):
                 break
             twin = self.waiting.popleft()
@@ -265,52 +265,52 @@ class Scheduler:
             joined.append(twin)
         return joined
 
-    def shift(self) -> list[Sequence]:
-        """Make room in those sequences of the next step whose context is full; returns them.
+    def shift(self) -> list[Request]:
+        """Make room in those requests of the next step whose context is full; returns them.
 
         What they hold then is not what a prompt with these tokens would give, so it is not shared.
         """
         full = [
-            sequence
-            for sequence in self._running
-            if sequence.shift is not None
-            and sequence.state is State.DECODE
-            and len(sequence.tokens) >= sequence.n_ctx
+            request
+            for request in self._running
+            if request.shift is not None
+            and request.state is State.DECODE
+            and len(request.tokens) >= request.n_ctx
         ]
         if full:
-            group = {sequence for _, sequence in self._group()}
-            full = [sequence for sequence in full if sequence in group]
-        for sequence in full:
-            self._shift(sequence)
+            group = {request for _, request in self._group()}
+            full = [request for request in full if request in group]
+        for request in full:
+            self._shift(request)
         return full
 
-    def _shift(self, sequence: Sequence) -> None:
-        assert sequence.shift is not None
-        n_keep, n_discard = sequence.shift.cut(sequence.n_ctx, sequence.cursor)
-        self._cache.shift(self._running[sequence], n_keep, n_discard)
-        del sequence.tokens[n_keep : n_keep + n_discard]
-        sequence.cursor -= n_discard
-        sequence.n_dropped += n_discard
+    def _shift(self, request: Request) -> None:
+        assert request.shift is not None
+        n_keep, n_discard = request.shift.cut(request.n_ctx, request.cursor)
+        self._cache.shift(self._running[request], n_keep, n_discard)
+        del request.tokens[n_keep : n_keep + n_discard]
+        request.cursor -= n_discard
+        request.n_dropped += n_discard
 
-    def settle(self, sequence: Sequence) -> None:
+    def settle(self, request: Request) -> None:
         """Tokens have been drawn: what was drafted and turned out wrong leaves the cache."""
-        slot = self._running.get(sequence)
+        slot = self._running.get(request)
         if slot is not None:
-            self._cache.keep(slot, len(sequence.tokens) - 1)
-            sequence.cursor = len(slot.tokens)
+            self._cache.keep(slot, len(request.tokens) - 1)
+            request.cursor = len(slot.tokens)
 
     # -- going out ----------------------------------------------------------------------------
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, request: Request) -> None:
         """The request is over: free its slot (the cache stays, for the next one that shares it)."""
-        sequence.state = State.FINISHED
-        slot = self._running.pop(sequence, None)
+        request.state = State.FINISHED
+        slot = self._running.pop(request, None)
         if slot is not None:
             self._cache.release(slot)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        elif request in self.waiting:
+            self.waiting.remove(request)
 
-    def live(self) -> list[Sequence]:
+    def live(self) -> list[Request]:
         """All requests that have not ended."""
         return [*self._running, *self.waiting]
 
@@ -323,26 +323,26 @@ class Scheduler:
         assert self.reserved <= self.cells
         held = sum(len(slot.tokens) for slot in self._cache.idle())
         assert self.reserved + held <= self.cells
-        assert all(slot.sequence is sequence for slot, sequence in self.running())
+        assert all(slot.request is request for slot, request in self.running())
         assert len(self._cache.idle()) == len(self.slots) - self.n_running
-        for slot, sequence in self.running():
-            assert sequence.state in (State.PREFILL, State.DECODE)
-            assert slot.tokens == sequence.tokens[: sequence.cursor]
-            assert slot.adapters == sequence.adapters
+        for slot, request in self.running():
+            assert request.state in (State.PREFILL, State.DECODE)
+            assert slot.tokens == request.tokens[: request.cursor]
+            assert slot.scales == request.scales
             assert self._clock - slot.turn <= STEPS_PER_TURN * (len(self.slots) - 1), "starving"
             assert slot.n_exact is None or 0 <= slot.n_exact <= len(slot.tokens)
-            if sequence.prompt_logprobs is not None and not sequence.n_dropped:
-                assert len(slot.scores) == min(sequence.cursor, len(sequence.prompt) - 1)
-            assert 0 <= sequence.cursor < len(sequence.tokens)
-            assert len(sequence.tokens) <= max(sequence.reserve, len(sequence.prompt))
-        assert all(slot.n_exact is None for slot in self.slots if slot.sequence is None)
-        assert all(sequence.state is State.WAITING for sequence in self.waiting)
+            if request.prompt_logprobs is not None and not request.n_dropped:
+                assert len(slot.scores) == min(request.cursor, len(request.prompt) - 1)
+            assert 0 <= request.cursor < len(request.tokens)
+            assert len(request.tokens) <= max(request.reserve, len(request.prompt))
+        assert all(slot.n_exact is None for slot in self.slots if slot.request is None)
+        assert all(request.state is State.WAITING for request in self.waiting)
 
 
-def _is_twin(sequence: Sequence, other: Sequence) -> bool:
-    """Whether the logits behind the prompt of `sequence` are all that `other` needs to begin."""
+def _is_twin(request: Request, other: Request) -> bool:
+    """Whether the logits behind the prompt of `request` are all that `other` needs to begin."""
     return (
-        sequence.prompt_logprobs is other.prompt_logprobs is None
-        and other.adapters == sequence.adapters
-        and other.tokens == sequence.tokens
+        request.prompt_logprobs is other.prompt_logprobs is None
+        and other.scales == request.scales
+        and other.tokens == request.tokens
     )

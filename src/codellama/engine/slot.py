@@ -6,18 +6,18 @@ to do with its results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from codellama.engine.batch import Adapters, Batch, TokenLogprob
+from codellama.engine.batch import Batch, Scales, TokenLogprob
 from codellama.engine.prefix import common_prefix
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A sequence id of the context and the tokens its KV cache holds, decoded with `adapters`.
+    """A sequence id of the context and the tokens its KV cache holds, decoded with `scales`.
 
     `scores` are the log probabilities of its tokens from the second one on, as far as a request
     wanted them, with `n_top` alternatives each; at most one more than `tokens` has (the next one's).
@@ -30,15 +30,15 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     scores: list[TokenLogprob] = field(default_factory=list)
     n_top: int = 0
-    adapters: Adapters = ()
+    scales: Scales = ()
     n_exact: int | None = None
-    sequence: Sequence | None = None
+    request: Request | None = None
     last_used: int = 0
     turn: int = 0
 
-    def shared(self, tokens: list[int], adapters: Adapters) -> int:
-        """How many of `tokens` decoded with `adapters` are in the cache, from the first one on."""
-        if adapters != self.adapters:
+    def shared(self, tokens: list[int], scales: Scales) -> int:
+        """How many of `tokens` decoded with `scales` are in the cache, from the first one on."""
+        if scales != self.scales:
             return 0
         shared = common_prefix(self.tokens, tokens)
         return shared if self.n_exact is None else min(shared, self.n_exact)
@@ -49,17 +49,17 @@ class Slot:
         self.scores.clear()
         self.n_exact = n_keep if self.n_exact is None else min(n_keep, self.n_exact)
 
-    def spares(self, sequence: Sequence) -> int:
-        """How many tokens the cache spares `sequence` decoding; the last one is left to decode."""
-        shared = self.shared(sequence.tokens, sequence.adapters)
-        return usable_share(shared, sequence, len(self.scores), self.n_top)
+    def spares(self, request: Request) -> int:
+        """How many tokens the cache spares `request` decoding; the last one is left to decode."""
+        shared = self.shared(request.tokens, request.scales)
+        return usable_share(shared, request, len(self.scores), self.n_top)
 
 
 class Sample(NamedTuple):
-    """Tokens to draw for `sequence`: after batch row `row`, and as long as each one equals the next
+    """Tokens to draw for `request`: after batch row `row`, and as long as each one equals the next
     token of `draft`, after the row that follows."""
 
-    sequence: Sequence
+    request: Request
     row: int
     draft: tuple[int, ...] = ()
 
@@ -69,7 +69,7 @@ class Scored:
     """Rows of a prompt whose log probabilities are wanted: row `first + i` tells of `tokens[i]`."""
 
     slot: Slot
-    sequence: Sequence
+    request: Request
     first: int
     tokens: tuple[int, ...]
 
@@ -86,24 +86,24 @@ class Step:
 
 
 def usable_share(
-    shared: int, sequence: Sequence, n_scores: int, n_top: int, scored: bool = True
+    shared: int, request: Request, n_scores: int, n_top: int, scored: bool = True
 ) -> int:
-    """How many of `shared` tokens spare `sequence` decoding its own; the last is left to decode.
+    """How many of `shared` tokens spare `request` decoding its own; the last is left to decode.
 
     If it wants its prompt's log probabilities, they must be there too: a row tells of the token
     that follows it, so one more token must be the same.
     """
-    shared = min(shared, len(sequence.prompt) - 1)
-    if sequence.prompt_logprobs is None:
+    shared = min(shared, len(request.prompt) - 1)
+    if request.prompt_logprobs is None:
         return shared
-    if not scored or n_top < sequence.prompt_logprobs:
+    if not scored or n_top < request.prompt_logprobs:
         return 0
     return max(0, min(shared - 1, n_scores))
 
 
-def longest_waiting(running: Many[tuple[Slot, Sequence]]) -> list[tuple[Slot, Sequence]]:
+def longest_waiting(running: Sequence[tuple[Slot, Request]]) -> list[tuple[Slot, Request]]:
     """The one of `running` that has waited longest for a step, and all with the same adapters."""
     if not running:
         return []
     first, _ = min(running, key=lambda pair: pair[0].turn)
-    return [pair for pair in running if pair[0].adapters == first.adapters]
+    return [pair for pair in running if pair[0].scales == first.scales]

@@ -1,14 +1,14 @@
 """Speculative decoding: who guesses, how long, and what came of it.
 
 Before a step the engine asks for drafts; `Speculator` takes the most promising drafter for each
-sequence, lets `pace` choose the lengths, and writes the guesses to `Sequence.draft`. After the step it
+request, lets `pace` choose the lengths, and writes the guesses to `Request.draft`. After the step it
 learns how many were right and how long it took. A drafter that raises is dropped: requests go on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from codellama.engine.drafter import Drafter, Outlook, Wish
@@ -21,7 +21,7 @@ from codellama.engine.pace import (
     StepTimes,
     choose_lengths,
 )
-from codellama.engine.request import Sequence
+from codellama.engine.request import Request
 
 log = logging.getLogger("codellama.engine")
 
@@ -31,7 +31,7 @@ BOLDER = 8
 
 @dataclass
 class _History:
-    """What is known of one sequence's drafts."""
+    """What is known of one request's drafts."""
 
     kind: str = ""  # of the latest draft
     acceptance: dict[str, Acceptance] = field(default_factory=dict)
@@ -40,21 +40,21 @@ class _History:
 
 @dataclass(frozen=True)
 class _Idea:
-    """A draft that `drafter` could make for `sequence`."""
+    """A draft that `drafter` could make for `request`."""
 
-    sequence: Sequence
+    request: Request
     drafter: Drafter
     kind: str
     candidate: Candidate
 
 
 class Speculator:
-    """Asks the most promising of `drafters` for drafts of up to `n_max` tokens per sequence."""
+    """Asks the most promising of `drafters` for drafts of up to `n_max` tokens per request."""
 
-    def __init__(self, drafters: Many[Drafter] = (), n_max: int = 0) -> None:
+    def __init__(self, drafters: Sequence[Drafter] = (), n_max: int = 0) -> None:
         self._drafters = list(drafters)
         self._n_max = n_max
-        self._histories: dict[Sequence, _History] = {}
+        self._histories: dict[Request, _History] = {}
         self._overall: dict[str, Acceptance] = {}
         self._times = StepTimes()
         self._patience = FIRST_PROBE  # between the latest request's probes, in tokens
@@ -64,16 +64,16 @@ class Speculator:
         """Whether anybody guesses at all."""
         return bool(self._drafters) and self._n_max > 0
 
-    def propose(self, sequences: Many[Sequence], room: int) -> None:
-        """Set `draft` of the sequences that are being decoded, `room` tokens in all at most."""
+    def propose(self, requests: Sequence[Request], room: int) -> None:
+        """Set `draft` of the requests that are being decoded, `room` tokens in all at most."""
         if not self.active or room <= 0:
             return
-        ideas = [idea for s in sequences if (idea := self._idea(s)) is not None]
+        ideas = [idea for s in requests if (idea := self._idea(s)) is not None]
         if not ideas:
             return
         lengths = choose_lengths(
             [idea.candidate for idea in ideas],
-            len(sequences),
+            len(requests),
             room,
             self._times.seconds,
             [drafter.seconds_per_token for drafter in self._drafters],
@@ -85,33 +85,33 @@ class Speculator:
                 room -= lengths[i]
         self._draft([(idea, n) for idea, n in zip(ideas, lengths, strict=True) if n])
 
-    def _idea(self, sequence: Sequence) -> _Idea | None:
-        most = min(self._n_max, sequence.draft_limit)
+    def _idea(self, request: Request) -> _Idea | None:
+        most = min(self._n_max, request.draft_limit)
         if most <= 0:
             return None
         best: _Idea | None = None
         for source, drafter in enumerate(self._drafters):
-            outlook = drafter.outlook(sequence)
+            outlook = drafter.outlook(request)
             if outlook is None:
                 continue
-            candidate = Candidate(self._chance(sequence, outlook), most, source)
+            candidate = Candidate(self._chance(request, outlook), most, source)
             if best is None or candidate.chance > best.candidate.chance:
-                best = _Idea(sequence, drafter, outlook.kind, candidate)
+                best = _Idea(request, drafter, outlook.kind, candidate)
         return best
 
-    def _chance(self, sequence: Sequence, outlook: Outlook) -> float:
+    def _chance(self, request: Request, outlook: Outlook) -> float:
         """What the sequence's own drafts of this kind showed, beginning with what all showed."""
         overall = self._overall.setdefault(outlook.kind, Acceptance())
-        history = self._histories.get(sequence)
+        history = self._histories.get(request)
         if history is None:
             # Texts that follow each other are often alike: begin nearer to what held.
             probe = Probe(max(FIRST_PROBE, self._patience // BOLDER))
-            history = self._histories[sequence] = _History(probe=probe)
+            history = self._histories[request] = _History(probe=probe)
         own = history.acceptance.setdefault(outlook.kind, Acceptance())
         return own.chance(overall.chance(outlook.chance))
 
     def _history(self, idea: _Idea) -> _History:
-        return self._histories[idea.sequence]
+        return self._histories[idea.request]
 
     def _draft(self, wanted: list[tuple[_Idea, int]]) -> None:
         for drafter in list(self._drafters):
@@ -119,12 +119,12 @@ class Speculator:
             if not mine:
                 continue
             try:
-                drafts = drafter.draft([Wish(idea.sequence, n) for idea, n in mine])
+                drafts = drafter.draft([Wish(idea.request, n) for idea, n in mine])
             except Exception as error:
                 self._drop(drafter, error)
                 continue
             for (idea, _), draft in zip(mine, drafts, strict=True):
-                idea.sequence.draft = draft
+                idea.request.draft = draft
                 self._history(idea).kind = idea.kind
 
     def _drop(self, drafter: Drafter, error: Exception) -> None:
@@ -132,9 +132,9 @@ class Speculator:
         self._drafters.remove(drafter)
         drafter.close()
 
-    def learn(self, sequence: Sequence, hits: int, trials: int) -> None:
-        """Of a sequence's draft `trials` tokens were tested and `hits` were right."""
-        history = self._histories.get(sequence)
+    def learn(self, request: Request, hits: int, trials: int) -> None:
+        """Of a request's draft `trials` tokens were tested and `hits` were right."""
+        history = self._histories.get(request)
         if history is None or not trials:
             return
         history.acceptance[history.kind].learn(hits, trials)
@@ -146,18 +146,18 @@ class Speculator:
         """A step that only decoded answers, with this many rows, took so long with all around it."""
         self._times.learn(rows, seconds)
 
-    def restart(self, sequence: Sequence) -> None:
-        """The sequence's tokens are not those of before with more behind them: its context has shifted."""
+    def restart(self, request: Request) -> None:
+        """The request's tokens are not those of before with more behind them: its context has shifted."""
         for drafter in self._drafters:
-            drafter.forget(sequence)
+            drafter.forget(request)
 
-    def forget(self, sequence: Sequence) -> None:
-        """The sequence has ended."""
-        self._histories.pop(sequence, None)
+    def forget(self, request: Request) -> None:
+        """The request has ended."""
+        self._histories.pop(request, None)
         for drafter in self._drafters:
-            drafter.forget(sequence)
+            drafter.forget(request)
 
-    def check_integrity(self, live: Many[Sequence]) -> None:
+    def check_integrity(self, live: Sequence[Request]) -> None:
         """Assert that nothing is kept of requests that have ended; for tests."""
         assert self._histories.keys() <= set(live)
 

@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from codellama.engine.batch import (
-    Adapters,
     Batch,
     Edit,
     Fork,
     KVState,
     Restore,
     Save,
+    Scales,
     Shift,
     TokenLogprob,
     Trim,
@@ -106,7 +106,7 @@ class Context:
         self._table = np.empty((0, 0), dtype=np.float32)
         self._table_address = 0
         self._adapters: list[LoraAdapter] = []
-        self._applied: Adapters = ()
+        self._applied: Scales = ()
         self._closed = False
 
     def use_adapters(self, adapters: Sequence[LoraAdapter]) -> None:
@@ -130,7 +130,7 @@ class Context:
             self._edit(edit)
         if not batch.tokens:
             return
-        self._apply(batch.adapters)
+        self._apply(batch.scales)
         self._outputs = batch.output_rows
         native = self._rows.fill(batch)
         status = llama_cpp.llama_decode(self._handle, native)
@@ -138,7 +138,7 @@ class Context:
             reason = _DECODE_ERRORS.get(status, f"error {status}")
             raise DecodeError(f"llama.cpp could not decode {len(batch.tokens)} tokens: {reason}")
 
-    def _apply(self, scales: Adapters) -> None:
+    def _apply(self, scales: Scales) -> None:
         """Apply the LoRA adapters; llama.cpp then plans its memory anew, so only if they change."""
         if scales == self._applied:
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from codellama.adapters import Adapter, Scales
+from codellama.adapters import Adapter, LoraScales
 from codellama.errors import InvalidRequestError
 from codellama.replies import Json
 
@@ -34,7 +34,7 @@ def parse_lora(raw: Any) -> dict[int | str, float]:
     return scales
 
 
-def lora_json(lora: Scales | None) -> list[Json]:
+def lora_json(lora: LoraScales | None) -> list[Json]:
     """A request's adapters; an empty list if it left them to the server."""
     return [{"id": adapter, "scale": scale} for adapter, scale in (lora or {}).items()]
 
