@@ -272,7 +272,7 @@ def check_equal(ours: Path, theirs: Path) -> None:
 
 def _tensors(path: Path) -> dict[str, tuple[object, ...]]:
     """Type, shape and SHA-256 by name."""
-    from codellama.weights.gguf_header import read_gguf_header
+    from codellama.files.gguf_header import read_gguf_header
 
     found: dict[str, tuple[object, ...]] = {}
     with path.open("rb") as file:

@@ -105,7 +105,7 @@ def made_up(size: int = N_VOCAB) -> Pieces:
 def pieces_of(vocabulary: Path, size: int = N_VOCAB) -> Pieces:
     """The pieces of a GGUF, cut or filled up to `size`. Raises ClickException if it has none."""
     from codellama.errors import CodeLlamaError
-    from codellama.weights.gguf_header import read_gguf_header
+    from codellama.files.gguf_header import read_gguf_header
 
     try:
         metadata = read_gguf_header(vocabulary).metadata

@@ -17,8 +17,8 @@ from codellama.engine import EngineStatus
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
-from codellama.history import drop_oldest
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
+from codellama.prompts.history import drop_oldest
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)

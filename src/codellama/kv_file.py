@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 
 from codellama.engine.batch import KVState
 from codellama.errors import InvalidRequestError
-from codellama.weights.small_files import MOST_BYTES, parse_json, plain
+from codellama.files.small_files import MOST_BYTES, parse_json, plain
 
 MAGIC = b"CLKV0001"
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from codellama import loading
 from codellama.adapters import Adapter, AdapterTable, LoraScales
-from codellama.chat import ChatFormat
 from codellama.compat import LlamaCompatible
 from codellama.compat_embedding import EmbeddingCompatible
 from codellama.completion import Completion, Mailbox
@@ -34,6 +33,9 @@ from codellama.engine import (
 )
 from codellama.engine.request import Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from codellama.files.gguf_header import GGUFHeader
+from codellama.files.loadable import check_adapter, read_model
+from codellama.files.provenance import sha256
 from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
 from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
@@ -49,12 +51,10 @@ from codellama.params import (
     Prompt,
     SamplingParams,
 )
-from codellama.prompts import Prompts
+from codellama.prompts.chat import ChatFormat
+from codellama.prompts.prompts import Prompts
 from codellama.request import RequestMaker, close
 from codellama.variants import Variant, recognise
-from codellama.weights.gguf_header import GGUFHeader
-from codellama.weights.loadable import check_adapter, read_model
-from codellama.weights.provenance import sha256
 
 MOST_CHOICES = 128  # OpenAI's limit for n
 NO_EMBEDDINGS = (

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from codellama.devices import fit
 from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.files.gguf_header import GGUFHeader
 from codellama.native.library import library
 from codellama.native.model import Model
 from codellama.params import ModelConfig, Progress
-from codellama.prompts import corrections
+from codellama.prompts.prompts import corrections
 from codellama.variants import Variant, recognise
-from codellama.weights.gguf_header import GGUFHeader
 
 _BYTES_PER_VALUE = {  # of ggml's block types: bytes per block / values per block
     "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,

@@ -8,8 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from codellama.native.ggml import tensor_types
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     GGUFHeader,
     TensorInfo,
     Value,
@@ -17,6 +16,7 @@ from codellama.weights.gguf_header import (
     encode_header,
     read_gguf_header,
 )
+from codellama.native.ggml import tensor_types
 from tests.fuzzing.mutators import COUNTS, NAMES, havoc, set_number
 
 _RANGES = {

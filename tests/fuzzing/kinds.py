@@ -17,18 +17,18 @@ from typing import Any
 from codellama.cli.inspect import describe
 from codellama.engine.batch import KVState
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
+from codellama.files.gguf_header import Value, ValueType, encode_header
+from codellama.files.imatrix_file import read_imatrix
+from codellama.files.loadable import check_adapter, read_model, read_vocabulary
+from codellama.files.provenance import manifest, manifest_path, read_manifest
+from codellama.files.safetensors_header import read_safetensors_header
+from codellama.files.small_files import INDEX
+from codellama.files.split import read_model_header
 from codellama.kv_file import MAGIC, StaleStateError, read_state, write_state
 from codellama.variants import recognise
 from codellama.weights import vocab
 from codellama.weights.config import read_config
-from codellama.weights.gguf_header import Value, ValueType, encode_header
-from codellama.weights.imatrix_file import read_imatrix
-from codellama.weights.loadable import check_adapter, read_model, read_vocabulary
-from codellama.weights.provenance import manifest, manifest_path, read_manifest
-from codellama.weights.safetensors_header import read_safetensors_header
-from codellama.weights.small_files import INDEX
 from codellama.weights.source import open_checkpoint
-from codellama.weights.split import read_model_header
 from tests import tiny_model
 from tests.checkpoints import Checkpoint, sentencepiece_model, write_checkpoint
 from tests.fuzzing.gguf_mutators import Seed, mutate_gguf
@@ -280,7 +280,7 @@ class State(Kind):
 
 def write_adapter(path: Path, *, rank: int = 2, name: str = "blk.0.attn_q.weight") -> Path:
     """A LoRA adapter for the tiny model."""
-    from codellama.weights.gguf_header import TensorInfo
+    from codellama.files.gguf_header import TensorInfo
 
     values = {
         "general.type": Value(ValueType.STRING, "adapter"),

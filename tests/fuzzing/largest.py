@@ -10,9 +10,9 @@ from pathlib import Path
 from random import Random
 
 from codellama.errors import CheckpointError, ModelLoadError
-from codellama.weights.gguf_header import read_gguf_header
-from codellama.weights.sentencepiece_model import read_pieces
-from codellama.weights.small_files import MOST_BYTES, read_json
+from codellama.files.gguf_header import read_gguf_header
+from codellama.files.sentencepiece_model import read_pieces
+from codellama.files.small_files import MOST_BYTES, read_json
 from tests.checkpoints import NORMAL, UNKNOWN, sentencepiece_model
 from tests.fuzzing.kinds import Kind
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from codellama.cli.vocabulary import load_vocabulary
 from codellama.errors import CodeLlamaError
+from codellama.files.gguf_header import TensorInfo, Value, ValueType, encode_header
+from codellama.files.loadable import check_adapter, read_vocabulary
 from codellama.llm import LLM
 from codellama.native.ggml import tensor_types
 from codellama.weights.convert import convert
-from codellama.weights.gguf_header import TensorInfo, Value, ValueType, encode_header
-from codellama.weights.loadable import check_adapter, read_vocabulary
 from codellama.weights.recipe import make_recipe
 from codellama.weights.source import open_gguf
 from tests import tiny_model

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import make_random_model as maker
 from codellama import LLM
-from codellama.weights.gguf_header import read_gguf_header
+from codellama.files.gguf_header import read_gguf_header
 
 SMALL = maker.Shape(hidden=256, ffn=512, layers=1, heads=4, kv_heads=2, vocab=1000)
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from codellama import LLM, ModelLoadError
 from codellama.cli import main
-from codellama.weights.gguf_header import Value, ValueType, encode_header, read_gguf_header
+from codellama.files.gguf_header import Value, ValueType, encode_header, read_gguf_header
 from codellama.weights.imatrix import collect_imatrix
 from tests.fuzzing.harness import fuzz
 from tests.fuzzing.native_kinds import NATIVE

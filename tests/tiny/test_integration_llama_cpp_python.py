@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from codellama.chat import TurnFormat
 from codellama.errors import ChatFormatError, ContextLengthError, UnsupportedError
 from codellama.integrations.llama_cpp_python import (
     NAME,
@@ -23,6 +22,7 @@ from codellama.integrations.llama_cpp_python import (
     register,
 )
 from codellama.llm import LLM
+from codellama.prompts.chat import TurnFormat
 from tests import golden, tiny_model
 from tests.golden import CONTROL, NORMAL, USER_DEFINED
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from codellama.chat import FIM_TAGS, SPECIAL_TAGS, InstFormat, TurnFormat
 from codellama.errors import ChatFormatError, UnsupportedError
-from codellama.infill import InfillFormat
 from codellama.native.model import Model, Tokenizer
 from codellama.params import Message
+from codellama.prompts.chat import FIM_TAGS, SPECIAL_TAGS, InstFormat, TurnFormat
+from codellama.prompts.infill import InfillFormat
 from tests import golden, tiny_model
 from tests.golden import CONTROL, NORMAL, USER_DEFINED
 

@@ -18,10 +18,10 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from codellama.cli import main
 from codellama.errors import ConversionError, ModelLoadError
+from codellama.files.gguf_header import read_gguf_header
 from codellama.native.ggml import quantize_rows, tensor_type, to_float
 from codellama.weights import encode, writer
 from codellama.weights.convert import RunSettings, convert, convert_to, quantize
-from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.options import QuantOptions
 from codellama.weights.tensors import interleave_heads
 from tests.checkpoints import NORMAL, Checkpoint, random_tensors, write_checkpoint, write_shards

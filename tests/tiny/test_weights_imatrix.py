@@ -11,13 +11,13 @@ from click.testing import CliRunner, Result
 
 from codellama.cli import main
 from codellama.errors import ConversionError, DecodeError
+from codellama.files.gguf_header import read_gguf_header
+from codellama.files.imatrix_file import read_imatrix
 from codellama.native.activations import Activations, load_model
 from codellama.native.ggml import Floats
 from codellama.weights import imatrix
 from codellama.weights.convert import convert, quantize
-from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.imatrix import Sums, collect_imatrix
-from codellama.weights.imatrix_file import read_imatrix
 from codellama.weights.options import QuantOptions
 from tests.checkpoints import Checkpoint, write_checkpoint
 

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from codellama.cli import main
 from codellama.errors import ConversionError
-from codellama.native.ggml import file_types, quantize_rows, tensor_type
-from codellama.weights.convert import convert, quantize
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     TensorInfo,
     Value,
     ValueType,
     encode_header,
     read_gguf_header,
 )
-from codellama.weights.imatrix_file import ImportanceMatrix, read_imatrix
+from codellama.files.imatrix_file import ImportanceMatrix, read_imatrix
+from codellama.native.ggml import file_types, quantize_rows, tensor_type
+from codellama.weights.convert import convert, quantize
 from codellama.weights.options import QuantOptions
 from tests.checkpoints import Checkpoint, write_checkpoint
 

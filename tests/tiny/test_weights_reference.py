@@ -17,9 +17,9 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
+from codellama.files.gguf_header import Value, read_gguf_header
 from codellama.native.ggml import file_types
 from codellama.weights.convert import convert, quantize
-from codellama.weights.gguf_header import Value, read_gguf_header
 from tests.checkpoints import NORMAL, Checkpoint, tiny_pieces, write_checkpoint
 
 pytestmark = pytest.mark.reference

@@ -16,13 +16,13 @@ from click.testing import CliRunner, Result
 
 from codellama.cli import main
 from codellama.errors import ConversionError, ModelLoadError
+from codellama.files.gguf_header import Value, ValueType, encode_header, read_gguf_header
+from codellama.files.split import read_parts
 from codellama.llm import LLM
 from codellama.native.ggml import file_types
 from codellama.weights.convert import RunSettings, convert, convert_to, quantize
-from codellama.weights.gguf_header import Value, ValueType, encode_header, read_gguf_header
 from codellama.weights.naming import output_paths
 from codellama.weights.source import Source
-from codellama.weights.split import read_parts
 from tests.checkpoints import Checkpoint, write_checkpoint
 
 LIMIT = 300_000

@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from codellama.cli import main
 from codellama.errors import ModelLoadError
+from codellama.files.gguf_header import read_gguf_header
+from codellama.files.provenance import manifest_path, verify
 from codellama.weights.convert import convert, quantize
-from codellama.weights.gguf_header import read_gguf_header
-from codellama.weights.provenance import manifest_path, verify
 from tests.checkpoints import Checkpoint, write_checkpoint
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from codellama.chat import check_messages, split_tags
 from codellama.errors import ChatFormatError, InvalidRequestError
+from codellama.prompts.chat import check_messages, split_tags
 
 USER = {"role": "user", "content": "u"}
 ASSISTANT = {"role": "assistant", "content": "a"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from codellama.history import drop_oldest
 from codellama.params import Message
+from codellama.prompts.history import drop_oldest
 
 
 def dialog(n_pairs: int, system: bool) -> list[Message]:

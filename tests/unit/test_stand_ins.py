@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codellama.files.safetensors_header import read_safetensors_header
 from codellama.weights.convert import convert
-from codellama.weights.safetensors_header import read_safetensors_header
 from stand_ins.check import compare_rows, gguf_name
 from stand_ins.checkpoint import CODELLAMA_70B, TINY, MadeUpCheckpoint, Shard
 from stand_ins.formats import Piece

@@ -9,9 +9,9 @@ import llama_cpp
 import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from codellama.files.gguf_header import Value, ValueType, encode_header, read_gguf_header
+from codellama.files.sentencepiece_model import TokenType
 from codellama.weights.chat_template import turn_template
-from codellama.weights.gguf_header import Value, ValueType, encode_header, read_gguf_header
-from codellama.weights.sentencepiece_model import TokenType
 from codellama.weights.vocab import FIM_PIECES
 
 STEP = 32015

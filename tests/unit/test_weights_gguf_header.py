@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama.errors import ModelLoadError
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     TensorInfo,
     Value,
     ValueType,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from codellama.errors import ModelLoadError
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     GGUFHeader,
     TensorInfo,
     Value,
@@ -18,7 +18,7 @@ from codellama.weights.gguf_header import (
     encode_header,
     read_gguf_header,
 )
-from codellama.weights.loadable import check_adapter, read_model, read_vocabulary
+from codellama.files.loadable import check_adapter, read_model, read_vocabulary
 from codellama.weights.source import open_gguf
 from tests import tiny_model
 from tests.fuzzing.kinds import write_adapter

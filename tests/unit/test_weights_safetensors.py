@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from codellama.errors import CheckpointError
-from codellama.weights.safetensors_header import read_safetensors_header
+from codellama.files.safetensors_header import read_safetensors_header
 from tests.checkpoints import safetensors_head, write_safetensors
 
 A = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from codellama.errors import CheckpointError
-from codellama.weights.sentencepiece_model import read_pieces
-from codellama.weights.vocab import unusable
+from codellama.files.loadable import unusable
+from codellama.files.sentencepiece_model import read_pieces
 from tests.checkpoints import BYTE, NORMAL, UNKNOWN, Piece, sentencepiece_model, tiny_pieces
 
 DEMO = Path(__file__).parents[2] / "models" / "demo" / "tokenizer.model"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from codellama.errors import CheckpointError
+from codellama.files.small_files import MOST_BYTES, parse_json, read_json, shown
 from codellama.weights.config import read_config
-from codellama.weights.small_files import MOST_BYTES, parse_json, read_json, shown
 from codellama.weights.source import open_checkpoint
 from tests.checkpoints import INDEX, Checkpoint, config_json, write_checkpoint, write_json
 

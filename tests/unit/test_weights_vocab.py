@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from codellama.errors import CheckpointError
+from codellama.files.sentencepiece_model import TokenType
 from codellama.weights.config import LlamaConfig, read_config
-from codellama.weights.sentencepiece_model import TokenType
 from codellama.weights.vocab import FIM_PIECES, Vocabulary, read_vocabulary
 from tests.checkpoints import (
     CONTROL,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codellama.cli.options import json_option
-from codellama.prompts import chat_format_name
+from codellama.prompts.prompts import chat_format_name
 from codellama.variants import recognise
 
 if TYPE_CHECKING:
-    from codellama.weights.gguf_header import GGUFHeader, TensorInfo
+    from codellama.files.gguf_header import GGUFHeader, TensorInfo
 
 
 @click.command("inspect")
@@ -26,7 +26,7 @@ def command(file: Path, as_json: bool) -> None:
 
     Model, chat format, stops, context and tensors by type are read from the header alone.
     """
-    from codellama.weights.split import read_parts
+    from codellama.files.split import read_parts
 
     facts = describe(read_parts(file))
     if as_json:

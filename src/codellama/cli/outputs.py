@@ -189,7 +189,7 @@ _QUANT_OPTIONS = (
 
 def quantizer_options(options: Mapping[str, Any]) -> QuantOptions:
     """The options of `quant_options`, checked; the importance matrix is read."""
-    from codellama.weights.imatrix_file import read_imatrix
+    from codellama.files.imatrix_file import read_imatrix
     from codellama.weights.options import QuantOptions
 
     path = options["imatrix"]

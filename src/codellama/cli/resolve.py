@@ -101,7 +101,7 @@ def models_folders() -> list[Path]:
 
 
 def _read(path: Path) -> LocalModel | None:
-    from codellama.weights.split import is_later_part, read_parts
+    from codellama.files.split import is_later_part, read_parts
 
     if is_later_part(path):
         return None

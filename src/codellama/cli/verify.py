@@ -19,7 +19,7 @@ def command(file: Path, as_json: bool) -> None:
 
     Of a split GGUF any part stands for all.
     """
-    from codellama.weights.provenance import verify
+    from codellama.files.provenance import verify
 
     with progress_bar(f"verifying {file.name}") as progress:
         listed = verify(file, progress)

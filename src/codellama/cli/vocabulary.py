@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from codellama.files.loadable import read_vocabulary
 from codellama.native.model import Model, Tokenizer
 from codellama.params import ModelConfig
-from codellama.prompts import Prompts, corrections
+from codellama.prompts.prompts import Prompts, corrections
 from codellama.variants import recognise
-from codellama.weights.loadable import read_vocabulary
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
-from codellama.weights.small_files import read_json, shown
+from codellama.files.small_files import read_json, shown
 
 ARCHITECTURE = "LlamaForCausalLM"
 

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from codellama.errors import CheckpointError
+from codellama.files.gguf_header import Value
+from codellama.files.provenance import source_keys
+from codellama.files.safetensors_header import SafeTensor, header_length, parse_header
+from codellama.files.small_files import MOST_BYTES, SMALL_FILES
 from codellama.weights.fetch import MOST_FILES, Fetcher, fetch
-from codellama.weights.gguf_header import Value
 from codellama.weights.hub import Repository
-from codellama.weights.provenance import source_keys
-from codellama.weights.safetensors_header import SafeTensor, header_length, parse_header
-from codellama.weights.small_files import MOST_BYTES, SMALL_FILES
 from codellama.weights.source import Source, checkpoint_source, shard_names
 
 _FIRST_BYTES = 2**16

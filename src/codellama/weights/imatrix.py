@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codellama.errors import ConversionError, ModelLoadError
-from codellama.native.activations import Activations, load_model
-from codellama.native.ggml import Floats
-from codellama.params import Progress
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     TensorInfo,
     Value,
     ValueType,
     encode_header,
     read_gguf_header,
 )
-from codellama.weights.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
-from codellama.weights.loadable import read_model
+from codellama.files.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
+from codellama.files.loadable import read_model
+from codellama.native.activations import Activations, load_model
+from codellama.native.ggml import Floats
+from codellama.params import Progress
 
 CHUNK_TOKENS = 512
 SAVE_EVERY = 10

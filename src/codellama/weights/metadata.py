@@ -17,10 +17,10 @@ import gguf
 import yaml  # type: ignore[import-untyped]
 
 from codellama.errors import CheckpointError
+from codellama.files.gguf_header import Value, ValueType, encode_value
+from codellama.files.small_files import plain, read_json, shown
 from codellama.weights.chat_template import turn_template
 from codellama.weights.config import LlamaConfig
-from codellama.weights.gguf_header import Value, ValueType, encode_value
-from codellama.weights.small_files import plain, read_json, shown
 from codellama.weights.vocab import Vocabulary
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codellama.errors import ConversionError
+from codellama.files.split import unsplit_name
 from codellama.native.ggml import file_types
-from codellama.weights.split import unsplit_name
 
 TYPE = "{type}"
 NAME = "{name}"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from codellama.errors import ConversionError
+from codellama.files.imatrix_file import ImportanceMatrix
 from codellama.native.ggml import Floats, TensorType, quantizable, tensor_types
-from codellama.weights.imatrix_file import ImportanceMatrix
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from codellama.errors import ConversionError
+from codellama.files.gguf_header import read_gguf_header
+from codellama.files.provenance import PREFIX, manifest, manifest_path
+from codellama.files.split import part_paths
 from codellama.native.ggml import Bytes
-from codellama.weights.gguf_header import read_gguf_header
 from codellama.weights.journal import Journal, sync_folder
 from codellama.weights.plan import Plan, Slab
-from codellama.weights.provenance import PREFIX, manifest, manifest_path
-from codellama.weights.split import part_paths
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from codellama.errors import ConversionError
-from codellama.native.ggml import Floats, TensorType
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     TensorInfo,
     Value,
     ValueType,
@@ -18,7 +17,8 @@ from codellama.weights.gguf_header import (
     encode_header,
     tensor_offsets,
 )
-from codellama.weights.provenance import PREFIX
+from codellama.files.provenance import PREFIX
+from codellama.native.ggml import Floats, TensorType
 from codellama.weights.recipe import Recipe, final_metadata
 from codellama.weights.source import Source, SourceTensor
 from codellama.weights.tensors import file_order

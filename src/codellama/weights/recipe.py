@@ -14,6 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from codellama.errors import ConversionError
+from codellama.files.gguf_header import (
+    GGUFHeader,
+    TensorInfo,
+    Value,
+    ValueType,
+    encode_header,
+    read_gguf_header,
+    tensor_offsets,
+)
+from codellama.files.imatrix_file import ImportanceMatrix
+from codellama.files.provenance import PREFIX, recipe_keys
 from codellama.native.ggml import (
     Floats,
     TensorType,
@@ -25,18 +36,7 @@ from codellama.native.ggml import (
 )
 from codellama.native.library import library
 from codellama.native.quantizer import QuantizerParams, quantize_file
-from codellama.weights.gguf_header import (
-    GGUFHeader,
-    TensorInfo,
-    Value,
-    ValueType,
-    encode_header,
-    read_gguf_header,
-    tensor_offsets,
-)
-from codellama.weights.imatrix_file import ImportanceMatrix
 from codellama.weights.options import QuantOptions, weight_type
-from codellama.weights.provenance import PREFIX, recipe_keys
 from codellama.weights.source import Source, SourceTensor
 
 _OWN_KEYS = ("general.quantization_version", "general.file_type")

@@ -17,16 +17,16 @@ from pathlib import Path
 from types import TracebackType
 
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
+from codellama.files.gguf_header import GGUFHeader, Value
+from codellama.files.loadable import check_hyperparameters
+from codellama.files.provenance import FILES, REVISION, SOURCE, source_keys
+from codellama.files.safetensors_header import SafeTensor, read_safetensors_header
+from codellama.files.small_files import INDEX, check_small_files, read_json, shown
+from codellama.files.split import KEYS as SPLIT_KEYS
+from codellama.files.split import read_parts
 from codellama.native.ggml import Bytes, TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config
-from codellama.weights.gguf_header import GGUFHeader, Value
-from codellama.weights.loadable import check_hyperparameters
 from codellama.weights.metadata import checkpoint_metadata
-from codellama.weights.provenance import FILES, REVISION, SOURCE, source_keys
-from codellama.weights.safetensors_header import SafeTensor, read_safetensors_header
-from codellama.weights.small_files import INDEX, check_small_files, read_json, shown
-from codellama.weights.split import KEYS as SPLIT_KEYS
-from codellama.weights.split import read_parts
 from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors
 from codellama.weights.vocab import read_vocabulary
 

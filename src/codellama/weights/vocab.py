@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codellama.errors import CheckpointError
+from codellama.files.loadable import unusable
+from codellama.files.sentencepiece_model import TokenType, read_pieces
+from codellama.files.small_files import read_json, shown
 from codellama.variants import SHAPES, STEP
 from codellama.weights.config import LlamaConfig
-from codellama.weights.sentencepiece_model import TokenType, read_pieces
-from codellama.weights.small_files import read_json, shown
 
 FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "▁<EOT>"}
 """The infill pieces of 7B and 13B, base and Instruct (microsoft/aici, ggml-org/llama.cpp#2934)."""
@@ -24,7 +25,6 @@ FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "�
 ADDED_SCORE = -1000.0
 """The score llama.cpp's converter gives to added tokens."""
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ID = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -68,28 +68,6 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
         step_id=step_id,
         fim_ids=None if fim is None else (fim[0], fim[1], fim[2], fim[3]),
     )
-
-
-def unusable(tokens: Sequence[str], types: Sequence[int]) -> str | None:
-    """Why llama.cpp would abort the process with these tokens, now or on some text; None if it would not.
-
-    A text ends for it at a NUL, and an empty one is given a name. No two tokens may have the same, and
-    every byte needs its own token, which says which one it is. `types` may be empty.
-    """
-    for token_id, kind in enumerate(types):
-        if kind == TokenType.BYTE and not _BYTE.fullmatch(tokens[token_id]):
-            return f"token {token_id}, {shown(tokens[token_id])}, is of type byte, but no <0x00>"
-    ids: dict[str, int] = {}
-    for token_id, token in enumerate(tokens):
-        if "\0" in token:
-            return f"token {token_id}, {shown(token)}, has a NUL in it"
-        if token in ids:
-            return f"tokens {ids[token]} and {token_id} are the same: {shown(token)}"
-        if token.startswith("[EMPTY_"):
-            return f"token {token_id} is {shown(token)}, the name llama.cpp gives to an empty one"
-        ids[token] = token_id
-    missing = next((byte for byte in range(256) if f"<0x{byte:02X}>" not in ids), None)
-    return None if missing is None else f"there is no token <0x{missing:02X}>"
 
 
 def _infills(tokens: list[str | None], config: LlamaConfig) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
-from codellama.weights.small_files import MOST_BYTES, parse_json, shown
+from codellama.files.small_files import MOST_BYTES, parse_json, shown
 
 MAX_HEADER = MOST_BYTES
 """Longest header that is read, in bytes: the format allows more, a Llama of 512 layers needs a million."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from codellama.chat import (
+from codellama.errors import UnsupportedError
+from codellama.params import Prompt
+from codellama.prompts.chat import (
     FIM_TAGS,
     Policy,
     Vocabulary,
@@ -11,8 +13,6 @@ from codellama.chat import (
     reject_tags,
     split_tags,
 )
-from codellama.errors import UnsupportedError
-from codellama.params import Prompt
 
 
 class InfillFormat:

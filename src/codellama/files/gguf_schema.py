@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from codellama.errors import ModelLoadError
-from codellama.weights.gguf_header import GGUFHeader, ValueType
-from codellama.weights.small_files import shown
+from codellama.files.gguf_header import GGUFHeader, ValueType
+from codellama.files.small_files import shown
 
 ARCHITECTURE = "llama"
 

@@ -11,23 +11,23 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codellama.errors import ModelLoadError
-from codellama.native.ggml import quantizable, tensor_type
-from codellama.weights.gguf_header import (
+from codellama.files.gguf_header import (
     DEFAULT_ALIGNMENT,
     GGUFHeader,
     TensorInfo,
     read_gguf_header,
 )
-from codellama.weights.gguf_schema import ARCHITECTURE, check_types
-from codellama.weights.small_files import shown
-from codellama.weights.split import read_model_header
-from codellama.weights.vocab import unusable
+from codellama.files.gguf_schema import ARCHITECTURE, check_types
+from codellama.files.sentencepiece_model import TokenType
+from codellama.files.small_files import shown
+from codellama.files.split import read_model_header
+from codellama.native.ggml import quantizable, tensor_type
 
 _MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _MOST_EXPERTS = 512  # LLAMA_MAX_EXPERTS
@@ -35,6 +35,7 @@ _MOST_CONTEXT = 2**20
 _MOST_WIDTH = 2**24
 _ROPE_SCALINGS = ("none", "linear", "yarn")
 _MOST_TOKEN_TYPE = 6
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _HALF_OF_A_PAIR = re.compile(r"(.+)\.lora_([ab])")
 
 
@@ -200,6 +201,28 @@ def _unusable(tokens: list[str], scores: list[float], types: list[int]) -> str |
     if types and not 0 <= min(types) <= max(types) <= _MOST_TOKEN_TYPE:
         return f"tokenizer.ggml.token_type must hold 0 to {_MOST_TOKEN_TYPE}"
     return unusable(tokens, types)
+
+
+def unusable(tokens: Sequence[str], types: Sequence[int]) -> str | None:
+    """Why llama.cpp would abort the process with these tokens, now or on some text; None if it would not.
+
+    A text ends for it at a NUL, and an empty one is given a name. No two tokens may have the same, and
+    every byte needs its own token, which says which one it is. `types` may be empty.
+    """
+    for token_id, kind in enumerate(types):
+        if kind == TokenType.BYTE and not _BYTE.fullmatch(tokens[token_id]):
+            return f"token {token_id}, {shown(tokens[token_id])}, is of type byte, but no <0x00>"
+    ids: dict[str, int] = {}
+    for token_id, token in enumerate(tokens):
+        if "\0" in token:
+            return f"token {token_id}, {shown(token)}, has a NUL in it"
+        if token in ids:
+            return f"tokens {ids[token]} and {token_id} are the same: {shown(token)}"
+        if token.startswith("[EMPTY_"):
+            return f"token {token_id} is {shown(token)}, the name llama.cpp gives to an empty one"
+        ids[token] = token_id
+    missing = next((byte for byte in range(256) if f"<0x{byte:02X}>" not in ids), None)
+    return None if missing is None else f"there is no token <0x{missing:02X}>"
 
 
 def _check_tensors(header: GGUFHeader, numbers: Hyperparameters) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from codellama.errors import ModelLoadError
+from codellama.files.small_files import shown
 from codellama.native.ggml import tensor_types
-from codellama.weights.small_files import shown
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32

@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from codellama.errors import CheckpointError
-from codellama.weights.small_files import read_small, shown
+from codellama.files.small_files import read_small, shown
 
 
 class TokenType(IntEnum):

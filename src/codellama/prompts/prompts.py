@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from codellama.chat import (
+from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.params import Message, ModelConfig, Prompt
+from codellama.prompts.chat import (
     ChatFormat,
     InstFormat,
     TurnFormat,
@@ -21,10 +23,8 @@ from codellama.chat import (
     live_tags,
     split_tags,
 )
-from codellama.errors import InvalidRequestError, UnsupportedError
-from codellama.history import drop_oldest
-from codellama.infill import InfillFormat
-from codellama.params import Message, ModelConfig, Prompt
+from codellama.prompts.history import drop_oldest
+from codellama.prompts.infill import InfillFormat
 from codellama.variants import STEP, ChatFormatName, Variant
 
 

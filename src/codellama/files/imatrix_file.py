@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from codellama.errors import ConversionError, ModelLoadError
+from codellama.files.gguf_header import MAGIC, GGUFHeader, TensorInfo, read_gguf_header
 from codellama.native.ggml import Floats
-from codellama.weights.gguf_header import MAGIC, GGUFHeader, TensorInfo, read_gguf_header
 
 DATASETS = "imatrix.datasets"
 CHUNK_COUNT = "imatrix.chunk_count"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import ModelLoadError
+from codellama.files.gguf_header import Value, ValueType
+from codellama.files.small_files import MOST_BYTES, parse_json, plain, shown
+from codellama.files.split import unsplit_name
 from codellama.native.ggml import library_version
 from codellama.params import Progress
-from codellama.weights.gguf_header import Value, ValueType
-from codellama.weights.small_files import MOST_BYTES, parse_json, plain, shown
-from codellama.weights.split import unsplit_name
 
 PREFIX = "codellama."
 SOURCE, REVISION, FILES = "codellama.source", "codellama.source.revision", "codellama.source.files"

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 
 from codellama.errors import ModelLoadError
-from codellama.weights.gguf_header import GGUFHeader, read_gguf_header
-from codellama.weights.gguf_schema import check_types
-from codellama.weights.small_files import shown
+from codellama.files.gguf_header import GGUFHeader, read_gguf_header
+from codellama.files.gguf_schema import check_types
+from codellama.files.small_files import shown
 
 KEYS = ("split.no", "split.count", "split.tensors.count")
 
