@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from codellama.adapters import Adapter, AdapterTable, LoraScales
-from codellama.compat import LlamaCompatible
-from codellama.completion import Completion, Mailbox
+from codellama.compat.llama import LlamaCompatible
 from codellama.engine import EngineStatus
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 from codellama.prompts.history import drop_oldest
+from codellama.running.adapters import Adapter, AdapterTable, LoraScales
+from codellama.running.completion import Completion, Mailbox
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codellama.cli.options import model_config
-from codellama.completion import Completion
 from codellama.engine.request import Delta
 from codellama.params import Prompt, SamplingParams
+from codellama.running.completion import Completion
 from tests.fake_llm import FakeLLM
 
 Turn = Sequence[Delta] | Exception

@@ -10,9 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codellama.adapters import Adapter
-    from codellama.completion import Choice, Completion, Result
-    from codellama.embedding import Embeddings
     from codellama.engine.request import Delta, FinishReason, Timings, Usage
     from codellama.errors import (
         ChatFormatError,
@@ -30,6 +27,9 @@ if TYPE_CHECKING:
     )
     from codellama.llm import LLM
     from codellama.params import Message, ModelConfig, Prompt, SamplingParams
+    from codellama.running.adapters import Adapter
+    from codellama.running.completion import Choice, Completion, Result
+    from codellama.running.embedding import Embeddings
 
 __version__ = "0.1.0"
 
@@ -64,9 +64,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "codellama.adapters": ("Adapter",),
-    "codellama.completion": ("Choice", "Completion", "Result"),
-    "codellama.embedding": ("Embeddings",),
+    "codellama.running.adapters": ("Adapter",),
+    "codellama.running.completion": ("Choice", "Completion", "Result"),
+    "codellama.running.embedding": ("Embeddings",),
     "codellama.engine.request": ("Delta", "FinishReason", "Timings", "Usage"),
     "codellama.llm": ("LLM",),
     "codellama.params": ("Message", "ModelConfig", "Prompt", "SamplingParams"),

@@ -15,12 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from codellama import loading
-from codellama.adapters import Adapter, AdapterTable, LoraScales
-from codellama.compat import LlamaCompatible
-from codellama.compat_embedding import EmbeddingCompatible
-from codellama.completion import Completion, Mailbox
-from codellama.embedding import Embedder, Embeddings, checked_pooling, norm_number
+from codellama.compat.embeddings import EmbeddingCompatible
+from codellama.compat.llama import LlamaCompatible
+from codellama.devices import loading
 from codellama.engine import (
     Drafter,
     Engine,
@@ -36,7 +33,6 @@ from codellama.errors import ContextLengthError, InvalidRequestError, Unsupporte
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.loadable import check_adapter, read_model
 from codellama.files.provenance import sha256
-from codellama.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.native.context import Context
 from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
 from codellama.native.library import library
@@ -53,7 +49,11 @@ from codellama.params import (
 )
 from codellama.prompts.chat import ChatFormat
 from codellama.prompts.prompts import Prompts
-from codellama.request import RequestMaker, close
+from codellama.running.adapters import Adapter, AdapterTable, LoraScales
+from codellama.running.completion import Completion, Mailbox
+from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
+from codellama.running.intake import RequestMaker, close
+from codellama.running.kv_file import StaleStateError, fingerprint, read_state, write_state
 from codellama.variants import Variant, recognise
 
 MOST_CHOICES = 128  # OpenAI's limit for n

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
-from codellama.kv_file import StaleStateError
 from codellama.params import ContextPolicy, Message
+from codellama.running.kv_file import StaleStateError
 
 if TYPE_CHECKING:
-    from codellama.adapters import LoraScales
-    from codellama.completion import Completion
     from codellama.llm import LLM
+    from codellama.running.adapters import LoraScales
+    from codellama.running.completion import Completion
 
 log = logging.getLogger("codellama.session")
 

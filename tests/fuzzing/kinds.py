@@ -24,7 +24,7 @@ from codellama.files.provenance import manifest, manifest_path, read_manifest
 from codellama.files.safetensors_header import read_safetensors_header
 from codellama.files.small_files import INDEX
 from codellama.files.split import read_model_header
-from codellama.kv_file import MAGIC, StaleStateError, read_state, write_state
+from codellama.running.kv_file import MAGIC, StaleStateError, read_state, write_state
 from codellama.variants import recognise
 from codellama.weights import vocab
 from codellama.weights.config import read_config

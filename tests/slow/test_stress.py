@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from codellama import LLM, FinishReason, QueueFullError
-from codellama.completion import Completion
+from codellama.running.completion import Completion
 from tests.lora_file import write_adapter
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from codellama import LLM, Message
-from codellama.completion import Choice
+from codellama.running.completion import Choice
 from codellama.weights.convert import convert
 from demo_model import measure
 from demo_model.samples import JAVASCRIPT

@@ -14,9 +14,9 @@ import numpy as np
 import openai
 import pytest
 
-from codellama.embedding import Embeddings
 from codellama.llm import LLM
 from codellama.params import ModelConfig
+from codellama.running.embedding import Embeddings
 from codellama.server.config import ServerConfig
 from tests.fake_llm import FakeLLM
 from tests.live_server import Live, running, wait_until

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from codellama import LLM, ContextLengthError, InvalidRequestError
-from codellama.kv_file import StaleStateError
+from codellama.running.kv_file import StaleStateError
 from codellama.session import Session
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}

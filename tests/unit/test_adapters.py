@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from codellama.adapters import Adapter, AdapterTable
 from codellama.errors import InvalidRequestError
 from codellama.params import ModelConfig, SamplingParams
 from codellama.protocol.lora import adapters_json, lora_json, parse_lora
+from codellama.running.adapters import Adapter, AdapterTable
 
 
 def table() -> AdapterTable:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from codellama.compat import LlamaCompatible, text_messages
+from codellama.compat.llama import LlamaCompatible
+from codellama.compat.openai import text_messages
+from codellama.compat.replies import Answer, legacy_logprobs, total_usage
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError, UnsupportedError
-from codellama.replies import Answer, legacy_logprobs, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say
 
 MESSAGES = [{"role": "user", "content": "hi"}]

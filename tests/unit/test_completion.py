@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from codellama.completion import Completion, Mailbox, mean_logprob
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.params import Prompt
+from codellama.running.completion import Completion, Mailbox, mean_logprob
 
 
 def finished(*logprobs: float) -> Delta:

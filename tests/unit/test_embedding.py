@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codellama.embedding import (
+from codellama.engine.batch import Batch, Trim
+from codellama.errors import DecodeError, InvalidRequestError
+from codellama.native.encoder import encoder_batch, encoder_cells
+from codellama.params import ModelConfig, Pooling
+from codellama.running.embedding import (
     Embedder,
     Embeddings,
     Piece,
@@ -18,10 +22,6 @@ from codellama.embedding import (
     norm_number,
     normalized,
 )
-from codellama.engine.batch import Batch, Trim
-from codellama.errors import DecodeError, InvalidRequestError
-from codellama.native.encoder import encoder_batch, encoder_cells
-from codellama.params import ModelConfig, Pooling
 
 POOLS: dict[Pooling, Callable[[Any], Any]] = {
     "none": lambda rows: rows,

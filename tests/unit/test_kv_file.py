@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from codellama.engine.batch import KVState
-from codellama.kv_file import MAGIC, StaleStateError, fingerprint, read_state, write_state
+from codellama.running.kv_file import MAGIC, StaleStateError, fingerprint, read_state, write_state
 
 
 def written(tmp_path: Path) -> Path:

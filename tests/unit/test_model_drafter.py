@@ -6,12 +6,12 @@ import random
 
 import pytest
 
+from codellama.devices.loading import foreign_tokens
 from codellama.engine import Engine, ModelDrafter, Scheduler
 from codellama.engine.batch import Fork
 from codellama.engine.drafter import Wish
 from codellama.engine.request import Request
 from codellama.errors import InvalidRequestError
-from codellama.loading import foreign_tokens
 from tests.fake_runner import VOCAB, FakeRunner, expected, request
 from tests.unit.test_engine import ask
 from tests.unit.test_speculation import Eager

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from codellama.compat.replies import Answer, total_usage
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
@@ -16,7 +17,6 @@ from codellama.protocol.errors import validation_error
 from codellama.protocol.fields import NEUTRAL, NO_EFFECT, Fields, parse_prompts
 from codellama.protocol.llama_server import InfillRequest, NativeRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest
-from codellama.replies import Answer, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids
 
 TOKENIZER: Any = FakeTokenizer()

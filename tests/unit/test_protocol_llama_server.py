@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from codellama.compat.replies import Answer
 from codellama.engine.request import Delta, FinishReason
 from codellama.params import SamplingParams
 from codellama.protocol.llama_server import (
@@ -20,7 +21,6 @@ from codellama.protocol.llama_server import (
     stop_type,
     tokenizer_info,
 )
-from codellama.replies import Answer
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say
 
 TOKENIZER: Any = FakeTokenizer()

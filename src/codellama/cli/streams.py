@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from codellama.completion import Completion
     from codellama.engine.request import Timings, Usage
+    from codellama.running.completion import Completion
 
 # ESC and its kin could move the cursor or worse: an answer is text, not commands to a terminal.
 _CONTROLS = {i: None for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
 from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
 
-from codellama.compat import chat_logprobs_count, text_messages
+from codellama.compat.openai import chat_logprobs_count, text_messages
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.prompts.chat import Policy, TurnFormat
 

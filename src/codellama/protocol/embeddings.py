@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from codellama.compat_embedding import embeddings_json
-from codellama.embedding import EUCLIDEAN, Embeddings, Vectors, norm_number
+from codellama.compat.embeddings import embeddings_json
 from codellama.errors import InvalidRequestError
 from codellama.protocol.fields import Fields, parse_prompts, respelled
+from codellama.running.embedding import EUCLIDEAN, Embeddings, Vectors, norm_number
 
 if TYPE_CHECKING:
     from codellama.llm import LLM

@@ -22,13 +22,13 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from codellama.compat import object_schema, response_schema, seed_or_random
+from codellama.compat.openai import object_schema, response_schema, seed_or_random
+from codellama.compat.replies import Answer
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error
 from codellama.protocol.lora import parse_lora
-from codellama.replies import Answer
 
 if TYPE_CHECKING:
     from codellama.llm import LLM

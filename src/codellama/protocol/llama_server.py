@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat import RANDOM_SEED
+from codellama.compat.openai import RANDOM_SEED
+from codellama.compat.replies import Answer, Json, Piece, timings_json, token_json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
 from codellama.params import Prompt, SamplingParams
@@ -26,7 +27,6 @@ from codellama.protocol.fields import (
     prompt_text,
 )
 from codellama.protocol.lora import lora_json
-from codellama.replies import Answer, Json, Piece, timings_json, token_json
 
 if TYPE_CHECKING:
     from codellama.llm import LLM

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from codellama.adapters import Adapter, LoraScales
+from codellama.compat.replies import Json
 from codellama.errors import InvalidRequestError
-from codellama.replies import Json
+from codellama.running.adapters import Adapter, LoraScales
 
 
 def parse_lora(raw: Any) -> dict[int | str, float]:

@@ -1,6 +1,6 @@
 """OpenAI's dialect: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
 
-Requests become prompts and sampling parameters here; answers are rendered by `codellama.replies`.
+Requests become prompts and sampling parameters here; answers are rendered by `codellama.compat.replies`.
 llama-server's extra fields work in both. `/v1/completions` without `max_tokens` writes 16 tokens, as
 OpenAI documents; chat has no limit but the context.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat import chat_logprobs_count, text_messages
-from codellama.completion import mean_logprob
+from codellama.compat.openai import chat_logprobs_count, text_messages
+from codellama.compat.replies import Answer, ChatReply, Json, TextReply
 from codellama.errors import InvalidRequestError
 from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.protocol.fields import (
@@ -24,7 +24,7 @@ from codellama.protocol.fields import (
     parse_prompts,
     prompt_text,
 )
-from codellama.replies import Answer, ChatReply, Json, TextReply
+from codellama.running.completion import mean_logprob
 
 if TYPE_CHECKING:
     from codellama.llm import LLM

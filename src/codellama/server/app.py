@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from codellama.compat import text_messages
+from codellama.compat.openai import text_messages
+from codellama.compat.replies import Json
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
 from codellama.protocol.embeddings import EmbeddingRequest
 from codellama.protocol.errors import error_body, plain_body, validation_error
@@ -31,7 +32,6 @@ from codellama.protocol.llama_server import (
 )
 from codellama.protocol.lora import adapters_json, parse_lora
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
-from codellama.replies import Json
 from codellama.server import metrics
 from codellama.server.config import ServerConfig
 from codellama.server.embed import embed

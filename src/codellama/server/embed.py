@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive
 
-from codellama.embedding import Embeddings
+from codellama.running.embedding import Embeddings
 from codellama.server.generate import ClientGone, client_gone, cut_short, disconnected
 from codellama.server.serving import Serving
 

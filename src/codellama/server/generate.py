@@ -18,19 +18,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
+from codellama.compat.replies import Answer, Json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import EngineDeadError
 from codellama.protocol.errors import error_body, status_and_type
-from codellama.replies import Answer, Json
 from codellama.server.inbox import Inbox
 from codellama.server.serving import Serving
 from codellama.server.sse import DONE, PING, EventStream, sse
 
 if TYPE_CHECKING:
-    from codellama.completion import Completion
     from codellama.llm import LLM
     from codellama.native.model import Tokenizer
     from codellama.params import Prompt, SamplingParams
+    from codellama.running.completion import Completion
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is left to read it
 
 
 class Renderer(Protocol):
-    """How a dialect writes its answers (see `codellama.replies`)."""
+    """How a dialect writes its answers (see `codellama.compat.replies`)."""
 
     @property
     def ends_with_done(self) -> bool: ...

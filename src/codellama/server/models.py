@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codellama.compat.replies import Json
 from codellama.files.split import read_model_header
-from codellama.replies import Json
 
 if TYPE_CHECKING:
     from codellama.llm import LLM

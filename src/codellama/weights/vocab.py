@@ -8,7 +8,7 @@ every id must have a name (the converter pads and cuts in silence).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 

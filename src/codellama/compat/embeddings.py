@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from codellama.embedding import Embeddings
+from codellama.compat.replies import Json
 from codellama.errors import InvalidRequestError
 from codellama.params import Pooling, Prompt
-from codellama.replies import Json
+from codellama.running.embedding import Embeddings
 
 Input = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 """A text, token ids, or several of one of them."""

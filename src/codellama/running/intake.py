@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from codellama.adapters import AdapterTable
-from codellama.completion import Mailbox
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.request import NO_LIMIT, ContextShift, Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig, Prompt, SamplingParams
+from codellama.running.adapters import AdapterTable
+from codellama.running.completion import Mailbox
 
 
 @dataclass(frozen=True)

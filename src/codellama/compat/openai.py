@@ -1,0 +1,119 @@
+"""What OpenAI's requests mean: messages, response formats, log probabilities, seeds.
+
+One reading of them for the HTTP server, for `llama_cpp.Llama`'s calls and for the handler for plain
+llama-cpp-python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from codellama.errors import ChatFormatError, InvalidRequestError
+from codellama.params import Message
+
+RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED of llama.cpp
+
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_UNUSED_MESSAGE_FIELDS = (  # in OpenAI's messages; accepted when they say nothing
+    *("name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio", "annotations"),
+    "reasoning_content",
+)
+
+
+def text_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
+    """OpenAI's messages as plain ones: text parts joined by newlines, `developer` read as `system`.
+
+    Raises ChatFormatError for what is not text; whether the roles make sense is the chat format's
+    business.
+    """
+    if isinstance(messages, (str, bytes, Mapping)):
+        raise ChatFormatError("messages must be a list of objects with role and content")
+    return [_text_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+
+
+def response_schema(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The JSON schema that a `response_format` asks for; None for plain text."""
+    if response_format is None:
+        return None
+    match response_format.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            schema = response_format.get("schema")
+        case "json_schema":
+            wrapper = response_format.get("json_schema")
+            schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
+            if schema is None:
+                raise InvalidRequestError(
+                    "response_format of type json_schema needs json_schema.schema",
+                    "response_format",
+                )
+        case kind:
+            raise InvalidRequestError(
+                f"response_format.type must be text, json_object or json_schema; got {kind!r}",
+                "response_format",
+            )
+    return object_schema(schema, "response_format")
+
+
+def object_schema(schema: Any, param: str) -> Mapping[str, Any]:
+    """`schema` checked to be an object; absent or empty means any JSON object."""
+    if schema is not None and not isinstance(schema, Mapping):
+        raise InvalidRequestError(f"{param}: the schema must be a JSON object", param)
+    return schema or {"type": "object"}
+
+
+def seed_or_random(seed: int | None) -> int | None:
+    """The seed; None (random) for llama.cpp's two spellings of it, -1 and 2**32 - 1."""
+    return None if seed in (-1, RANDOM_SEED) else seed
+
+
+def chat_logprobs_count(logprobs: bool | None, top_logprobs: int | None) -> int | None:
+    """`SamplingParams.logprobs` for the chat dialect's two parameters."""
+    if logprobs:
+        return top_logprobs or 0
+    if top_logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs set to true", "top_logprobs")
+    return None
+
+
+def _text_message(where: str, message: Any) -> Message:
+    if not isinstance(message, Mapping):
+        raise ChatFormatError(f"{where} must be an object with role and content")
+    for name, value in message.items():
+        if name in ("role", "content", "destination"):
+            continue
+        if name not in _UNUSED_MESSAGE_FIELDS:
+            raise ChatFormatError(f"{where} has an unknown field {name!r}")
+        if value not in _EMPTY:
+            raise ChatFormatError(f"{where}.{name} is not supported: the model only reads text")
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise ChatFormatError(f"{where}.role must be system, user or assistant")
+    text = Message(
+        role="system" if role == "developer" else role,
+        content=_text_content(where, message.get("content")),
+    )
+    destination = message.get("destination")
+    if destination is not None:
+        if not isinstance(destination, str):
+            raise ChatFormatError(f"{where}.destination must be a string")
+        text["destination"] = destination
+    return text
+
+
+def _text_content(where: str, content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise ChatFormatError(f"{where}.content must be a string or a list of text parts")
+    texts = []
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ChatFormatError(
+                f"{where}.content[{i}] must be a part of type text: the model only reads text"
+            )
+        texts.append(part["text"])
+    return "\n".join(texts)

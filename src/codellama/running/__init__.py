@@ -1,0 +1,1 @@
+"""What stands between an `LLM` and its engine: requests in, answers and vectors out, adapters, KV files."""
