@@ -19,7 +19,7 @@ from codellama.files.gguf_header import Value, read_gguf_header
 from codellama.native.ggml import Bytes
 from codellama.weights import fetch, hub, recorder
 from codellama.weights.convert import convert, download_folder
-from codellama.weights.encode import Encoder
+from codellama.weights.encode import SlabEncoder
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab
 from stand_ins.hub import FakeHub, serve
@@ -96,15 +96,15 @@ def test_at_most_two_shards_lie_on_the_disk(
 ) -> None:
     target = tmp_path / "x.gguf"
     most = 0
-    original = Encoder.make
+    original = SlabEncoder.make
 
-    def make(self: Encoder, slab: Slab, numbers: list[int]) -> dict[int, int]:
+    def make(self: SlabEncoder, slab: Slab, numbers: list[int]) -> dict[int, int]:
         nonlocal most
         there = [p for p in download_folder(target).rglob("model-*") if ".safetensors" in p.name]
         most = max(most, len(there))
         return original(self, slab, numbers)
 
-    monkeypatch.setattr(Encoder, "make", make)
+    monkeypatch.setattr(SlabEncoder, "make", make)
     convert(NAME, target, "Q4_0", threads=1)
     assert most == 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from codellama.compat.llama import LlamaCompatible
 from codellama.compat.openai import text_messages
-from codellama.compat.replies import Answer, legacy_logprobs, total_usage
+from codellama.compat.replies import Collected, legacy_logprobs, total_usage
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError, UnsupportedError
@@ -297,7 +297,9 @@ def test_bad_messages(messages: Any, message: str) -> None:
 
 def test_usage_counts_a_prompt_once_per_group_of_choices() -> None:
     answers = [
-        Answer(i, usage=Usage(prompt_tokens=10 + i // 2, completion_tokens=1 + i, cached_tokens=c))
+        Collected(
+            i, usage=Usage(prompt_tokens=10 + i // 2, completion_tokens=1 + i, cached_tokens=c)
+        )
         for i, c in enumerate([3, 9, 4, 10])
     ]
     assert total_usage(answers, n=2) == Usage(21, 10, 7)
@@ -321,7 +323,7 @@ def test_text_offsets_count_characters_that_tokens_share() -> None:
 
 
 def test_an_answer_takes_in_deltas() -> None:
-    answer = Answer(0)
+    answer = Collected(0)
     for delta in [Delta("a", (4,)), Delta("b", (5,), finish_reason=FinishReason.STOP, stop="x")]:
         answer.add(delta)
     assert (answer.text, answer.tokens, answer.stop) == ("ab", [4, 5], "x")

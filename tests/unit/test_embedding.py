@@ -16,7 +16,7 @@ from codellama.params import ModelConfig, Pooling
 from codellama.running.embedding import (
     Embedder,
     Embeddings,
-    Piece,
+    Span,
     checked_pooling,
     chunks,
     norm_number,
@@ -104,7 +104,7 @@ def test_chunks_cover_everything_in_order(budget: int) -> None:
 
 def test_chunks_of_nothing() -> None:
     assert list(chunks([], 4)) == []
-    assert list(chunks([2], 4)) == [[Piece(0, 0, 2)]]
+    assert list(chunks([2], 4)) == [[Span(0, 0, 2)]]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 64])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codellama.compat.replies import Answer, total_usage
+from codellama.compat.replies import Collected, total_usage
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
@@ -339,7 +339,7 @@ def test_the_likeliest_candidates_are_sent_best_first(echo: bool) -> None:
     ending = [TokenLogprob(2, -99.0)] if echo else []
     means = [(-3.0,), (-1.0, -1.2), (-2.0,), (), (-0.5,), (-4.0,)]
     answers = [
-        Answer(
+        Collected(
             i,
             tokens=[7] * len(values),
             logprobs=[*scored, *(TokenLogprob(7, value) for value in values), *ending],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from codellama.compat.replies import Answer
+from codellama.compat.replies import Collected
 from codellama.engine.request import Delta, FinishReason
 from codellama.params import SamplingParams
 from codellama.protocol.llama_server import (
@@ -34,7 +34,7 @@ WHOLE_FIELDS = {
 
 def reply_to(
     body: dict[str, Any], script: list[Delta]
-) -> tuple[NativeReply, list[Answer], list[Any]]:
+) -> tuple[NativeReply, list[Collected], list[Any]]:
     """The reply, its answers with the script taken in, and all chunks of the stream."""
     llm: Any = FakeLLM()
     request = NativeRequest.model_validate(body)
@@ -125,7 +125,7 @@ def test_several_prompts_are_a_list_in_order() -> None:
     ],
 )
 def test_stop_type(reason: FinishReason | None, stop: str | int | None, expected: str) -> None:
-    assert stop_type(Answer(0, finish_reason=reason, stop=stop)) == expected
+    assert stop_type(Collected(0, finish_reason=reason, stop=stop)) == expected
 
 
 def test_stopping_word() -> None:

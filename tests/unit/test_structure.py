@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 import ast
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import codellama
+from rooms import OUTSIDE, ROOMS
 
 ROOT = Path(codellama.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-# A room may import from rooms of a lower number, and from its own.
-LEVELS = {
-    **dict.fromkeys(("errors", "checks", "params", "variants", "batch"), 0),
-    "native": 1,
-    "engine": 2,
-    "weights": 2,
-    "devices": 2,
-    **dict.fromkeys(
-        (
-            "adapters",
-            "chat",
-            "infill",
-            "prompts",
-            "completion",
-            "replies",
-            "request",
-            "compat",
-            "compat_embedding",
-            "embedding",
-            "loading",
-            "kv_file",
-            "history",
-            "llm",
-            "session",
-        ),
-        3,
-    ),
-    "protocol": 4,
-    **dict.fromkeys(("server", "integrations", "quality"), 5),
-    "cli": 6,
-    **dict.fromkeys(("__init__", "__main__"), 7),
-}
-MAY_IMPORT = {
-    "llama_cpp": {"native", "integrations"},
-    "fastapi": {"server"},
-    "starlette": {"server"},
-    "uvicorn": {"server"},
-    "click": {"cli"},
-    "torch": set[str](),
-    "transformers": set[str](),
-    "pickle": set[str](),
-}
 MOST_LINES = 450
 MOST_FUNCTION_LINES = 60
 
@@ -64,19 +25,14 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> list[str]:
-    """Absolute names of everything a module imports at run time."""
+    """Absolute names of everything a module imports, for types too."""
     found: list[str] = []
-    pending: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found += [f"{node.module}.{alias.name}" for alias in node.names]
-        pending += ast.iter_child_nodes(node)
     return found
 
 
@@ -84,15 +40,63 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def test_the_list_of_rooms_is_the_folder() -> None:
+    there = {room(path) for path in MODULES}
+    assert sorted(ROOMS) == sorted(there), "scripts/rooms.py names every room once"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=ids)
-def test_imports_point_down(path: Path) -> None:
+def test_rooms_import_only_from_rooms_above_them(path: Path) -> None:
     own = room(path)
     for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "codellama" and len(parts) > 1 and parts[1] in LEVELS:
-            assert LEVELS[parts[1]] <= LEVELS[own], f"{own} imports {name}"
-        rooms = MAY_IMPORT.get(parts[0])
-        assert rooms is None or own in rooms, f"{own} imports {name}"
+        package, *rest = name.split(".")
+        if package == "codellama":
+            imported = rest[0] if rest and rest[0] in ROOMS else "__init__"
+            assert ROOMS.index(imported) <= ROOMS.index(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_every_outside_package_is_named_with_the_rooms_that_may_import_it(path: Path) -> None:
+    for name in imports(path):
+        package = name.split(".")[0]
+        if package != "codellama" and package not in sys.stdlib_module_names:
+            assert room(path) in OUTSIDE.get(package, set()), f"{ids(path)} imports {package}"
+
+
+def test_no_outside_package_is_named_for_a_room_that_does_not_import_it() -> None:
+    used = {(name.split(".")[0], room(path)) for path in MODULES for name in imports(path)}
+    assert not [
+        (package, r)
+        for package, rooms in OUTSIDE.items()
+        for r in rooms
+        if (package, r) not in used
+    ]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    by_name = {
+        ".".join(("codellama", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in MODULES
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in by_name.items():
+        targets = set()
+        for name in imports(path):
+            # `from a.b import c` may mean the module a.b.c or a name in a.b
+            target = next((n for n in (name, name.rpartition(".")[0]) if n in by_name), None)
+            if target is not None and target != module:
+                targets.add(target)
+        graph[module] = targets
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(ids(path))
+    assert not {name: where for name, where in homes.items() if len(where) > 1}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)

@@ -10,7 +10,7 @@ import pytest
 from codellama.errors import CheckpointError
 from codellama.files.sentencepiece_model import TokenType
 from codellama.weights.config import LlamaConfig, read_config
-from codellama.weights.vocab import FIM_PIECES, Vocabulary, read_vocabulary
+from codellama.weights.vocab import FIM_PIECES, TokenTable, read_vocabulary
 from tests.checkpoints import (
     CONTROL,
     NORMAL,
@@ -41,7 +41,7 @@ def folder_of(tmp_path: Path, checkpoint: Checkpoint, **files: Any) -> tuple[Pat
     return tmp_path, read_config(tmp_path / "config.json")
 
 
-def read(tmp_path: Path, checkpoint: Checkpoint, **files: Any) -> Vocabulary:
+def read(tmp_path: Path, checkpoint: Checkpoint, **files: Any) -> TokenTable:
     return read_vocabulary(*folder_of(tmp_path, checkpoint, **files))
 
 

@@ -17,7 +17,7 @@ from codellama.compat.openai import (
     seed_or_random,
     text_messages,
 )
-from codellama.compat.replies import Answer, ChatReply, Json, TextReply
+from codellama.compat.replies import ChatReply, Collected, Json, TextReply
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.params import Message
 
@@ -122,7 +122,7 @@ class LlamaCompatible:
             piece=self.tokenizer.piece,
             logprobs=logprobs is not None,
         )
-        return _answer(completion, reply, Answer(0, offset), stream)
+        return _answer(completion, reply, Collected(0, offset), stream)
 
     __call__ = create_completion
 
@@ -194,11 +194,11 @@ class LlamaCompatible:
             piece=self.tokenizer.piece,
             logprobs=bool(logprobs),
         )
-        return _answer(completion, reply, Answer(0), stream)
+        return _answer(completion, reply, Collected(0), stream)
 
 
 def _answer(
-    completion: Completion, reply: TextReply | ChatReply, answer: Answer, stream: bool
+    completion: Completion, reply: TextReply | ChatReply, answer: Collected, stream: bool
 ) -> Json | Iterator[Json]:
     if stream:
         return _stream(completion, reply, answer)
@@ -207,7 +207,9 @@ def _answer(
     return reply.whole([answer])
 
 
-def _stream(completion: Completion, reply: TextReply | ChatReply, answer: Answer) -> Iterator[Json]:
+def _stream(
+    completion: Completion, reply: TextReply | ChatReply, answer: Collected
+) -> Iterator[Json]:
     try:
         yield from reply.head(0)
         for _, delta in completion.events():

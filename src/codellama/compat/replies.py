@@ -1,6 +1,6 @@
 """Answers as OpenAI's dictionaries: what llama-cpp-python returns and what the HTTP server sends.
 
-An `Answer` collects the deltas of one choice; a `TextReply` or `ChatReply` turns answers into a whole
+An `Collected` collects the deltas of one choice; a `TextReply` or `ChatReply` turns answers into a whole
 response, or each delta into the chunks of a stream. Pure functions of their arguments: no engine, no
 HTTP. Shapes: https://platform.openai.com/docs/api-reference (completions, chat), checked against
 llama_cpp/llama_types.py and llama-server's server-task.cpp.
@@ -27,7 +27,7 @@ FINGERPRINT = "b-codellama"
 
 
 @dataclass
-class Answer:
+class Collected:
     """One choice as far as it has come. `offset` is where the text that the next response or chunk
     shows begins, in characters. `discarded` are tokens of candidates it was preferred to."""
 
@@ -90,10 +90,10 @@ class Reply:
             body["system_fingerprint"] = FINGERPRINT
         return body
 
-    def _usage(self, answers: Sequence[Answer]) -> Json:
+    def _usage(self, answers: Sequence[Collected]) -> Json:
         return usage_json(total_usage(answers, self.n), details=self.extras)
 
-    def _timings(self, answer: Answer) -> Json:
+    def _timings(self, answer: Collected) -> Json:
         if not self.extras:
             return {}
         return {"timings": timings_json(answer.timings, answer.usage)}
@@ -106,7 +106,7 @@ class TextReply(Reply):
         """Chunks that open the stream of a choice: none."""
         return []
 
-    def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
+    def chunks(self, answer: Collected, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
         chunks = []
         logprobs = None
@@ -120,13 +120,13 @@ class TextReply(Reply):
             chunks.append(end | self._timings(answer))
         return chunks
 
-    def tail(self, answers: Sequence[Answer]) -> list[Json]:
+    def tail(self, answers: Sequence[Collected]) -> list[Json]:
         """Chunks that close the stream: the usage, if it was asked for."""
         if not self.include_usage:
             return []
         return [self._envelope("text_completion", "cmpl-", [], usage=self._usage(answers))]
 
-    def whole(self, answers: Sequence[Answer]) -> Json:
+    def whole(self, answers: Sequence[Collected]) -> Json:
         """The response that is not streamed."""
         choices = [
             _text_choice(
@@ -163,7 +163,7 @@ class ChatReply(Reply):
         chunk = self._chunk(index, delta, None, None)
         return [chunk | self._dropped()] if index == 0 else [chunk]
 
-    def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
+    def chunks(self, answer: Collected, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
         chunks = []
         logprobs = None
@@ -176,7 +176,7 @@ class ChatReply(Reply):
             chunks.append(end | self._timings(answer))
         return chunks
 
-    def tail(self, answers: Sequence[Answer]) -> list[Json]:
+    def tail(self, answers: Sequence[Collected]) -> list[Json]:
         """Chunks that close the stream: the usage, if it was asked for."""
         if not self.include_usage:
             return []
@@ -184,7 +184,7 @@ class ChatReply(Reply):
             self._envelope("chat.completion.chunk", "chatcmpl-", [], usage=self._usage(answers))
         ]
 
-    def whole(self, answers: Sequence[Answer]) -> Json:
+    def whole(self, answers: Sequence[Collected]) -> Json:
         """The response that is not streamed."""
         choices = [
             {
@@ -215,7 +215,7 @@ def finish_reason(reason: FinishReason | None) -> str | None:
     )
 
 
-def total_usage(answers: Sequence[Answer], n: int) -> Usage:
+def total_usage(answers: Sequence[Collected], n: int) -> Usage:
     """Counts over all answers, `n` per prompt; the prompt of each group counts once.
 
     Of a group only the first choice decodes the prompt; the others take it over, so the smallest

@@ -117,7 +117,7 @@ class Delta(NamedTuple):
 Sink = Callable[[Delta], None]
 
 
-class Sampler(Protocol):
+class SamplerHandle(Protocol):
     """What the engine needs of a native sampler: to let go of it, and nothing else."""
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class Request:
 
     prompt: tuple[int, ...]
     max_tokens: int
-    sampler: Sampler
+    sampler: SamplerHandle
     sink: Sink
     detokenizer: Detokenizer
     stop_tokens: frozenset[int] = frozenset()

@@ -1,1 +1,1 @@
-"""The rooms, with `integrations`, that import llama_cpp: thin objects over its C functions, no policy."""
+"""llama.cpp through `llama_cpp`: thin objects over its C functions, no policy."""

@@ -23,7 +23,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from codellama.compat.openai import object_schema, response_schema, seed_or_random
-from codellama.compat.replies import Answer
+from codellama.compat.replies import Collected
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
@@ -219,16 +219,16 @@ class SamplingFields(Fields):
         """How many answers are written to every prompt."""
         return self.n
 
-    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]:
+    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Collected]:
         """The empty answers of all candidates for every prompt."""
         n = self.candidates
         return [
-            Answer(i * n + j, usage=Usage(prompt_tokens=len(prompt.tokens)))
+            Collected(i * n + j, usage=Usage(prompt_tokens=len(prompt.tokens)))
             for i, prompt in enumerate(prompts)
             for j in range(n)
         ]
 
-    def chosen(self, answers: list[Answer]) -> list[Answer]:
+    def chosen(self, answers: list[Collected]) -> list[Collected]:
         """Those of the finished candidates that are sent: all."""
         return answers
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from codellama.compat.openai import RANDOM_SEED
-from codellama.compat.replies import Answer, Json, Piece, timings_json, token_json
+from codellama.compat.replies import Collected, Json, Piece, timings_json, token_json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
 from codellama.params import Prompt, SamplingParams
@@ -186,7 +186,7 @@ class NativeReply:
         """Chunks that open the stream of a choice: none."""
         return []
 
-    def chunks(self, answer: Answer, delta: Delta) -> list[Json]:
+    def chunks(self, answer: Collected, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
         chunks = []
         if delta.text or delta.tokens:
@@ -206,16 +206,16 @@ class NativeReply:
             chunks.append(self._final(answer))
         return chunks
 
-    def tail(self, answers: Sequence[Answer]) -> list[Json]:
+    def tail(self, answers: Sequence[Collected]) -> list[Json]:
         """Chunks that close the stream: none."""
         return []
 
-    def whole(self, answers: Sequence[Answer]) -> Json | list[Json]:
+    def whole(self, answers: Sequence[Collected]) -> Json | list[Json]:
         """The response that is not streamed; a list if there are several answers."""
         bodies = [self._final(answer) for answer in answers]
         return bodies[0] if len(bodies) == 1 else bodies
 
-    def _final(self, answer: Answer) -> Json:
+    def _final(self, answer: Collected) -> Json:
         body: Json = {
             "index": answer.index,
             "content": "" if self.stream else answer.text,
@@ -238,7 +238,7 @@ class NativeReply:
             body["completion_probabilities"] = self._probabilities(answer)
         return select_fields(body, self.response_fields) if self.response_fields else body
 
-    def _probabilities(self, source: Answer | Delta) -> list[Json]:
+    def _probabilities(self, source: Collected | Delta) -> list[Json]:
         return [
             token_json(entry.token, entry.logprob, self.piece, ids=True)
             | {"top_logprobs": [token_json(i, p, self.piece, ids=True) for i, p in entry.top]}
@@ -246,7 +246,7 @@ class NativeReply:
         ]
 
 
-def stop_type(answer: Answer) -> str:
+def stop_type(answer: Collected) -> str:
     """llama-server's word for why an answer ended."""
     if answer.finish_reason is FinishReason.LENGTH:
         return "limit"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from codellama.compat.openai import chat_logprobs_count, text_messages
-from codellama.compat.replies import Answer, ChatReply, Json, TextReply
+from codellama.compat.replies import ChatReply, Collected, Json, TextReply
 from codellama.errors import InvalidRequestError
 from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.protocol.fields import (
@@ -121,11 +121,11 @@ class CompletionRequest(SamplingFields):
         """Whether the best have to be found among more."""
         return self.candidates > self.n
 
-    def chosen(self, answers: list[Answer]) -> list[Answer]:
+    def chosen(self, answers: list[Collected]) -> list[Collected]:
         """Of every prompt's candidates the `n` with the highest log probability per token."""
         if not self.ranked:
             return answers
-        chosen: list[Answer] = []
+        chosen: list[Collected] = []
         for i in range(0, len(answers), self.candidates):
             group = sorted(
                 answers[i : i + self.candidates],
@@ -162,7 +162,7 @@ class CompletionRequest(SamplingFields):
         count = 0 if self.ranked and self.logprobs is None else self.logprobs
         return self.params(tokenizer, logprobs=count)
 
-    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Answer]:
+    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Collected]:
         """The empty answers; without echo their text begins behind the prompt's."""
         answers = super().answers(prompts, tokenizer)
         if not self.echo:

@@ -55,7 +55,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Span:
     """Tokens `start` to `stop` of input `index`."""
 
     index: int
@@ -63,15 +63,15 @@ class Piece:
     stop: int
 
 
-def chunks(lengths: Sequence[int], budget: int) -> Iterator[list[Piece]]:
+def chunks(lengths: Sequence[int], budget: int) -> Iterator[list[Span]]:
     """All inputs in order, cut so that every chunk but the last has exactly `budget` tokens."""
-    chunk: list[Piece] = []
+    chunk: list[Span] = []
     room = budget
     for index, length in enumerate(lengths):
         start = 0
         while start < length:
             stop = min(length, start + room)
-            chunk.append(Piece(index, start, stop))
+            chunk.append(Span(index, start, stop))
             room -= stop - start
             start = stop
             if not room:

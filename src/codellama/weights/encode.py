@@ -26,7 +26,7 @@ class UnusableWeightsError(ConversionError):
     """The weights themselves are at fault: the same run would fail again at the same place."""
 
 
-class Encoder(threading.local):
+class SlabEncoder(threading.local):
     """Reads, reorders, converts and writes slabs.
 
     Each thread has buffers of its own, which it uses again and again.

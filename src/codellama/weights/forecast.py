@@ -22,7 +22,7 @@ from codellama.weights.source import Source
 
 _SAMPLE_SHAPE = (16, 4096)  # a multiple of every type's block
 
-Step = tuple[TensorType, TensorType]
+Recoding = tuple[TensorType, TensorType]
 """From a type of the source to one of the output."""
 
 
@@ -67,7 +67,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def forecast(
-    source: Source, plans: Sequence[Plan], threads: int, rates: Mapping[Step, float]
+    source: Source, plans: Sequence[Plan], threads: int, rates: Mapping[Recoding, float]
 ) -> Forecast:
     """Add everything up; `rates` has weights per second, of all threads, for each step."""
     work = list(slabs(source.tensors))
@@ -84,14 +84,14 @@ def forecast(
     )
 
 
-def steps(source: Source, plans: Iterable[Plan]) -> list[Step]:
+def steps(source: Source, plans: Iterable[Plan]) -> list[Recoding]:
     """The conversions that have to be done."""
     return list(_elements(source, plans))
 
 
-def _elements(source: Source, plans: Iterable[Plan]) -> Counter[Step]:
+def _elements(source: Source, plans: Iterable[Plan]) -> Counter[Recoding]:
     """Weights to convert by step; a type that several outputs share is made once."""
-    counts: Counter[Step] = Counter()
+    counts: Counter[Recoding] = Counter()
     plans = list(plans)
     for tensor in source.tensors:
         for kind in {plan.by_name[tensor.name].type for plan in plans} - {tensor.type}:
@@ -109,7 +109,9 @@ def _buffer_bytes(work: Iterable[Slab], plans: Sequence[Plan]) -> int:
     return most
 
 
-def measure(wanted: Sequence[Step], threads: int, seconds: float = 1.0) -> dict[Step, float]:
+def measure(
+    wanted: Sequence[Recoding], threads: int, seconds: float = 1.0
+) -> dict[Recoding, float]:
     """Weights per second that all threads together convert, by step; takes about `seconds` in all."""
     share = seconds / max(1, len(wanted))
     with ThreadPoolExecutor(threads) as pool:
@@ -120,7 +122,7 @@ def measure(wanted: Sequence[Step], threads: int, seconds: float = 1.0) -> dict[
     return rates
 
 
-def _repeat(step: Step, seconds: float) -> float:
+def _repeat(step: Recoding, seconds: float) -> float:
     """Convert a sample again and again; weights per second of one thread."""
     stored, target = step
     n_rows, n_columns = _SAMPLE_SHAPE

@@ -21,7 +21,7 @@ from codellama.files.gguf_header import Value, ValueType, encode_value
 from codellama.files.small_files import plain, read_json, shown
 from codellama.weights.chat_template import turn_template
 from codellama.weights.config import LlamaConfig
-from codellama.weights.vocab import Vocabulary
+from codellama.weights.vocab import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _MOST_BRACKETS = 2000  # PyYAML's time grows with the square of their depth
 
 
 def checkpoint_metadata(
-    folder: Path, config: LlamaConfig, vocabulary: Vocabulary, n_parameters: int
+    folder: Path, config: LlamaConfig, vocabulary: TokenTable, n_parameters: int
 ) -> dict[str, Value]:
     """All keys but `general.file_type` and `general.quantization_version`, which the recipe knows.
 
@@ -102,7 +102,7 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
     writer.add_rope_dimension_count(config.head_dim)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabulary) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocabulary: TokenTable) -> None:
     space_prefix = _tokenizer_config(folder).get("add_prefix_space")
     if space_prefix is not None:
         writer.add_add_space_prefix(bool(space_prefix))

@@ -29,7 +29,7 @@ _ID = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class TokenTable:
     """Tokens by id. `step_id` is the id of `<step>`; `fim_ids` are prefix, suffix, middle, EOT."""
 
     tokens: list[str]
@@ -39,7 +39,7 @@ class Vocabulary:
     fim_ids: tuple[int, int, int, int] | None
 
 
-def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
+def read_vocabulary(folder: Path, config: LlamaConfig) -> TokenTable:
     """The vocabulary of the checkpoint in `folder`.
 
     Raises:
@@ -61,7 +61,7 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
     if step_id is not None:
         table.types[step_id] = TokenType.CONTROL
     fim = tuple(FIM_PIECES) if _infills(table.tokens, config) else None
-    return Vocabulary(
+    return TokenTable(
         tokens=[str(token) for token in table.tokens],
         scores=table.scores,
         types=[int(kind) for kind in table.types],

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from codellama.errors import ConversionError
 from codellama.params import Progress
-from codellama.weights.encode import Encoder, UnusableWeightsError
+from codellama.weights.encode import SlabEncoder, UnusableWeightsError
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab, slabs
 from codellama.weights.recorder import Recorder
@@ -27,8 +27,8 @@ from codellama.weights.source import Source
 
 log = logging.getLogger(__name__)
 
-Work = TypeVar("Work")
-Result = TypeVar("Result")
+Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
 def write(
@@ -129,7 +129,7 @@ class _Run:
         self.source = source
         self.threads = threads
         self.progress = progress
-        self.encoder = Encoder(source, outputs)
+        self.encoder = SlabEncoder(source, outputs)
         self.total = sum(tensor.nbytes for tensor in source.tensors)
         self.done = 0
 
@@ -190,10 +190,10 @@ def _pool(threads: int, source: Source) -> Iterator[ThreadPoolExecutor]:
 
 
 def _in_pool(
-    pool: ThreadPoolExecutor, ahead: int, function: Callable[[Work], Result], work: Iterable[Work]
-) -> Iterator[Result]:
+    pool: ThreadPoolExecutor, ahead: int, function: Callable[[Task], Done], work: Iterable[Task]
+) -> Iterator[Done]:
     """`map` in the pool with at most `ahead` items under way; the first failure ends it."""
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[Done]] = deque()
     for item in work:
         pending.append(pool.submit(function, item))
         if len(pending) >= ahead:

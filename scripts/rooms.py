@@ -1,0 +1,50 @@
+"""The rooms of the house in the order in which they import, and who may import what from outside.
+
+This is the one list: the import test holds the code to it, and `scripts/file_map.py` makes the table in
+ARCHITECTURE.md and the map of the files from it.
+"""
+
+from __future__ import annotations
+
+ROOMS = (
+    "errors",
+    "checks",
+    "params",
+    "variants",
+    "engine",
+    "prompts",
+    "native",
+    "files",
+    "devices",
+    "weights",
+    "running",
+    "compat",
+    "llm",
+    "session",
+    "protocol",
+    "server",
+    "cli",
+    "integrations",
+    "__init__",
+    "__main__",
+)
+"""A folder or a module of `src/codellama` each. A room imports from rooms above it and from itself."""
+
+OUTSIDE = {
+    "click": {"cli"},
+    "fastapi": {"server"},
+    "gguf": {"weights"},
+    "huggingface_hub": {"weights"},
+    "llama_cpp": {"native", "integrations"},
+    "markdown_it": {"cli"},
+    "numpy": {"native", "files", "weights", "running", "protocol", "integrations"},
+    "prompt_toolkit": {"cli"},
+    "pydantic": {"protocol"},
+    "pydantic_core": {"server"},
+    "rich": {"cli"},
+    "starlette": {"server"},
+    "typing_extensions": {"params", "protocol"},
+    "uvicorn": {"server"},
+    "yaml": {"weights"},
+}
+"""Every package from outside the standard library, and the rooms that may import it."""
