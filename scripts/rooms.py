@@ -43,7 +43,7 @@ OUTSIDE = {
     "pydantic_core": {"server"},
     "rich": {"cli"},
     "starlette": {"server"},
-    "typing_extensions": {"params", "protocol"},
+    "typing_extensions": {"errors", "params", "protocol"},
     "uvicorn": {"server"},
     "yaml": {"weights"},
 }

@@ -27,20 +27,63 @@ Catch the root to catch all of them::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from string import Formatter
+
+from typing_extensions import Self
+
 
 class CodeLlamaError(Exception):
-    """Root of all errors raised on purpose by this package."""
+    """Root of all errors raised on purpose by this package.
+
+    The text is composed of `sentence`, what is wrong, and `remedy`, what to do about it. A remedy writes
+    the settings that it speaks of as `{n_ctx}`: Python's spelling by default, an option's on the command
+    line (see `spelled`).
+    """
+
+    def __init__(self, sentence: str, remedy: str = "") -> None:
+        self.sentence = sentence
+        self.remedy = remedy
+        super().__init__(self.spelled({}))
+
+    def spelled(self, names: Mapping[str, str]) -> str:
+        """The text with settings named as in `names`; those that are not in it keep their own name."""
+        sentence = self._sentence(names)
+        if not self.remedy:
+            return sentence
+        settings = [name for _, name, _, _ in Formatter().parse(self.remedy) if name]
+        remedy = self.remedy.format_map({name: names.get(name, name) for name in settings})
+        return f"{sentence}: {remedy}"
+
+    def _sentence(self, names: Mapping[str, str]) -> str:
+        return self.sentence
 
 
 class InvalidRequestError(CodeLlamaError, ValueError):
     """A request that cannot work as it is written.
 
-    `param` is the name of the offending parameter, or None if no single one is at fault.
+    `param` is the name of the offending parameter, or None if no single one is at fault. In the sentence
+    `{param}` stands for it, and other names in braces for `values`::
+
+        InvalidRequestError("{param} must be at least {least}", "n", least=1)
     """
 
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, sentence: str, param: str | None = None, remedy: str = "", **values: object
+    ) -> None:
         self.param = param
+        self.values = values
+        super().__init__(sentence, remedy)
+
+    def _sentence(self, names: Mapping[str, str]) -> str:
+        param = self.param or ""
+        return self.sentence.format(param=names.get(param, param), **self.values)
+
+    def rename(self, name: str) -> Self:
+        """Call the parameter `name`, as the caller spelled it; returns the error itself."""
+        self.param = name
+        self.args = (self.spelled({}),)
+        return self
 
 
 class ContextLengthError(InvalidRequestError):
@@ -48,9 +91,11 @@ class ContextLengthError(InvalidRequestError):
 
     def __init__(self, n_prompt: int, n_ctx: int, param: str = "prompt") -> None:
         super().__init__(
-            f"the prompt has {n_prompt} tokens and the context holds {n_ctx}: "
-            "shorten the prompt or load the model with a larger n_ctx",
+            "the prompt has {n_prompt} tokens and the context holds {n_ctx}",
             param,
+            "shorten the prompt or load the model with a larger {n_ctx}",
+            n_prompt=n_prompt,
+            n_ctx=n_ctx,
         )
         self.n_prompt = n_prompt
         self.n_ctx = n_ctx
@@ -59,15 +104,19 @@ class ContextLengthError(InvalidRequestError):
 class ChatFormatError(InvalidRequestError):
     """Messages that the model's chat format cannot express."""
 
-    def __init__(self, message: str, param: str = "messages") -> None:
-        super().__init__(message, param)
+    def __init__(
+        self, sentence: str, param: str = "messages", remedy: str = "", **values: object
+    ) -> None:
+        super().__init__(sentence, param, remedy, **values)
 
 
 class GrammarError(InvalidRequestError):
     """A GBNF grammar or JSON schema that llama.cpp cannot parse."""
 
-    def __init__(self, message: str, param: str = "grammar") -> None:
-        super().__init__(message, param)
+    def __init__(
+        self, sentence: str, param: str = "grammar", remedy: str = "", **values: object
+    ) -> None:
+        super().__init__(sentence, param, remedy, **values)
 
 
 class UnsupportedError(CodeLlamaError):
@@ -88,8 +137,8 @@ class DecodeError(CodeLlamaError):
     `spoiled` says that the KV cache holds what may spoil every other answer too.
     """
 
-    def __init__(self, message: str, *, spoiled: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, sentence: str, *, spoiled: bool = False) -> None:
+        super().__init__(sentence)
         self.spoiled = spoiled
 
 
