@@ -1,8 +1,8 @@
 """The `codellama` command: one module per subcommand, imported only when it is needed.
 
-Every command module has a click command named `command`. The group turns a known failure into one
-line `Error: ...` on stderr and exit code 1, Ctrl-C into exit code 130, and leaves bad usage (exit
-code 2) to click. Heavy packages are imported inside the command functions, so `--help` is instant.
+Every command module has a click command named `command`. A known failure becomes one line
+`Error: ...` on stderr and exit code 1. Ctrl-C becomes exit code 130, and bad usage (exit code 2) is
+left to click. Heavy packages are imported inside the command functions, so `--help` is instant.
 """
 
 from __future__ import annotations
