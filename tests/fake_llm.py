@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.compat.llama import LlamaCompatible
+from codellama.devices.plan import LoadPlan
 from codellama.engine import EngineStatus
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
@@ -93,6 +94,7 @@ class FakeLLM(LlamaCompatible):
     def __init__(self, script: Sequence[Delta] = (), *, hold: bool = False) -> None:
         self.name = "fake"
         self.path = Path("fake.gguf")
+        self.plan: LoadPlan | None = None
         self.metadata: dict[str, Any] = {}
         self.n_ctx = 64
         self.config = ModelConfig()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench import texts
 from codellama import LLM, FinishReason, Message
+from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch
 from codellama.native.context import Context
 from codellama.native.model import Model
@@ -176,7 +177,7 @@ def _messages(question: Question, wording: int) -> list[Message]:
 def _chunks(path: Path, texts: Sequence[str]) -> Iterator[tuple[float, NDArray[np.int64]]]:
     config = ModelConfig(n_seq_max=1)
     with Model(path) as model:
-        context = Context(model, config, WINDOW)
+        context = Context(model, context_settings(config, WINDOW))
         for text in texts:
             ids = model.tokenizer.encode(text)
             for first in range(0, len(ids), WINDOW - 1):

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codellama.devices.plan import LoadPlan
     from codellama.engine.request import Delta, FinishReason, Timings, Usage
     from codellama.errors import (
         ChatFormatError,
@@ -50,6 +51,7 @@ __all__ = [
     "FinishReason",
     "GrammarError",
     "InvalidRequestError",
+    "LoadPlan",
     "Message",
     "ModelConfig",
     "ModelLoadError",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "codellama.devices.plan": ("LoadPlan",),
     "codellama.running.adapters": ("Adapter",),
     "codellama.running.completion": ("Choice", "Completion", "Result"),
     "codellama.running.embedding": ("Embeddings",),

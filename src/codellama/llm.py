@@ -11,31 +11,22 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from codellama.compat.embeddings import EmbeddingCompatible
 from codellama.compat.llama import LlamaCompatible
-from codellama.devices import loading
-from codellama.engine import (
-    Drafter,
-    Engine,
-    EngineStatus,
-    ModelDrafter,
-    NgramDrafter,
-    PromptCache,
-    Scheduler,
-    Speculator,
-)
+from codellama.devices.contexts import encoder_batch
+from codellama.devices.machine import this_machine
+from codellama.devices.plan import LoadPlan
+from codellama.devices.planner import plan_load
+from codellama.engine import EngineStatus
 from codellama.engine.request import Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.loadable import check_adapter, read_model
-from codellama.files.provenance import sha256
-from codellama.native.context import Context
-from codellama.native.encoder import encoder_batch, encoder_cells, open_encoder
-from codellama.native.library import library
 from codellama.native.model import Tokenizer
 from codellama.params import (
     CONTEXT_POLICIES,
@@ -49,11 +40,22 @@ from codellama.params import (
 )
 from codellama.prompts.chat import ChatFormat
 from codellama.prompts.prompts import Prompts
-from codellama.running.adapters import Adapter, AdapterTable, LoraScales
+from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.completion import Completion, Mailbox
 from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
 from codellama.running.intake import RequestMaker, close
-from codellama.running.kv_file import StaleStateError, fingerprint, read_state, write_state
+from codellama.running.kv_file import StaleStateError, read_state, write_state
+from codellama.running.opening import (
+    adapter_table,
+    load_adapters,
+    open_context,
+    open_drafters,
+    open_encoder,
+    open_model,
+    shift_problem,
+    start_engine,
+    state_owner,
+)
 from codellama.variants import Variant, recognise
 
 MOST_CHOICES = 128  # OpenAI's limit for n
@@ -94,129 +96,43 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self.path = Path(model)
         self.name = self.path.stem
         header = read_model(self.path)
-        self.metadata = header.metadata
-        self.variant: Variant | None = recognise(header.metadata)
-        self.n_ctx = self.config.n_ctx or loading.trained_ctx(header, self.variant)
-        cells = self.config.kv_cells or loading.choose_cells(header, self.config, self.n_ctx)
-        self.n_ctx = min(self.n_ctx, cells)
-        draft = self._draft_header()
-        extra = encoder_cells(self.config, self.n_ctx)
-        self._embedder = Embedder(
-            lambda: open_encoder(self._model, self.config, self.n_ctx, self._loras),
-            encoder_batch(self.config),
-        )
+        draft = None if self.config.draft_model is None else read_model(self.config.draft_model)
         for adapter, _ in self.config.adapters:
             check_adapter(adapter)
+        self.metadata = header.metadata
+        self.variant: Variant | None = recognise(header.metadata)
+        self.plan: LoadPlan = plan_load(header, self.config, this_machine(), draft)
+        self.plan.log()
+        self.n_ctx = self.plan.n_ctx
         with ExitStack() as undo:
-            self._model = undo.enter_context(
-                loading.open_weights(self.path, header, self.config, cells + extra, progress)
-            )
-            undo.callback(self._embedder.close)
-            self.tokenizer: Tokenizer = self._model.tokenizer
-            self.prompts = Prompts(
-                self.name, self.tokenizer, self.metadata, self.variant, self.config
-            )
-            flash_attn = loading.flash_attn(header, self.config, cells)
-            context = Context(self._model, replace(self.config, flash_attn=flash_attn), cells)
-            undo.callback(context.close)
-            self._adapters = self._load_adapters(context)
-            self._requests = RequestMaker(
-                self.config,
-                self.n_ctx,
-                self.tokenizer,
-                self._adapters,
-                self._shift_problem(header, context),
-            )
-            drafters = self._drafters(draft, cells, undo)
+            self._open(header, progress, undo)
             self._resources = undo.pop_all()
-        self._cells = cells
-        self._owner = fingerprint(
-            self.path,
-            header.data_offset,
-            library().version,
-            self.config.type_k,
-            self.config.type_v,
-            flash_attn,  # it keeps values the other way round
-            self.config.rope,
-            [sha256(Path(path)) for path, _ in self.config.adapters],
-        )
-        self._engine = self._start(header, context, cells, drafters)
 
     # -- loading ------------------------------------------------------------------------------
 
-    def _start(
-        self, header: GGUFHeader, context: Context, cells: int, drafters: list[Drafter]
-    ) -> Engine:
-        scheduler = Scheduler(
-            self.config.n_seq_max,
-            cells,
-            self.config.n_batch,
-            self.config.prefill_chunk,
-            self.config.max_outputs,
-            PromptCache(
-                loading.cache_bytes(self.config), loading.kv_bytes_per_cell(header, self.config)
-            ),
+    def _open(self, header: GGUFHeader, progress: Progress | None, undo: ExitStack) -> None:
+        """Carry out the plan; `undo` frees what it opens."""
+        config, plan = self.config, self.plan
+        self._model = open_model(plan.model, undo, progress)
+        self.tokenizer: Tokenizer = self._model.tokenizer
+        self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, config)
+        context = open_context(self._model, plan.model.context, undo)
+        loras = load_adapters(self._model, context, config)
+        self._adapters = adapter_table(config, loras)
+        self._embedder = Embedder(
+            partial(open_encoder, self._model, plan.encoder, loras), encoder_batch(config)
         )
-        speculator = Speculator(drafters, self.config.spec_draft_n_max)
-        return Engine(context, scheduler, self.config.max_queue, speculator)
-
-    def _shift_problem(self, header: GGUFHeader, context: Context) -> str | None:
-        """Why the context cannot shift, if it cannot; an error if it was asked to by default."""
-        problem = loading.shift_problem(header, self.config)
-        if problem is None and not context.can_shift:
-            problem = "llama.cpp cannot move the tokens of this model"
-        if problem is not None and self.config.context_shift:
-            raise UnsupportedError(f"context_shift: {problem}")
-        return problem
-
-    def _load_adapters(self, context: Context) -> AdapterTable:
-        """Load the LoRA adapters; which ones act is said by each request."""
-        self._loras = [self._model.load_adapter(path) for path, _ in self.config.adapters]
-        context.use_adapters(self._loras)
-        return AdapterTable(
-            [
-                Adapter(i, path, scale, adapter.task_name, adapter.prompt_prefix)
-                for i, ((path, scale), adapter) in enumerate(
-                    zip(self.config.adapters, self._loras, strict=True)
-                )
-            ]
+        undo.callback(self._embedder.close)
+        self._requests = RequestMaker(
+            config,
+            plan.n_ctx,
+            self.tokenizer,
+            self._adapters,
+            shift_problem(plan, context, config),
         )
-
-    def _draft_header(self) -> GGUFHeader | None:
-        """The draft model's header; its vocabulary is checked before anything is loaded."""
-        if self.config.draft_model is None:
-            return None
-        header = read_model(self.config.draft_model)
-        loading.foreign_tokens(self.metadata, header.metadata)
-        return header
-
-    def _drafters(self, draft: GGUFHeader | None, cells: int, undo: ExitStack) -> list[Drafter]:
-        """Who guesses ahead; `undo` frees the draft model."""
-        config = self.config
-        drafters: list[Drafter] = []
-        if config.spec_type in ("auto", "ngram"):
-            drafters.append(NgramDrafter())
-        if draft is not None and config.draft_model is not None:
-            path = Path(config.draft_model)
-            model = undo.enter_context(
-                loading.open_weights(path, draft, config, cells, layers=config.draft_gpu_layers)
-            )
-            context = Context(model, config, cells)
-            undo.callback(context.close)
-            chunk = min(config.n_batch, max(config.prefill_chunk, 2 * config.n_seq_max))
-            foreign = loading.foreign_tokens(self.metadata, draft.metadata)
-            drafters.append(
-                ModelDrafter(
-                    context,
-                    config.n_seq_max,
-                    cells,
-                    chunk,
-                    config.spec_draft_p_min,
-                    foreign,
-                    substitute=self.tokenizer.eos,
-                )
-            )
-        return drafters
+        drafters = open_drafters(plan, config, self.tokenizer.eos, undo)
+        self._owner = state_owner(header, plan, config)
+        self._engine = start_engine(plan, config, context, drafters)
 
     # -- prompts ------------------------------------------------------------------------------
 
@@ -415,7 +331,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         Raises StaleStateError if the file belongs to another model or other settings, or is damaged.
         """
         state = read_state(Path(path), self._owner)
-        if len(state.tokens) > self._cells:
+        if len(state.tokens) > self.plan.cells:
             raise StaleStateError(f"{path} holds {len(state.tokens)} tokens, more than fit here")
         self._engine.add_state(state)
 

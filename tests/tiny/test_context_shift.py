@@ -10,6 +10,7 @@ import llama_cpp
 import pytest
 
 from codellama import LLM, ContextLengthError, FinishReason, InvalidRequestError, UnsupportedError
+from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch, Fork, Shift
 from codellama.engine.request import ContextShift
 from codellama.native.context import Context
@@ -35,7 +36,7 @@ def reference(llm: LLM, prompt: str, n: int, n_keep: int = 0, n_discard: int = 0
     tokens = list(llm.complete_prompt(prompt).tokens)
     banned = sorted(llm.tokenizer.eog_tokens)
     with Model(llm.path) as model:
-        context = Context(model, ModelConfig(n_threads=1, n_seq_max=1), 256)
+        context = Context(model, context_settings(ModelConfig(n_threads=1, n_seq_max=1), 256))
         memory = context._memory
         answer: list[int] = []
         new, n_past = tokens, 0
@@ -133,7 +134,7 @@ def test_all_choices_of_a_prompt_may_shift(llm: LLM) -> None:
 def test_moving_shared_cells_does_change_the_neighbour(tiny_gguf: Path) -> None:
     """Why cells are made exclusive first: without it, the other sequence's positions move too."""
     with Model(tiny_gguf) as model:
-        context = Context(model, ModelConfig(n_threads=1, n_seq_max=2), 256)
+        context = Context(model, context_settings(ModelConfig(n_threads=1, n_seq_max=2), 256))
         batch = Batch()
         batch.add(list(range(40, 80)), 0, 0)
         context.run(batch)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch
 from codellama.llm import LLM
 from codellama.native.context import Context
@@ -36,7 +37,10 @@ def live(tiny_gguf: Path) -> Iterator[Live]:
 def score(tiny_gguf: Path) -> Iterator[Any]:
     """Log probability of all tokens of a list but the first, from the model's logits."""
     with Model(tiny_gguf) as model:
-        context = Context(model, ModelConfig(n_seq_max=1, n_batch=60, n_ubatch=60, **EXACT), 1024)
+        context = Context(
+            model,
+            context_settings(ModelConfig(n_seq_max=1, n_batch=60, n_ubatch=60, **EXACT), 1024),
+        )
 
         def values(tokens: list[int]) -> list[float]:
             context.clear()

@@ -29,7 +29,8 @@ from codellama import (
     UnsupportedError,
 )
 from codellama.native.context import Context
-from codellama.params import KV_TYPES, ModelConfig
+from codellama.native.settings import ContextSettings
+from codellama.params import KV_TYPES
 from tests import tiny_model
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
@@ -458,9 +459,9 @@ def test_attention_on_a_cpu(
     seen: list[str] = []
     made = Context.__init__
 
-    def init(self: Context, model: Any, config: ModelConfig, *args: Any, **kwargs: Any) -> None:
-        seen.append(config.flash_attn)
-        made(self, model, config, *args, **kwargs)
+    def init(self: Context, model: Any, settings: ContextSettings) -> None:
+        seen.append(settings.flash_attn)
+        made(self, model, settings)
 
     monkeypatch.setattr(Context, "__init__", init)
     with contextlib.suppress(ModelLoadError), LLM(tiny_gguf, n_threads=1, **options):

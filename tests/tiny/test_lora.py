@@ -13,6 +13,7 @@ import pytest
 
 from codellama import LLM, DecodeError, InvalidRequestError, ModelLoadError, UnsupportedError
 from codellama.cli.options import adapter
+from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch
 from codellama.native.context import Context
 from codellama.native.model import Model
@@ -127,7 +128,7 @@ def test_a_batch_that_forgets_the_adapters_is_refused(
     tiny_gguf: Path, adapters: tuple[Path, Path]
 ) -> None:
     with Model(tiny_gguf) as model:
-        context = Context(model, ModelConfig(n_threads=1), 64)
+        context = Context(model, context_settings(ModelConfig(n_threads=1), 64))
         context.use_adapters([model.load_adapter(str(path)) for path in adapters])
         batch = Batch()
         batch.add([5], 0, 0)

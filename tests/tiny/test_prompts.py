@@ -15,6 +15,7 @@ import pytest
 
 from codellama.errors import ChatFormatError, UnsupportedError
 from codellama.native.model import Model, Tokenizer
+from codellama.native.settings import WeightSettings
 from codellama.params import Message
 from codellama.prompts.chat import FIM_TAGS, SPECIAL_TAGS, InstFormat, TurnFormat
 from codellama.prompts.infill import InfillFormat
@@ -44,7 +45,9 @@ def load(
             if not path.exists():
                 golden.write_code_llama(path, pieces, scores, types, step_type)
             overrides = {} if add_space_prefix else {"tokenizer.ggml.add_space_prefix": False}
-            model = stack.enter_context(Model(path, vocab_only=True, overrides=overrides))
+            model = stack.enter_context(
+                Model(path, WeightSettings(vocab_only=True, overrides=overrides))
+            )
             return model.tokenizer
 
         yield load_one
@@ -185,5 +188,8 @@ def test_what_a_vocabulary_lacks_is_said(load: Load, tmp_path: Path) -> None:
     path = golden.write_pieces(
         tmp_path / "v.gguf", pieces, [0.0] * 259, [2, 3, 3, *[golden.BYTE] * 256]
     )
-    with Model(path, vocab_only=True) as model, pytest.raises(UnsupportedError, match="no <PRE>"):
+    with (
+        Model(path, WeightSettings(vocab_only=True)) as model,
+        pytest.raises(UnsupportedError, match="no <PRE>"),
+    ):
         InfillFormat(model.tokenizer)

@@ -10,6 +10,7 @@ from typing import Any
 import llama_cpp
 import pytest
 
+from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch, Trim
 from codellama.native import sampler as module
 from codellama.native.context import Context
@@ -35,7 +36,7 @@ def model(tiny_gguf: Path) -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def context(model: Model) -> Iterator[Context]:
-    context = Context(model, ModelConfig(n_threads=1, n_seq_max=1), N_CTX)
+    context = Context(model, context_settings(ModelConfig(n_threads=1, n_seq_max=1), N_CTX))
     yield context
     context.close()
 

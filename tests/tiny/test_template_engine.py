@@ -12,6 +12,7 @@ import llama_cpp
 import pytest
 
 from codellama.native.model import Model
+from codellama.native.settings import WeightSettings
 from codellama.params import Message
 from codellama.weights.chat_template import turn_template
 from tests import golden
@@ -62,7 +63,7 @@ def test_one_string_reaches_metas_ids(render: Path, tmp_path: Path, space: bool)
     )
     hi = [Message(role="user", content="hi")]
     overrides = {"tokenizer.ggml.add_space_prefix": space}
-    with Model(vocabulary, vocab_only=True, overrides=overrides) as model:
+    with Model(vocabulary, WeightSettings(vocab_only=True, overrides=overrides)) as model:
         for messages, ids in ((golden.CARD_DIALOG, golden.CARD_IDS), (hi, golden.HI_IDS)):
             done = run(render, template, messages)
             assert done.returncode == 0, done.stderr

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch
 from codellama.llm import LLM
 from codellama.native.context import Context
 from codellama.native.model import Model
+from codellama.native.settings import WeightSettings
 from codellama.params import POOLING_TYPES, ModelConfig, Pooling
 from codellama.weights.convert import convert
 
@@ -49,7 +51,7 @@ def reference() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def prompt(f32: Path) -> list[int]:
-    with Model(f32, vocab_only=True) as model:
+    with Model(f32, WeightSettings(vocab_only=True)) as model:
         return [model.tokenizer.bos, *model.tokenizer.encode(PROMPT)]
 
 
@@ -60,7 +62,7 @@ def test_next_token_logits(f32: Path, reference: Any, prompt: list[int]) -> None
         wanted = reference(torch.tensor([prompt])).logits[0].numpy()
     config = ModelConfig(**EXACT)
     with Model(f32) as model:
-        context = Context(model, config, cells=256)
+        context = Context(model, context_settings(config, 256))
         batch = Batch()
         batch.add(prompt, 0, 0)
         batch.output_rows += range(len(prompt))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codellama.devices.contexts import encoder_batch, encoder_cells
 from codellama.engine.batch import Batch, Trim
 from codellama.errors import DecodeError, InvalidRequestError
-from codellama.native.encoder import encoder_batch, encoder_cells
 from codellama.params import ModelConfig, Pooling
 from codellama.running.embedding import (
     Embedder,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from codellama.devices.loading import foreign_tokens
+from codellama.devices.draft_vocabulary import foreign_tokens
 from codellama.engine import Engine, ModelDrafter, Scheduler
 from codellama.engine.batch import Fork
 from codellama.engine.drafter import Wish

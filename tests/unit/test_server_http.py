@@ -10,10 +10,14 @@ import httpx
 import pytest
 
 from codellama import errors
+from codellama.devices.planner import plan_load
 from codellama.engine.request import Delta
+from codellama.files.loadable import read_model
+from codellama.params import ModelConfig
 from codellama.server.config import ServerConfig
 from tests.fake_llm import FakeLLM, ids, say
 from tests.live_server import Live, running, wait_until
+from tests.made_up import machine
 from tests.tiny_model import write
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -62,7 +66,8 @@ def events(response: httpx.Response) -> list[Any]:
 
 
 def test_health_and_models(live: Live, llm: FakeLLM, tmp_path: Any) -> None:
-    llm.path = write(tmp_path / "tiny.gguf")
+    header = read_model(write(tmp_path / "tiny.gguf"))
+    llm.plan = plan_load(header, ModelConfig(), machine(64, 24))
     llm.metadata = {
         "tokenizer.ggml.model": "llama",
         "llama.context_length": 64,
@@ -82,6 +87,7 @@ def test_health_and_models(live: Live, llm: FakeLLM, tmp_path: Any) -> None:
     meta = body["data"][0]["meta"]
     assert meta.pop("n_params") > 100_000
     assert meta.pop("size") > 400_000
+    assert meta.pop("plan") == json.loads(json.dumps(llm.plan.to_json()))
     assert meta == {
         "vocab_type": 1,
         "n_vocab": 259,

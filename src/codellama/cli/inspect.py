@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from codellama.prompts.prompts import chat_format_name
 from codellama.variants import recognise
 
 if TYPE_CHECKING:
+    from codellama.devices.plan import LoadPlan
     from codellama.files.gguf_header import GGUFHeader, TensorInfo
 
 
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
 def command(file: Path, as_json: bool) -> None:
     """Show what the GGUF FILE is; of a split one, name the first file.
 
-    Model, chat format, stops, context and tensors by type are read from the header alone.
+    Model, chat format, stops, context and tensors by type are read from the header alone. Then comes how
+    `serve` would load it on this machine without further options: context, layers by device, memory.
     """
     from codellama.files.split import read_parts
 
     facts = describe(read_parts(file))
+    plan, problem = _load_plan(file)
     if as_json:
+        if plan is not None:
+            facts["would_load_as"] = plan.to_json()
         click.echo(json.dumps(facts, indent=2))
         return
     types = facts.pop("types")
@@ -39,6 +45,26 @@ def command(file: Path, as_json: bool) -> None:
     click.echo("tensors by type")
     for name, row in types.items():
         click.echo(f"  {name:<8} {row['tensors']:>5} tensors {_size(row['bytes']):>12}")
+    if plan is None:
+        click.echo(f"would not load: {_printable(problem)}")
+        return
+    click.echo("would load as")
+    click.echo(textwrap.indent(str(plan), "  "))
+
+
+def _load_plan(file: Path) -> tuple[LoadPlan | None, str]:
+    """How `serve` would load the file by default; or None, and why nothing here would load it."""
+    from codellama.devices.machine import this_machine
+    from codellama.devices.planner import plan_load
+    from codellama.errors import ModelLoadError
+    from codellama.files.loadable import read_model
+    from codellama.params import ModelConfig
+
+    try:
+        header = read_model(file)
+    except ModelLoadError as error:
+        return None, str(error)
+    return plan_load(header, ModelConfig(), this_machine()), ""
 
 
 def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from codellama.files.loadable import read_vocabulary
 from codellama.native.model import Model, Tokenizer
+from codellama.native.settings import WeightSettings
 from codellama.params import ModelConfig
 from codellama.prompts.prompts import Prompts, corrections
 from codellama.variants import recognise
@@ -18,6 +19,7 @@ def load_vocabulary(path: Path) -> Iterator[tuple[Prompts, Tokenizer]]:
     """The prompts and the tokenizer of the GGUF at `path`. Raises ModelLoadError if it is none."""
     metadata = read_vocabulary(path).metadata
     variant = recognise(metadata)
-    with Model(path, vocab_only=True, overrides=corrections(metadata, variant)) as model:
+    settings = WeightSettings(vocab_only=True, overrides=corrections(metadata, variant))
+    with Model(path, settings) as model:
         tokenizer = model.tokenizer
         yield Prompts(path.stem, tokenizer, metadata, variant, ModelConfig()), tokenizer

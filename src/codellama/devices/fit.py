@@ -3,6 +3,7 @@ Pure: sizes in, numbers out."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ MOST_SCORES = GIB // 2  # what plain attention may take: 70B with 4096 cells
 
 @dataclass(frozen=True)
 class Placement:
-    """`n_gpu_layers` counts the output layer; bytes are weights and KV cache."""
+    """`n_gpu_layers` counts the output layer; bytes are of layers and their KV cache."""
 
     n_gpu_layers: int
     gpu_bytes: int
@@ -40,18 +41,42 @@ def place_layers(layers: Sequence[int], kv_bytes: int, free_bytes: Sequence[int]
 
     `kv_bytes` is the whole cache; each layer takes its share of it along (0 if it stays on the CPU).
     """
-    n_layer = len(layers) - 1
-    kv = kv_bytes // n_layer if n_layer else 0
     room = sum(max(0, free - MARGIN - COMPUTE) for free in free_bytes)
     used = count = 0
-    for index in range(n_layer, -1, -1):
-        size = layers[index] + (kv if index < n_layer else 0)
+    for size in reversed(with_cache(layers, kv_bytes)):
         if used + size > room:
             break
         used += size
         count += 1
-    total = sum(layers) + kv * n_layer
-    return Placement(count, used, total - used)
+    return placed(layers, kv_bytes, count)
+
+
+def placed(layers: Sequence[int], kv_bytes: int, n_gpu_layers: int) -> Placement:
+    """So many layers on the GPUs, or all if there are fewer; arguments as of `place_layers`."""
+    sizes = with_cache(layers, kv_bytes)
+    first = max(0, len(sizes) - n_gpu_layers)
+    return Placement(len(sizes) - first, sum(sizes[first:]), sum(sizes[:first]))
+
+
+def with_cache(layers: Sequence[int], kv_bytes: int) -> list[int]:
+    """Bytes per layer with its share of the cache, which the output layer has none of."""
+    n_layer = len(layers) - 1
+    kv = kv_bytes // n_layer if n_layer else 0
+    return [size + kv for size in layers[:-1]] + [layers[-1]]
+
+
+def spread(sizes: Sequence[int], shares: Sequence[float]) -> list[tuple[int, int]]:
+    """Number and bytes of layers per GPU, as llama.cpp spreads them in proportion to `shares`.
+
+    `sizes` are the bytes of those layers that the GPUs get, in order.
+    """
+    total = sum(shares) or 1.0
+    ends = [sum(shares[: i + 1]) / total for i in range(len(shares))]
+    found = [(0, 0)] * len(shares)
+    for index, size in enumerate(sizes):
+        gpu = min(bisect_right(ends, index / len(sizes)), len(shares) - 1)
+        found[gpu] = found[gpu][0] + 1, found[gpu][1] + size
+    return found
 
 
 def kv_bytes_per_cell(n_layer: int, n_kv_heads: int, head_dim: int, bytes_per_value: float) -> int:

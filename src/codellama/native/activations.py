@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from codellama.errors import DecodeError, ModelLoadError
 from codellama.native.library import library
 from codellama.native.model import Model
+from codellama.native.settings import WeightSettings
 
 Listener = Callable[[str, NDArray[np.float32]], None]
 """Called with the name of a matrix and the rows it is multiplied with, (tokens, columns): a view."""
@@ -162,4 +163,4 @@ def _ggml() -> ctypes.CDLL:
 
 def load_model(path: Path) -> Model:
     """The model to listen to, with all layers on a GPU where there is one."""
-    return Model(path, n_gpu_layers=999 if library().gpus() else 0)
+    return Model(path, WeightSettings(n_gpu_layers=999 if library().gpus() else 0))

@@ -34,7 +34,7 @@ from codellama.native.huge_pages import NewMemory
 from codellama.native.library import library
 from codellama.native.model import LoraAdapter, Model
 from codellama.native.sampler import Sampler
-from codellama.params import ModelConfig
+from codellama.native.settings import ContextSettings
 
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2}
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
@@ -52,36 +52,15 @@ _DECODE_ERRORS = {
 
 
 class Context:
-    """A context of `cells` KV cells shared by all sequences (unified: a prefix can be shared without
+    """A context whose KV cells are shared by all sequences (unified: a prefix can be shared without
     moving data, and any sequence may use what the others leave)."""
 
-    def __init__(
-        self, model: Model, config: ModelConfig, cells: int, *, embeddings: bool = False
-    ) -> None:
-        """With `embeddings`, every row is an output and has a hidden state.
-
-        Raises ModelLoadError if llama.cpp cannot make it.
-        """
+    def __init__(self, model: Model, settings: ContextSettings) -> None:
+        """Raises ModelLoadError if llama.cpp cannot make it."""
         lib = library()
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = cells
-        params.n_batch = config.n_batch
-        params.n_ubatch = config.n_ubatch
-        params.n_seq_max = config.n_seq_max
-        params.n_outputs_max = config.max_outputs  # llama.cpp's default, all rows, costs memory
-        params.n_threads = config.threads
-        params.n_threads_batch = config.n_threads_batch or config.threads
-        params.type_k = _KV_TYPES[config.type_k]
-        params.type_v = _KV_TYPES[config.type_v]
-        params.flash_attn_type = _FLASH_ATTN[config.flash_attn]
-        params.offload_kqv = config.offload_kqv
-        _set_rope(params, config)
-        params.embeddings = embeddings
-        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # whatever the file says
-        params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
         lib.clear_errors()
         new_memory = NewMemory()
-        handle = llama_cpp.llama_init_from_model(model.handle, params)
+        handle = llama_cpp.llama_init_from_model(model.handle, _params(settings))
         new_memory.make_pages_huge()
         if not handle:
             reason = lib.last_error() or "no reason given"
@@ -94,15 +73,15 @@ class Context:
                 else "a smaller n_ctx or n_seq_max needs less memory"
             )
             raise ModelLoadError(
-                f"llama.cpp could not make a context of {cells} tokens ({reason}); {remedy}"
+                f"llama.cpp could not make a context of {settings.cells} tokens ({reason}); {remedy}"
             )
         self._handle = handle
         self._memory = llama_cpp.llama_get_memory(handle)
         self._n_vocab = model.tokenizer.n_vocab
         self._model = model  # must outlive the context
-        self._rows = _Rows(config.n_batch, config.max_outputs)
+        self._rows = _Rows(settings.n_batch, settings.max_outputs)
         self._outputs: list[int] = []  # rows of the latest batch that have logits
-        self._max_outputs = config.max_outputs
+        self._max_outputs = settings.max_outputs
         self._table = np.empty((0, 0), dtype=np.float32)
         self._table_address = 0
         self._adapters: list[LoraAdapter] = []
@@ -281,12 +260,28 @@ class Context:
             llama_cpp.llama_free(self._handle)
 
 
-def _set_rope(params: llama_cpp.llama_context_params, config: ModelConfig) -> None:
-    for name, value in config.rope.items():
+def _params(settings: ContextSettings) -> llama_cpp.llama_context_params:
+    params: llama_cpp.llama_context_params = llama_cpp.llama_context_default_params()
+    params.n_ctx = settings.cells
+    params.n_batch = settings.n_batch
+    params.n_ubatch = settings.n_ubatch
+    params.n_seq_max = settings.n_seq_max
+    params.n_outputs_max = settings.max_outputs  # llama.cpp's default, all rows, costs memory
+    params.n_threads = settings.threads
+    params.n_threads_batch = settings.threads_batch
+    params.type_k = _KV_TYPES[settings.type_k]
+    params.type_v = _KV_TYPES[settings.type_v]
+    params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
+    params.offload_kqv = settings.offload_kqv
+    params.embeddings = settings.embeddings
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # whatever the file says
+    params.kv_unified = True  # a partial llama_memory_seq_cp aborts the process without it
+    for name, value in settings.rope.items():
         if name == "rope_scaling":
-            params.rope_scaling_type = _ROPE_SCALING[value]
+            params.rope_scaling_type = _ROPE_SCALING[str(value)]
         else:
             setattr(params, name, value)
+    return params
 
 
 class _Rows:

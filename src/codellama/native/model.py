@@ -25,6 +25,7 @@ from codellama.errors import (
 )
 from codellama.native.library import library
 from codellama.native.load import LoadProgress, load_weights
+from codellama.native.settings import WeightSettings
 
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
@@ -48,32 +49,25 @@ class Model:
     def __init__(
         self,
         path: Path,
-        *,
-        n_gpu_layers: int = 0,
-        main_gpu: int = 0,
-        split_mode: str = "layer",
-        tensor_split: Sequence[float] = (),
-        use_mmap: bool = True,
-        use_mlock: bool = False,
-        vocab_only: bool = False,
-        overrides: Mapping[str, int | float | bool] | None = None,
+        settings: WeightSettings | None = None,
         progress: LoadProgress | None = None,
     ) -> None:
-        """Load `path`. `n_gpu_layers` counts the output layer; `overrides` replace metadata values.
+        """Load `path`, by default with all layers on the CPU.
 
         Raises ModelLoadError with llama.cpp's own reason if it cannot, and what `progress` raises.
         """
+        settings = settings or WeightSettings()
         lib = library()
         params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = n_gpu_layers
-        params.main_gpu = main_gpu
-        params.split_mode = _SPLIT_MODES[split_mode]
-        params.load_mode = _LOAD_MODES[use_mmap, use_mlock]
-        params.vocab_only = vocab_only
-        split = _tensor_split(tensor_split)
+        params.n_gpu_layers = settings.n_gpu_layers
+        params.main_gpu = settings.main_gpu
+        params.split_mode = _SPLIT_MODES[settings.split_mode]
+        params.load_mode = _LOAD_MODES[settings.use_mmap, settings.use_mlock]
+        params.vocab_only = settings.vocab_only
+        split = _tensor_split(settings.tensor_split)
         if split is not None:
             params.tensor_split = split
-        table = _override_table(overrides or {})
+        table = _override_table(settings.overrides)
         params.kv_overrides = table
         lib.clear_errors()
         handle = load_weights(path, params, progress)
@@ -134,31 +128,9 @@ class Model:
                 self._unused.notify_all()
 
     @property
-    def n_ctx_train(self) -> int:
-        """The context the file claims the model was trained for, in tokens."""
-        return int(llama_cpp.llama_model_n_ctx_train(self.handle))
-
-    @property
-    def n_layer(self) -> int:
-        """Transformer layers, without the output layer."""
-        return int(llama_cpp.llama_model_n_layer(self.handle))
-
-    @property
     def size(self) -> int:
         """Bytes of all tensors."""
         return int(llama_cpp.llama_model_size(self.handle))
-
-    @property
-    def n_params(self) -> int:
-        """Number of weights."""
-        return int(llama_cpp.llama_model_n_params(self.handle))
-
-    @property
-    def description(self) -> str:
-        """llama.cpp's short description, such as "llama 70B Q4_K - Medium"."""
-        buffer = ctypes.create_string_buffer(256)
-        llama_cpp.llama_model_desc(self.handle, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
         """Free the model; contexts on it must be closed before. Closing twice is harmless."""
@@ -194,7 +166,6 @@ class Tokenizer:
         self.bos: int = llama_cpp.llama_vocab_bos(vocab)
         self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
         self.eos: int = llama_cpp.llama_vocab_eos(vocab)
-        self.eot: int = llama_cpp.llama_vocab_eot(vocab)
         self.add_space_prefix = self.decode(self.encode("a")).startswith(" ")
 
     def encode(
@@ -264,10 +235,6 @@ class Tokenizer:
         """The id of a vocabulary entry, or None."""
         return self._ids.get(text)
 
-    def is_eog(self, token: int) -> bool:
-        """Whether llama.cpp takes this token for the end of a generation."""
-        return token in self.eog_tokens
-
     @functools.cached_property
     def eog_tokens(self) -> frozenset[int]:
         """All tokens that end a generation."""
@@ -275,11 +242,6 @@ class Tokenizer:
             return frozenset(
                 t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self.handle, t)
             )
-
-    def is_control(self, token: int) -> bool:
-        """Whether this is a control token, which has no text."""
-        with self._model.using():
-            return bool(llama_cpp.llama_vocab_is_control(self.handle, token))
 
 
 def _tensor_split(shares: Sequence[float]) -> ctypes.Array[ctypes.c_float] | None:

@@ -1,0 +1,170 @@
+"""The plan of a load: everything that is chosen before weights are read, and why.
+
+`planner.plan_load` makes it, `LLM` carries it out. A plan is a value: it can be printed, logged and written
+as JSON, and holds no model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from codellama.devices.layers import DeviceLayers
+from codellama.devices.sizes import size_text
+from codellama.native.settings import ContextSettings, WeightSettings
+
+logger = logging.getLogger(__name__)
+
+_ATTENTION = {"auto": "llama.cpp decides", "on": "flash attention", "off": "plain"}
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """How one GGUF is opened, and where its layers go: those on GPUs first, the CPU's last.
+
+    Sizes are in bytes; `kv_bytes` are those of all its caches, an encoder's among them.
+    """
+
+    path: Path
+    weights: WeightSettings
+    context: ContextSettings
+    placements: tuple[DeviceLayers, ...]
+    n_params: int
+    weight_bytes: int
+    kv_bytes: int
+    kv_bytes_per_cell: int
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of weights and KV cache in the machine's main memory."""
+        return self.placements[-1].nbytes
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What an `LLM` opens, with the reasons in words; `print` it for a table.
+
+    `n_ctx` is the context of one request in tokens, `n_ctx_train` what the model was trained for.
+    `encoder` is the context for embeddings, None without them. `draft` is the model that guesses ahead,
+    None without one; `foreign_tokens` are ids of the model that mean something else to it.
+    `prompt_cache_bytes` bounds the memory for prompts outside the KV cache. `shift_problem` says why
+    the context cannot shift, None if it can. `memory_bytes` is the machine's main memory.
+    `warnings` are those of the `reasons` that somebody should act on.
+    """
+
+    model: ModelPlan
+    n_ctx: int
+    n_ctx_train: int
+    encoder: ContextSettings | None
+    draft: ModelPlan | None
+    foreign_tokens: frozenset[int]
+    prompt_cache_bytes: int
+    shift_problem: str | None
+    memory_bytes: int
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """KV cells, shared by all requests."""
+        return self.model.context.cells
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of weights and KV caches in the machine's main memory; the prompt cache comes on top."""
+        return self.model.host_bytes + (self.draft.host_bytes if self.draft else 0)
+
+    @property
+    def state_settings(self) -> tuple[object, ...]:
+        """What a KV state on disk depends on, besides the model's file, llama.cpp and the adapters."""
+        context = self.model.context
+        # Attention is among them because it decides which way round values are kept.
+        return context.type_k, context.type_v, context.flash_attn, context.rope
+
+    def __str__(self) -> str:
+        rows = [f"{name:<13} {text}" for name, text in self._rows()]
+        return "\n".join([*rows, "reasons", *(f"  {reason}" for reason in self.reasons)])
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON document; sizes are in bytes, contexts in tokens."""
+        context = self.model.context
+        document: dict[str, Any] = {
+            **_model_json(self.model),
+            "n_ctx": self.n_ctx,
+            "n_ctx_train": self.n_ctx_train,
+            "n_seq_max": context.n_seq_max,
+            "type_k": context.type_k,
+            "type_v": context.type_v,
+            "flash_attn": context.flash_attn,
+            "threads": context.threads,
+            "threads_batch": context.threads_batch,
+            "encoder": None,
+            "draft": None,
+            "prompt_cache_bytes": self.prompt_cache_bytes,
+            "shift_problem": self.shift_problem,
+            "host_bytes": self.host_bytes,
+            "memory_bytes": self.memory_bytes,
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+        }
+        if self.encoder is not None:
+            document["encoder"] = {"cells": self.encoder.cells, "n_batch": self.encoder.n_batch}
+        if self.draft is not None:
+            foreign = sorted(self.foreign_tokens)
+            document["draft"] = {**_model_json(self.draft), "foreign_tokens": foreign}
+        return document
+
+    def log(self) -> None:
+        """Write the table to this module's logger at INFO, and what to act on at WARNING."""
+        for line in str(self).splitlines():
+            logger.info("%s", line)
+        for warning in self.warnings:
+            logger.warning("%s: %s", self.model.path.name, warning)
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        context = self.model.context
+        yield "model", _model_text(self.model)
+        yield "layers", _layers_text(self.model)
+        yield "context", f"{self.n_ctx} tokens a request, {context.n_seq_max} at a time"
+        kinds = (
+            context.type_k
+            if context.type_k == context.type_v
+            else (f"keys {context.type_k}, values {context.type_v}")
+        )
+        yield "KV cache", f"{self.cells} cells, {kinds}, {size_text(self.model.kv_bytes)}"
+        if self.encoder is not None:
+            yield (
+                "embeddings",
+                f"{self.encoder.cells} more cells, {self.encoder.n_batch} rows at a time",
+            )
+        yield "attention", _ATTENTION[context.flash_attn]
+        if self.draft is not None:
+            foreign = len(self.foreign_tokens)
+            yield "draft model", f"{_model_text(self.draft)}, {foreign} foreign tokens"
+            yield "draft layers", _layers_text(self.draft)
+        yield "prompt cache", f"at most {size_text(self.prompt_cache_bytes)}"
+        yield "context shift", self.shift_problem or "possible"
+        yield "threads", f"{context.threads}, for prompts {context.threads_batch}"
+        yield "memory", f"{size_text(self.host_bytes)} of {size_text(self.memory_bytes)}"
+
+
+def _model_text(model: ModelPlan) -> str:
+    return f"{model.path.name}, {model.n_params:,} weights, {size_text(model.weight_bytes)}"
+
+
+def _layers_text(model: ModelPlan) -> str:
+    return ", ".join(f"{p.layers} on {p.device} ({size_text(p.nbytes)})" for p in model.placements)
+
+
+def _model_json(model: ModelPlan) -> dict[str, Any]:
+    return {
+        "file": model.path.name,
+        "n_params": model.n_params,
+        "weight_bytes": model.weight_bytes,
+        "kv_bytes": model.kv_bytes,
+        "cells": model.context.cells,
+        "layers": [asdict(placement) for placement in model.placements],
+    }

@@ -1,0 +1,139 @@
+"""Carrying out a `LoadPlan`: weights, contexts, adapters, drafters and the engine, as it says.
+
+What is opened is freed by the `ExitStack` that it is entered in, in the reverse order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from codellama.devices.plan import LoadPlan, ModelPlan
+from codellama.engine import (
+    Drafter,
+    Engine,
+    ModelDrafter,
+    NgramDrafter,
+    PromptCache,
+    Scheduler,
+    Speculator,
+)
+from codellama.errors import UnsupportedError
+from codellama.files.gguf_header import GGUFHeader
+from codellama.files.provenance import sha256
+from codellama.native.context import Context
+from codellama.native.library import library
+from codellama.native.model import LoraAdapter, Model
+from codellama.native.settings import ContextSettings
+from codellama.params import ModelConfig, Progress
+from codellama.running.adapters import Adapter, AdapterTable
+from codellama.running.kv_file import fingerprint
+
+
+def open_model(plan: ModelPlan, undo: ExitStack, progress: Progress | None = None) -> Model:
+    """The weights of `plan`; `progress` takes bytes loaded and in all. Raises ModelLoadError."""
+
+    def loaded(share: float) -> None:
+        if progress is not None:
+            progress(round(share * plan.weight_bytes), plan.weight_bytes)
+
+    return undo.enter_context(Model(plan.path, plan.weights, loaded))
+
+
+def open_context(model: Model, settings: ContextSettings, undo: ExitStack) -> Context:
+    """A context on `model`. Raises ModelLoadError if llama.cpp cannot make it."""
+    context = Context(model, settings)
+    undo.callback(context.close)
+    return context
+
+
+def open_encoder(
+    model: Model, settings: ContextSettings | None, loras: Sequence[LoraAdapter]
+) -> Context:
+    """The context for embeddings, with all of the model's adapters; whoever opens it closes it.
+
+    Raises ModelLoadError if llama.cpp cannot make it.
+    """
+    assert settings is not None, "embeddings are refused if the model was loaded without them"
+    context = Context(model, settings)
+    context.use_adapters(loras)
+    return context
+
+
+def load_adapters(model: Model, context: Context, config: ModelConfig) -> list[LoraAdapter]:
+    """The LoRA adapters, in memory and known to `context`; which ones act is said by each request."""
+    loras = [model.load_adapter(path) for path, _ in config.adapters]
+    context.use_adapters(loras)
+    return loras
+
+
+def adapter_table(config: ModelConfig, loras: Sequence[LoraAdapter]) -> AdapterTable:
+    """What requests may say of the adapters."""
+    return AdapterTable(
+        [
+            Adapter(i, path, scale, lora.task_name, lora.prompt_prefix)
+            for i, ((path, scale), lora) in enumerate(zip(config.adapters, loras, strict=True))
+        ]
+    )
+
+
+def shift_problem(plan: LoadPlan, context: Context, config: ModelConfig) -> str | None:
+    """Why the context cannot shift, if it cannot; an error if it was asked to by default."""
+    if plan.shift_problem is not None or context.can_shift:
+        return plan.shift_problem
+    problem = "llama.cpp cannot move the tokens of this model"
+    if config.context_shift:
+        raise UnsupportedError(f"context_shift: {problem}")
+    return problem
+
+
+def open_drafters(
+    plan: LoadPlan, config: ModelConfig, substitute: int, undo: ExitStack
+) -> list[Drafter]:
+    """Who guesses ahead. The draft model sees the token `substitute` where it does not know one."""
+    drafters: list[Drafter] = []
+    if config.spec_type in ("auto", "ngram"):
+        drafters.append(NgramDrafter())
+    if plan.draft is not None:
+        model = open_model(plan.draft, undo)
+        context = open_context(model, plan.draft.context, undo)
+        drafters.append(
+            ModelDrafter(
+                context,
+                config.n_seq_max,
+                plan.cells,
+                min(config.n_batch, max(config.prefill_chunk, 2 * config.n_seq_max)),
+                config.spec_draft_p_min,
+                plan.foreign_tokens,
+                substitute=substitute,
+            )
+        )
+    return drafters
+
+
+def start_engine(
+    plan: LoadPlan, config: ModelConfig, context: Context, drafters: list[Drafter]
+) -> Engine:
+    """The engine on `context`, running."""
+    scheduler = Scheduler(
+        config.n_seq_max,
+        plan.cells,
+        config.n_batch,
+        config.prefill_chunk,
+        config.max_outputs,
+        PromptCache(plan.prompt_cache_bytes, plan.model.kv_bytes_per_cell),
+    )
+    speculator = Speculator(drafters, config.spec_draft_n_max)
+    return Engine(context, scheduler, config.max_queue, speculator)
+
+
+def state_owner(header: GGUFHeader, plan: LoadPlan, config: ModelConfig) -> str:
+    """Identifies what a KV state on disk belongs to: model, llama.cpp, settings and adapters.
+
+    It is made while loading: later, files of the same names may be others than those in memory.
+    """
+    adapters = [sha256(Path(path)) for path, _ in config.adapters]
+    return fingerprint(
+        header.path, header.data_offset, library().version, *plan.state_settings, adapters
+    )
