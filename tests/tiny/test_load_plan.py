@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import codellama
 from codellama import LLM, LoadPlan
 from codellama.cli import main
+from codellama.errors import UnsupportedError
 from codellama.files.gguf_header import read_gguf_header
 from codellama.native.context import Context
 from codellama.native.library import library
@@ -64,6 +65,25 @@ def test_the_plan_is_what_was_opened(
     assert [cells for _, cells in contexts] == [settings.cells for settings in planned]
     drafts = [plan.draft.weights] if plan.draft else []
     assert weights == [plan.model.weights, *drafts]
+
+
+@pytest.mark.skipif(bool(library().gpus()), reason="GPU layers are no error on this machine")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_gpu_layers": 3}, "^n_gpu_layers=3 was asked for"),
+        ({"draft_model": True, "draft_gpu_layers": "all"}, "^draft_gpu_layers=all was asked for"),
+        ({"context_shift": True, "type_k": "bf16"}, "^context_shift: "),
+    ],
+)
+def test_what_cannot_be_is_said_before_weights_are_read(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(Model, "__init__", None)  # calling it would be another error
+    if "draft_model" in options:
+        options = {**options, "draft_model": tiny_gguf}
+    with pytest.raises(UnsupportedError, match=message):
+        LLM(tiny_gguf, **options)
 
 
 def test_loading_logs_the_plan(tiny_gguf: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -48,14 +48,15 @@ def test_the_70b_has_the_layers_on_a_gpu_that_the_documents_promise(
 
 
 def test_without_a_gpu() -> None:
-    plan = plan_load(header_70b("Q4_K_M"), ModelConfig(n_threads=7), machine(64))
+    config = ModelConfig(n_threads=7)
+    plan = plan_load(header_70b("Q4_K_M"), config, machine(64))
     assert (plan.n_ctx, plan.n_ctx_train, plan.cells) == (4096, 4096, 16384), "not the file's 2048"
     assert plan.model.kv_bytes == 16384 * 327_680
     assert plan.model.kv_bytes_per_cell == 327_680
     assert plan.model.placements == (DeviceLayers("CPU", 81, plan.host_bytes),)
     assert plan.host_bytes == plan.model.weight_bytes + plan.model.kv_bytes
     assert plan.prompt_cache_bytes == 4 * GIB
-    assert plan.model.context == context_settings(ModelConfig(n_threads=7), 16384)
+    assert plan.model.context == context_settings(config, 16384)
     assert (plan.encoder, plan.draft, plan.foreign_tokens) == (None, None, frozenset())
     assert plan.shift_problem is None
     assert plan.model.weights.overrides == {
@@ -68,6 +69,7 @@ def test_without_a_gpu() -> None:
         "layers: all on the CPU: llama.cpp sees no GPU",
         "attention: llama.cpp decides: several requests at a time on a CPU",
         "prompt cache: at most 4.0 GiB, for 64.0 GiB of memory",
+        "threads: as asked for",
     )
     assert plan.warnings == ()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,5 +166,7 @@ def _model_json(model: ModelPlan) -> dict[str, Any]:
         "weight_bytes": model.weight_bytes,
         "kv_bytes": model.kv_bytes,
         "cells": model.context.cells,
-        "layers": [asdict(placement) for placement in model.placements],
+        "layers": [
+            {"device": p.device, "layers": p.layers, "bytes": p.nbytes} for p in model.placements
+        ],
     }

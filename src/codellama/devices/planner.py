@@ -60,7 +60,12 @@ def plan_load(
         prompt_cache_bytes=cache_bytes,
         shift_problem=problem,
         memory_bytes=machine.memory_bytes,
-        reasons=(*reasons, f"prompt cache: {cache_reason}", *warnings),
+        reasons=(
+            *reasons,
+            f"prompt cache: {cache_reason}",
+            f"threads: {'as asked for' if config.n_threads else 'one per physical core'}",
+            *warnings,
+        ),
         warnings=warnings,
     )
 
