@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from codellama.cli import COMMANDS, LazyGroup, main
-from codellama.errors import UnsupportedError
+from codellama.errors import InvalidRequestError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +86,9 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     errors: list[BaseException] = []
 
     @click.command("fail")
-    def fail() -> None:
+    @click.option("-np", "--parallel", "--slots", "n_seq_max", type=int)
+    @click.option("--kv-offload/--no-kv-offload", "offload_kqv")
+    def fail(**options: object) -> None:
         raise errors[0]
 
     monkeypatch.setattr(LazyGroup, "get_command", lambda self, ctx, name: fail)
@@ -97,6 +99,16 @@ def test_a_known_failure_is_one_line_and_exit_code_1(failing: list[BaseException
     failing.append(UnsupportedError("no GPU backend"))
     result = CliRunner().invoke(main, ["fail"])
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: no GPU backend\n")
+
+
+def test_an_error_names_settings_as_the_commands_options_do(failing: list[BaseException]) -> None:
+    failing.append(
+        InvalidRequestError(
+            "{param} is {value!r}", "n_seq_max", "set {offload_kqv} or {n_ctx}", value="{x}"
+        )
+    )
+    result = CliRunner().invoke(main, ["fail"])
+    assert result.stderr == "Error: --parallel is '{x}': set --kv-offload or n_ctx\n"
 
 
 def test_verbose_shows_where_it_came_from(failing: list[BaseException]) -> None:

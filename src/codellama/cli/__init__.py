@@ -2,7 +2,8 @@
 
 Every command module has a click command named `command`. A known failure becomes one line
 `Error: ...` on stderr and exit code 1. Ctrl-C becomes exit code 130, and bad usage (exit code 2) is
-left to click. Heavy packages are imported inside the command functions, so `--help` is instant.
+left to click. Errors name settings as Python does; here they get the options' spelling. Heavy
+packages are imported inside the command functions, so `--help` is instant.
 """
 
 from __future__ import annotations
@@ -56,12 +57,20 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(130) from None
         except CodeLlamaError as error:
             logger.debug("%s", error, exc_info=True)
-            raise click.ClickException(str(error)) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "") or self
+            raise click.ClickException(error.spelled(option_names(command))) from error
         except OSError as error:
             if error.errno == errno.EPIPE or error.filename is None:
                 raise  # a closed pipe is click's to end quietly; the rest is a bug
             logger.debug("%s", error, exc_info=True)
             raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+
+
+def option_names(command: click.Command) -> dict[str, str]:
+    """How `command` spells each setting: the first long flag of the option that sets it."""
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    flags = {option.name: [o for o in option.opts if o.startswith("--")] for option in options}
+    return {name: long[0] for name, long in flags.items() if name and long}
 
 
 class StderrHandler(logging.Handler):

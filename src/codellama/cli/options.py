@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import click
 
+from codellama.cli import option_names
 from codellama.errors import InvalidRequestError
 from codellama.params import (
     CONTEXT_POLICIES,
@@ -259,5 +260,6 @@ def _checked(
     except InvalidRequestError as error:
         ctx = click.get_current_context()
         param = next((p for p in ctx.command.params if p.name == error.param), None)
-        raise click.BadParameter(str(error), ctx=ctx, param=param) from error
+        text = error.spelled(option_names(ctx.command))
+        raise click.BadParameter(text, ctx=ctx, param=param) from error
     return fields
