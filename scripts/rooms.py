@@ -8,9 +8,9 @@ from __future__ import annotations
 
 ROOMS = (
     "errors",
-    "checks",
-    "params",
+    "settings",
     "variants",
+    "params",
     "engine",
     "prompts",
     "native",

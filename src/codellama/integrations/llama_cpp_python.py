@@ -28,7 +28,8 @@ from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
 
 from codellama.compat.openai import chat_logprobs_count, text_messages
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
-from codellama.prompts.chat import Policy, TurnFormat
+from codellama.params import SpecialTags
+from codellama.prompts.chat import TurnFormat
 
 NAME = "codellama-70b-instruct"
 """What `register` makes known as a `chat_format`."""
@@ -57,7 +58,7 @@ class CodeLlama70BInstructHandler:
     or "reject" (ChatFormatError, as Meta's code has it).
     """
 
-    def __init__(self, special_tags: Policy = "literal") -> None:
+    def __init__(self, special_tags: SpecialTags = "literal") -> None:
         self._special_tags = special_tags
         self._formats: weakref.WeakKeyDictionary[llama_cpp.Llama, TurnFormat] = (
             weakref.WeakKeyDictionary()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from codellama.errors import ChatFormatError, UnsupportedError
-from codellama.params import Message, Prompt
+from codellama.params import Message, Prompt, SpecialTags
 from codellama.variants import STEP
 
 SPECIAL_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", STEP)
@@ -22,8 +22,6 @@ FIM_TAGS = ("<PRE>", "<SUF>", "<MID>", "<EOT>")
 """Ordinary merges in the 7B/13B vocabularies: typed text reaches their ids without any parsing."""
 
 ROLES = ("system", "user", "assistant")
-
-Policy = Literal["literal", "reject"]
 
 
 class Vocabulary(Protocol):
@@ -72,7 +70,7 @@ class TurnFormat:
 
     name = "turn"
 
-    def __init__(self, vocabulary: Vocabulary, special_tags: Policy = "literal") -> None:
+    def __init__(self, vocabulary: Vocabulary, special_tags: SpecialTags = "literal") -> None:
         """Raises UnsupportedError if the vocabulary has no `<step>`."""
         step = vocabulary.token_id(STEP)
         if step is None:
@@ -131,7 +129,7 @@ class InstFormat:
 
     name = "inst"
 
-    def __init__(self, vocabulary: Vocabulary, special_tags: Policy = "literal") -> None:
+    def __init__(self, vocabulary: Vocabulary, special_tags: SpecialTags = "literal") -> None:
         self._vocabulary = vocabulary
         self._policy = special_tags
         # Here the tags are ordinary text, so a user's own must be kept apart from ours.
@@ -178,7 +176,7 @@ class InstFormat:
         return text
 
 
-def check_messages(messages: Iterable[Message], policy: Policy) -> list[Message]:
+def check_messages(messages: Iterable[Message], policy: SpecialTags) -> list[Message]:
     """A checked copy: an optional system turn, then user and assistant in turn, a user last.
 
     Raises ChatFormatError, naming the message by its index.
@@ -204,7 +202,7 @@ def check_messages(messages: Iterable[Message], policy: Policy) -> list[Message]
     return turns
 
 
-def _checked(i: int, message: Any, policy: Policy) -> Message:
+def _checked(i: int, message: Any, policy: SpecialTags) -> Message:
     if not isinstance(message, Mapping):
         raise ChatFormatError(f"messages[{i}] must have role and content, got {message!r:.80}")
     unknown = set(message) - {"role", "content", "destination"}

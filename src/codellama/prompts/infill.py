@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from codellama.errors import UnsupportedError
-from codellama.params import Prompt
+from codellama.params import Prompt, SpecialTags
 from codellama.prompts.chat import (
     FIM_TAGS,
-    Policy,
     Vocabulary,
     encode_parts,
     live_tags,
@@ -22,7 +21,7 @@ class InfillFormat:
     plain ones: a CR right behind a tag is known to confuse these models.
     """
 
-    def __init__(self, vocabulary: Vocabulary, special_tags: Policy = "literal") -> None:
+    def __init__(self, vocabulary: Vocabulary, special_tags: SpecialTags = "literal") -> None:
         """Raises UnsupportedError if the vocabulary has no infill tokens."""
         ids = [vocabulary.token_id("▁" + tag) for tag in FIM_TAGS]
         if None in ids:

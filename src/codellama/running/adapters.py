@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codellama.checks import check_scales
 from codellama.engine.batch import Scales
 from codellama.errors import InvalidRequestError
+from codellama.params.lora import check_scales
 
 LoraScales = Mapping[int | str, float]
 """Adapter id or name to scale; 1 is in full, 0 not at all."""

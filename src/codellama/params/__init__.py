@@ -1,0 +1,38 @@
+"""The values that callers set: `SamplingParams` per request, `ModelConfig` per loaded model.
+
+Both are frozen, checked when they are made, and refuse names they do not know. `Prompt` and `Message`
+are what travels between the chat formats and the engine. Nothing here does any work.
+"""
+
+from codellama.params.messages import Message, Progress, Prompt
+from codellama.params.model import (
+    CONTEXT_POLICIES,
+    KV_TYPES,
+    MAX_SEQUENCES,
+    POOLING_TYPES,
+    ContextPolicy,
+    KVType,
+    ModelConfig,
+    Pooling,
+    SpecialTags,
+)
+from codellama.params.options import ModelOptions, SamplingOptions
+from codellama.params.sampling import SamplingParams
+
+__all__ = [
+    "CONTEXT_POLICIES",
+    "KV_TYPES",
+    "MAX_SEQUENCES",
+    "POOLING_TYPES",
+    "ContextPolicy",
+    "KVType",
+    "Message",
+    "ModelConfig",
+    "ModelOptions",
+    "Pooling",
+    "Progress",
+    "Prompt",
+    "SamplingOptions",
+    "SamplingParams",
+    "SpecialTags",
+]

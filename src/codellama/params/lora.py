@@ -1,0 +1,60 @@
+"""What callers write about LoRA adapters, checked: paths, and scales by id or name."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+
+from codellama.errors import InvalidRequestError
+from codellama.settings import is_int
+
+LARGEST_FLOAT32 = 3.4e38
+
+
+def is_scale(value: object) -> bool:
+    """Whether this is a number that llama.cpp, which computes in 32 bits, does not take for infinite."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return abs(number) <= LARGEST_FLOAT32
+
+
+def check_scales(lora: object) -> None:
+    """Check a request's `lora`: LoRA adapters (id or name) and their scales.
+
+    Raises InvalidRequestError naming `lora`.
+    """
+    if not isinstance(lora, Mapping):
+        raise InvalidRequestError(
+            "{param} must map adapters (id or name) to scales; got {value!r}", "lora", value=lora
+        )
+    for key, scale in lora.items():
+        if not (is_int(key) and key >= 0) and not (isinstance(key, str) and key):
+            raise InvalidRequestError(
+                "{param}: an adapter is its id (0 or more) or its name; got {key!r}",
+                "lora",
+                key=key,
+            )
+        if not is_scale(scale):
+            raise InvalidRequestError(
+                "{param}: the scale of adapter {key} must be a number; got {scale!r}",
+                "lora",
+                key=key,
+                scale=scale,
+            )
+
+
+def path_and_scale(entry: object) -> tuple[str, float]:
+    """An adapter to load, a path or a pair of path and scale, as a pair.
+
+    Raises InvalidRequestError naming `lora`.
+    """
+    path, scale = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidRequestError(
+            "{param} must hold paths or (path, scale); got {entry!r}", "lora", entry=entry
+        )
+    if not is_scale(scale):
+        raise InvalidRequestError(
+            "{param}: the scale of {path} must be a number", "lora", path=path
+        )
+    return os.fspath(path), float(scale)
