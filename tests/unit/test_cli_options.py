@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from codellama.cli import main
 from codellama.cli.options import (
     model_config,
     model_options,
@@ -17,6 +20,7 @@ from codellama.cli.options import (
     serving_options,
 )
 from codellama.params import ModelConfig, SamplingParams
+from codellama.settings import settings_of
 
 
 @click.command("probe")
@@ -45,6 +49,15 @@ def test_what_is_not_given_is_left_to_the_dataclasses() -> None:
 def test_every_field_of_the_model_configuration_has_an_option() -> None:
     names = {param.name for param in probe.params}
     assert {field.name for field in dataclasses.fields(ModelConfig)} - names == set()
+
+
+def test_every_sampling_parameter_has_an_option_or_is_the_models() -> None:
+    by_request = {
+        s.name
+        for s in settings_of(SamplingParams)
+        if s.name not in ModelConfig.__dataclass_fields__
+    }
+    assert by_request - {param.name for param in probe.params} == {"logprobs"}
 
 
 def test_every_option_sets_a_field() -> None:
@@ -90,6 +103,14 @@ def test_model_options(args: list[str], expected: dict[str, Any]) -> None:
         (["--stop", "a", "--stop", "b"], {"stop": ["a", "b"]}),
         (["--ignore-eos"], {"ignore_eos": True}),
         (["--mirostat", "2"], {"mirostat": 2}),
+        (["-n", "-1", "--seed", "-1"], {"max_tokens": None, "seed": None}),
+        (["--n-predict", "3"], {"max_tokens": 3}),
+        (["-l", "5+1", "-l", "6-inf"], {"logit_bias": {"5": 1.0, "6": -math.inf}}),
+        (["--samplers", "top_k;temperature"], {"samplers": ["top_k", "temperature"]}),
+        (["--dry-sequence-breaker", ";"], {"dry_sequence_breakers": [";"]}),
+        (["--stop-token", "7"], {"stop_tokens": [7]}),
+        (["--mirostat-ent", "4", "--mirostat-lr", "1"], {"mirostat_tau": 4.0, "mirostat_eta": 1.0}),
+        (["--n-discard", "8"], {"n_discard": 8}),
     ],
 )
 def test_sampling_options(args: list[str], expected: dict[str, Any]) -> None:
@@ -114,16 +135,18 @@ def test_an_option_has_one_environment_variable_for_all_commands() -> None:
     [
         (
             ["-c", "0"],
-            "'--ctx-size' (env var: 'CODELLAMA_CTX_SIZE'): n_ctx must be a whole number from 1",
+            "'--ctx-size' (env var: 'CODELLAMA_CTX_SIZE'): --ctx-size must be a whole number from 1",
         ),
         (["-ngl", "many"], "'many' is not a number of layers, all or auto"),
-        (["-ngl", "-1"], "n_gpu_layers must be a number of layers, 'all' or 'auto'; got -1"),
+        (["-ngl", "-1"], "--n-gpu-layers must be a number of layers, 'all' or 'auto'; got -1"),
         (["--tensor-split", "a,b"], "'a,b' is not a list of numbers such as 3,1"),
-        (["--temp", "-1"], "temperature must be a number of 0 or more; got -1.0"),
+        (["--temp", "-1"], "--temperature must be a number of 0 or more; got -1.0"),
         (
             ["--top-p", "1.5"],
-            "'--top-p' (env var: 'CODELLAMA_TOP_P'): top_p must be a number from 0 to 1",
+            "'--top-p' (env var: 'CODELLAMA_TOP_P'): --top-p must be a number from 0 to 1",
         ),
+        (["-l", "the"], "'the' is not a token id and a bias such as 15043+1"),
+        (["-n", "many"], "'many' is not a valid integer"),
         (["--pooling", "rank"], "'rank' is not one of 'none', 'mean', 'cls', 'last'"),
         (["--context-policy", "shift"], "'shift' is not one of 'error', 'drop_oldest'"),
         (["--grammar", "missing.gbnf"], "'missing.gbnf': No such file"),
@@ -142,6 +165,32 @@ def test_the_help_shows_the_defaults_of_the_dataclasses() -> None:
     assert f"[default: {ModelConfig().n_batch}]" in text
     assert f"[default: {SamplingParams().temperature}]" in text
     assert "[default: mmap]" in text
+
+
+def test_the_help_says_what_stays_off_and_names_options() -> None:
+    text = CliRunner().invoke(probe, ["--help"], max_content_width=999, terminal_width=999).output
+    assert "[default: no-context-shift]" in text
+    assert "[default: as --threads]" in text
+    assert "default: None" not in text
+
+
+def test_the_help_groups_the_settings() -> None:
+    lines = CliRunner().invoke(main, ["chat", "--help"]).output.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings[0] == "Options:"
+    assert {"Sampling:", "Limits:", "Context:", "Devices:", "RoPE and YaRN:"} <= set(headings)
+    start = lines.index("Sampling:")
+    assert any("--temperature" in line for line in lines[start : lines.index("Repetition:")])
+
+
+def test_no_help_speaks_of_an_option_that_the_command_lacks() -> None:
+    ctx = click.Context(main, info_name="codellama")
+    for name in ("chat", "complete", "infill", "serve"):
+        command = main.get_command(ctx, name)
+        assert command is not None
+        flags = {f for p in command.params for f in (*p.opts, *p.secondary_opts)}
+        told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command.get_help(ctx)))
+        assert told - flags - {"--help"} == set(), name
 
 
 def test_defaults_of_a_command_stand_below_what_is_given() -> None:

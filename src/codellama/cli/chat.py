@@ -7,38 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codellama.cli.options import model_options, sampling_options, sampling_params
+from codellama.cli.options import (
+    SettingsCommand,
+    chat_options,
+    model_options,
+    sampling_options,
+    sampling_params,
+)
 from codellama.cli.resolve import open_model
 from codellama.cli.streams import read_stdin, stream_text
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
-    from codellama.params import ContextPolicy
+    from codellama.params import SamplingOptions
 
 
-@click.command("chat")
+@click.command("chat", cls=SettingsCommand)
 @click.argument("model", envvar="CODELLAMA_MODEL", default="demo")
 @click.option("-p", "--prompt", show_envvar=True, help="Ask this one question and leave.")
 @click.option("--system", show_envvar=True, help="The system text.")
 @click.option(
     "--plain", is_flag=True, show_envvar=True, help="Print answers as they are, not as Markdown."
 )
-@click.option(
-    "--context-policy",
-    type=click.Choice(["error", "drop_oldest"]),
-    default="error",
-    show_default=True,
-    show_envvar=True,
-    help="When a conversation gets too long: say so, or go on without its oldest turns.",
-)
 @sampling_options
+@chat_options
 @model_options
 def command(
     model: str,
     prompt: str | None,
     system: str | None,
     plain: bool,
-    context_policy: ContextPolicy,
     **options: Any,
 ) -> None:
     """Talk with MODEL, an Instruct model. [env var: CODELLAMA_MODEL; default: demo]
@@ -47,7 +45,7 @@ def command(
     line; Ctrl-C stops the answer; /help lists the commands. When input or output is not a
     terminal, the question is --prompt or standard input, and the plain answer is printed.
     """
-    params = sampling_params(options)
+    sampling = sampling_params(options)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if prompt is None and not terminal:
         prompt = read_stdin()
@@ -55,18 +53,17 @@ def command(
         if not prompt.strip():
             raise click.UsageError("no question: give one by --prompt or on standard input")
         with open_model(model, options) as llm:
-            _answer_one(llm, prompt.strip(), system, params)
+            _answer_one(llm, prompt.strip(), system, sampling)
         return
     from rich.console import Console
 
     from codellama.cli.repl import start
 
     with open_model(model, options) as llm:
-        console = Console(highlight=False)
-        start(llm, system, params, console, plain=plain, context_policy=context_policy)
+        start(llm, system, sampling, Console(highlight=False), plain=plain)
 
 
-def _answer_one(llm: LLM, question: str, system: str | None, params: dict[str, Any]) -> None:
+def _answer_one(llm: LLM, question: str, system: str | None, sampling: SamplingOptions) -> None:
     from codellama.session import Session
 
-    stream_text(Session(llm, system).ask(question, **params))
+    stream_text(Session(llm, system).ask(question, **sampling))

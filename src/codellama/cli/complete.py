@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from codellama.cli.options import (
+    SettingsCommand,
     json_option,
     model_argument,
     model_options,
@@ -17,7 +18,7 @@ from codellama.cli.resolve import open_model
 from codellama.cli.streams import print_completion, read_stdin
 
 
-@click.command("complete")
+@click.command("complete", cls=SettingsCommand)
 @model_argument
 @click.argument("prompt")
 @click.option("--echo", is_flag=True, show_envvar=True, help="Print the prompt before the answer.")
@@ -29,7 +30,7 @@ def command(model: str, prompt: str, echo: bool, as_json: bool, **options: Any) 
 
     What it writes is printed as it comes. PROMPT `-` is standard input.
     """
-    params = sampling_params(options)
+    sampling = sampling_params(options)
     text = read_stdin() if prompt == "-" else prompt
     with open_model(model, options) as llm:
-        print_completion(llm.complete(text, echo=echo, **params), as_json=as_json)
+        print_completion(llm.complete(text, echo=echo, **sampling), as_json=as_json)

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from codellama.cli.options import (
+    SettingsCommand,
+    infill_options,
     json_option,
     model_argument,
     model_options,
@@ -20,7 +22,7 @@ from codellama.cli.streams import print_completion
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command("infill")
+@click.command("infill", cls=SettingsCommand)
 @model_argument
 @click.option("--prefix", show_envvar=True, help="Text before the gap.")
 @click.option("--suffix", show_envvar=True, help="Text behind the gap.")
@@ -28,6 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--suffix-file", type=_FILE, show_envvar=True, help="File with the suffix.")
 @json_option
 @sampling_options
+@infill_options
 @model_options
 def command(
     model: str,
@@ -44,9 +47,9 @@ def command(
     """
     before = _text("prefix", prefix, prefix_file)
     behind = _text("suffix", suffix, suffix_file)
-    params = sampling_params(options)
+    sampling = sampling_params(options)
     with open_model(model, options) as llm:
-        print_completion(llm.infill(before, behind, **params), as_json=as_json)
+        print_completion(llm.infill(before, behind, **sampling), as_json=as_json)
 
 
 def _text(name: str, text: str | None, file: Path | None) -> str:

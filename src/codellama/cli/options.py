@@ -1,39 +1,32 @@
-"""Bundles of options that several commands share, and what they become.
+"""Options of the command line that are settings, and what they become.
 
-`@model_options` sets fields of `ModelConfig`, `@serving_options` the fields that matter when many
-requests are served at once, `@sampling_options` fields of `SamplingParams`. An option that is not
-given is not passed on, so the dataclasses' defaults are the only ones. A shared option has one
-environment variable for all commands (`CODELLAMA_CTX_SIZE`), besides the one per command.
+Type, help and default come from the declarations in `params`; here stands only what is the command line's
+own: other flags than the name, files, extra forms. `@model_options` sets what every loaded model needs,
+`@chat_options`, `@infill_options` and `@serving_options` what some commands use, `@sampling_options` the
+fields of `SamplingParams`. An option that is not given is not passed on, so the dataclasses' defaults are
+the only ones. An option has one environment variable for all commands (`CODELLAMA_CTX_SIZE`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, Any, cast, get_args, get_origin
 
 import click
 
 from codellama.cli import option_names
 from codellama.errors import InvalidRequestError
-from codellama.params import (
-    CONTEXT_POLICIES,
-    KV_TYPES,
-    POOLING_TYPES,
-    ModelConfig,
-    SamplingParams,
-)
+from codellama.params import ModelConfig, SamplingOptions, SamplingParams
+from codellama.params.model import SERVING, Layers
+from codellama.settings import Setting, settings_of
 
 Decorator = Callable[[Any], Any]
 
-_DEFAULTS: dict[str, Any] = {
-    field.name: field.default
-    for cls in (ModelConfig, SamplingParams)
-    for field in dataclasses.fields(cls)
-}
+NOT_SET = "not set"
+"""What -1 stands for where llama-server means by it that there is no limit, or no seed."""
 
 model_argument = click.argument("model")
-"""The MODEL argument: a path, a published name, or `demo`; see `resolve.resolve_model`."""
+"""The MODEL argument: a path, a published name, or `demo`; see `codellama.models`."""
 
 json_option = click.option(
     "--json",
@@ -44,6 +37,28 @@ json_option = click.option(
     help="Print JSON.",
 )
 """The --json of every command whose output is data."""
+
+
+class SettingOption(click.Option):
+    """An option that is a setting; `group` is its heading in the help."""
+
+    def __init__(self, flags: Sequence[str], *, group: str, **attributes: Any) -> None:
+        super().__init__(flags, **attributes)
+        self.group = group
+
+
+class SettingsCommand(click.Command):
+    """A command whose help shows its settings under their headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def layers(value: str) -> int | str:
@@ -73,162 +88,189 @@ def adapter(value: str) -> tuple[str, float]:
         return value, 1.0
 
 
-def _shared(name: str, *flags: str, help: str, default: str = "", **attributes: Any) -> Decorator:
-    """An option that sets the field `name`, with an environment variable named after its flag.
-
-    The help ends with the field's default, or with `default` where that says more.
-    """
-    long = next(flag for flag in flags if flag.startswith("--"))
-    on, _, off = long.partition("/")
-    envvar = "CODELLAMA_" + on.removeprefix("--").replace("-", "_").upper()
-    value = default or _DEFAULTS[name]
-    if isinstance(value, bool):
-        value = (on if value else off).removeprefix("--")
-    text = help if value == () else f"{help} [default: {value}]"
-    return click.option(
-        *flags, name, default=None, envvar=envvar, show_envvar=True, help=text, **attributes
-    )
+def bias(value: str) -> tuple[int, float]:
+    """A token id and what is added to its logit: 15043+1, 15043-1, or 15043-inf."""
+    digits = len(value) - len(value.lstrip("0123456789"))
+    try:
+        if value[digits : digits + 1] not in ("+", "-"):
+            raise ValueError
+        return int(value[:digits]), float(value[digits:])
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is not a token id and a bias such as 15043+1"
+        ) from None
 
 
-def _bundle(*options: Decorator) -> Decorator:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
+def steps(value: str) -> tuple[str, ...]:
+    """Names separated by semicolons or commas."""
+    return tuple(name.strip() for name in value.replace(";", ",").split(","))
 
-    return decorate
+
+def number_or_not(value: str) -> int | str:
+    """A whole number, in which -1 means `NOT_SET`."""
+    try:
+        return NOT_SET if int(value) == -1 else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a valid integer.") from None
 
 
 def _read(ctx: click.Context, param: click.Parameter, file: IO[str] | None) -> str | None:
     return file.read() if file else None
 
 
-model_options = _bundle(
-    _shared("n_ctx", "-c", "--ctx-size", type=int,
-            help="Context per request in tokens.", default="what the model was trained for"),
-    _shared("n_gpu_layers", "-ngl", "--n-gpu-layers", type=layers, metavar="NUMBER|all|auto",
-            help="Layers on the GPU.", default="auto, as many as fit"),
-    _shared("main_gpu", "--main-gpu", type=int, help="The GPU for what is not split."),
-    _shared("split_mode", "--split-mode", type=click.Choice(["none", "layer", "row"]),
-            help="How several GPUs share the model."),
-    _shared("tensor_split", "--tensor-split", type=shares, metavar="NUMBER,...",
-            help="Share of each GPU, such as 3,1.", default="by free memory"),
-    _shared("n_threads", "-t", "--threads", type=int,
-            help="CPU threads for answers.", default="one per core"),
-    _shared("n_threads_batch", "--threads-batch", type=int,
-            help="CPU threads for prompts.", default="as --threads"),
-    _shared("n_batch", "--batch-size", type=int, help="Tokens per step."),
-    _shared("n_ubatch", "--ubatch-size", type=int,
-            help="Tokens per llama.cpp micro-batch."),
-    _shared("flash_attn", "--flash-attn", type=click.Choice(["auto", "on", "off"]),
-            help="Flash attention; auto: not on a CPU with --parallel 1, else as llama.cpp."),
-    _shared("type_k", "--cache-type-k", type=click.Choice(KV_TYPES),
-            help="Type of the KV cache's keys."),
-    _shared("type_v", "--cache-type-v", type=click.Choice(KV_TYPES),
-            help="Type of the KV cache's values."),
-    _shared("offload_kqv", "--kv-offload/--no-kv-offload",
-            help="Keep the KV cache on the GPU."),
-    _shared("use_mmap", "--mmap/--no-mmap", help="Map the file into memory."),
-    _shared("use_mlock", "--mlock/--no-mlock", help="Keep the model in RAM."),
-    _shared("chat_format", "--chat-format", type=click.Choice(["turn", "inst", "none"]),
-            help="turn: 70B Instruct; inst: 7B to 34B Instruct.", default="from the file"),
-    _shared("experimental_infill", "--experimental-infill/--no-experimental-infill",
-            help="Infill with 70B base, about which Meta's pages disagree."),
-    _shared("special_tags", "--special-tags", type=click.Choice(["literal", "reject"]),
-            help="What control tags typed in a message are.", default="literal, plain text"),
-    _shared("spec_type", "--spec-type", type=click.Choice(["auto", "none", "ngram", "draft"]),
-            help="Who guesses tokens ahead; answers stay the same.",
-            default="auto, n-grams and the draft model if there is one"),
-    _shared("spec_draft_n_max", "--spec-draft-n-max", type=int,
-            help="Longest guess in tokens; 0: none."),
-    _shared("spec_draft_p_min", "--spec-draft-p-min", type=float,
-            help="The draft model guesses on while it is this sure."),
-    _shared("draft_model", "-md", "--model-draft", type=click.Path(),
-            help="A small GGUF with the same vocabulary that guesses ahead.", default="none"),
-    _shared("lora", "--lora", "--lora-scaled", multiple=True, type=adapter,
-            metavar="FILE[:SCALE]", help="LoRA adapter to load; repeatable.", default="none"),
-    _shared("lora_init_without_apply", "--lora-init-without-apply", is_flag=True,
-            help="LoRA adapters act only on requests that name them.", default="off"),
-    _shared("context_shift", "--context-shift/--no-context-shift",
-            help="Go on without the older half of the text when the context is full."),
-    _shared("n_keep", "--keep", type=int, default="0",
-            help="Tokens at the prompt's beginning that a shift leaves; -1: all."),
-    _shared("rope_scaling", "--rope-scaling", type=click.Choice(["none", "linear", "yarn"]),
-            help="How positions beyond the trained context are scaled.", default="from the file"),
-    _shared("rope_freq_base", "--rope-freq-base", type=float,
-            help="RoPE base frequency.", default="from the file"),
-    _shared("rope_freq_scale", "--rope-freq-scale", type=float,
-            help="RoPE frequency factor; 0.5 doubles the context.", default="from the file"),
-    _shared("yarn_orig_ctx", "--yarn-orig-ctx", type=int,
-            help="YaRN: context the model was trained for.", default="from the file"),
-    _shared("yarn_ext_factor", "--yarn-ext-factor", type=float,
-            help="YaRN: share of extrapolation; 0: interpolate only.", default="from the file"),
-    _shared("yarn_attn_factor", "--yarn-attn-factor", type=float,
-            help="YaRN: factor of the attention's magnitude.", default="from the file"),
-    _shared("yarn_beta_fast", "--yarn-beta-fast", type=float,
-            help="YaRN: high correction dimension.", default="from the file"),
-    _shared("yarn_beta_slow", "--yarn-beta-slow", type=float,
-            help="YaRN: low correction dimension.", default="from the file"),
-    _shared("draft_gpu_layers", "-ngld", "--n-gpu-layers-draft", type=layers,
-            metavar="NUMBER|all|auto", help="Layers of the draft model on the GPU.",
-            default="auto, as many as fit"),
-)  # fmt: skip
-"""How the model is loaded; read them with `model_config`."""
+def _table(ctx: click.Context, param: click.Parameter, pairs: Any) -> dict[int, float] | None:
+    return dict(pairs) or None
 
-serving_options = _bundle(
-    _shared("n_seq_max", "-np", "--parallel", type=int,
-            help="Requests answered at once."),
-    _shared("kv_cells", "--kv-cells", type=int,
-            help="Tokens all requests may hold together.", default="--ctx-size times --parallel"),
-    _shared("cache_ram", "--cache-ram", type=int,
-            help="MiB of host memory for prompts that left the cache; 0: none.",
-            default="8192, or 1/16 of the memory"),
-    _shared("max_queue", "--max-queue", type=int,
-            help="Requests that may wait; more are refused."),
-    _shared("context_policy", "--context-policy", type=click.Choice(CONTEXT_POLICIES),
-            help="What becomes of a dialog that is too long: an error, or drop its oldest turns."),
-    _shared("embeddings", "--embeddings/--no-embeddings", "--embedding",
-            help="Answer /v1/embeddings too; takes memory for one more context of --ctx-size."),
-    _shared("pooling", "--pooling", type=click.Choice(POOLING_TYPES),
-            help="How the vectors of a text's tokens become one."),
-    _shared("prefill_chunk", "--prefill-chunk", type=int,
-            help="Prompt tokens per step while others are answered."),
-)  # fmt: skip
-"""How many requests are served at once; read them with `model_config`."""
 
-sampling_options = _bundle(
-    _shared("max_tokens", "-n", "--max-tokens", type=int,
-            help="Longest answer in tokens.", default="up to the end of the context"),
-    _shared("temperature", "--temperature", "--temp", type=float,
-            help="Randomness; 0 takes the likeliest token."),
-    _shared("top_k", "--top-k", type=int, help="Draw from this many tokens; 0: all."),
-    _shared("top_p", "--top-p", type=float,
-            help="Draw from the likeliest tokens up to this total."),
-    _shared("min_p", "--min-p", type=float,
-            help="Drop tokens below this share of the likeliest one."),
-    _shared("typical_p", "--typical-p", type=float,
-            help="Locally typical sampling; 1 is off."),
-    _shared("repeat_penalty", "--repeat-penalty", type=float,
-            help="Divide the logits of recent tokens; 1 is off."),
-    _shared("repeat_last_n", "--repeat-last-n", type=int,
-            help="Tokens that count as recent; -1: all."),
-    _shared("frequency_penalty", "--frequency-penalty", type=float,
-            help="Penalty per earlier use of a token."),
-    _shared("presence_penalty", "--presence-penalty", type=float,
-            help="Penalty for having been used."),
-    _shared("mirostat", "--mirostat", type=int, help="Mirostat 1 or 2; 0 is off."),
-    _shared("seed", "-s", "--seed", type=int,
-            help="Same seed, same answer.", default="random"),
-    _shared("stop", "--stop", multiple=True, help="End the answer before this text; repeatable."),
-    _shared("grammar", "--grammar", type=click.File("r", encoding="utf-8"), callback=_read,
-            default="none", help="File with a GBNF grammar that the answer must follow."),
-    _shared("json_schema", "--json-schema", type=click.File("r", encoding="utf-8"), callback=_read,
-            default="none", help="File with a JSON schema that the answer must follow."),
-    _shared("timeout_s", "--timeout", type=float,
-            help="Seconds after which an answer ends.", default="none"),
-    _shared("ignore_eos", "--ignore-eos/--no-ignore-eos",
-            help="Go on after the end of the answer."),
-)  # fmt: skip
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "n_ctx": ("-c", "--ctx-size"),
+    "n_gpu_layers": ("-ngl", "--n-gpu-layers"),
+    "n_threads": ("-t", "--threads"),
+    "n_threads_batch": ("--threads-batch",),
+    "n_batch": ("--batch-size",),
+    "n_ubatch": ("--ubatch-size",),
+    "type_k": ("--cache-type-k",),
+    "type_v": ("--cache-type-v",),
+    "offload_kqv": ("--kv-offload/--no-kv-offload",),
+    "use_mmap": ("--mmap/--no-mmap",),
+    "use_mlock": ("--mlock/--no-mlock",),
+    "draft_model": ("-md", "--model-draft"),
+    "draft_gpu_layers": ("-ngld", "--n-gpu-layers-draft"),
+    "lora": ("--lora", "--lora-scaled"),
+    "lora_init_without_apply": ("--lora-init-without-apply",),
+    "n_keep": ("--keep",),
+    "n_seq_max": ("-np", "--parallel"),
+    "embeddings": ("--embeddings/--no-embeddings", "--embedding"),
+    "max_tokens": ("-n", "--max-tokens", "--n-predict", "--predict"),
+    "temperature": ("--temperature", "--temp"),
+    "typical_p": ("--typical-p", "--typical"),
+    "top_n_sigma": ("--top-n-sigma", "--top-nsigma"),
+    "dry_sequence_breakers": ("--dry-sequence-breaker",),
+    "mirostat_tau": ("--mirostat-tau", "--mirostat-ent"),
+    "mirostat_eta": ("--mirostat-eta", "--mirostat-lr"),
+    "logit_bias": ("-l", "--logit-bias"),
+    "seed": ("-s", "--seed"),
+    "grammar": ("--grammar", "--grammar-file"),
+    "json_schema": ("--json-schema", "--json-schema-file", "-jf"),
+    "stop": ("--stop", "-r", "--reverse-prompt"),
+    "stop_tokens": ("--stop-token",),
+    "samplers": ("--samplers",),
+    "timeout_s": ("--timeout",),
+}
+"""Flags that are not the setting's name; the first long one names it. Most are llama-server's."""
+
+_FILE: Mapping[str, Any] = {
+    "type": click.File("r", encoding="utf-8"), "callback": _read, "metavar": "FILE",
+}  # fmt: skip
+
+FORMS: Mapping[str, Mapping[str, Any]] = {
+    "tensor_split": {"type": shares, "multiple": False, "metavar": "NUMBER,..."},
+    "draft_model": {"type": click.Path()},
+    "lora": {"type": adapter, "multiple": True, "metavar": "FILE[:SCALE]"},
+    "lora_init_without_apply": {"is_flag": True},
+    "max_tokens": {"type": number_or_not, "metavar": "INTEGER"},
+    "seed": {"type": number_or_not, "metavar": "INTEGER"},
+    "logit_bias": {"type": bias, "multiple": True, "callback": _table, "metavar": "ID(+|-)BIAS"},
+    "samplers": {"type": steps, "multiple": False, "metavar": "NAME;NAME..."},
+    "grammar": _FILE,
+    "json_schema": _FILE,
+}
+"""Attributes of options whose form does not follow from the setting's type."""
+
+
+def flags_of(setting: Setting) -> tuple[str, ...]:
+    """The flags of the option that sets this, such as ("-c", "--ctx-size")."""
+    name = setting.name.replace("_", "-")
+    plain = f"--{name}/--no-{name}" if setting.kind is bool else f"--{name}"
+    return FLAGS.get(setting.name, (plain,))
+
+
+def long_flag(setting: Setting) -> str:
+    """The flag by which errors, help and environment variables call a setting."""
+    return next(flag for flag in flags_of(setting) if flag.startswith("--")).partition("/")[0]
+
+
+def setting_option(setting: Setting) -> Decorator:
+    """The option that sets `setting`, with an environment variable named after its flag."""
+    on = long_flag(setting)
+    envvar = "CODELLAMA_" + on.removeprefix("--").replace("-", "_").upper()
+    form = {**_form(setting.kind), **FORMS.get(setting.name, {})}
+    repeatable = " Repeatable." if form.get("multiple") else ""
+    help = f"{setting.sentence(_spelled)}{repeatable} [default: {_default(setting)}]"
+    return click.option(
+        *flags_of(setting),
+        setting.name,
+        cls=SettingOption,
+        group=setting.declaration.group,
+        default=None,
+        envvar=envvar,
+        show_envvar=True,
+        help=help,
+        **form,
+    )
+
+
+def _form(kind: Any) -> dict[str, Any]:
+    """What click is told about a type."""
+    if kind is bool:
+        return {}
+    if kind == Layers:
+        return {"type": layers, "metavar": "NUMBER|all|auto"}
+    if get_origin(kind) is tuple:
+        return {"type": get_args(kind)[0], "multiple": True}
+    if kind in (int, float, str):
+        return {"type": kind}
+    return {"type": click.Choice(get_args(kind))}
+
+
+def _default(setting: Setting) -> str:
+    if setting.kind is bool:
+        flags = flags_of(setting)[0].split("/")
+        if setting.default:
+            return flags[0].removeprefix("--")
+        return flags[1].removeprefix("--") if len(flags) > 1 else "off"
+    if isinstance(setting.default, tuple) and setting.default:
+        return " ".join(map(_printable, setting.default))
+    return setting.default_text(_spelled) or "none"
+
+
+def _printable(text: object) -> str:
+    return str(text) if str(text).isprintable() else repr(text)
+
+
+def _spelled(name: str) -> str:
+    return long_flag(_MODEL.get(name) or _SAMPLING[name])
+
+
+def _bundle(*settings: Setting) -> Decorator:
+    def decorate(function: Any) -> Any:
+        for setting in reversed(settings):
+            function = setting_option(setting)(function)
+        return function
+
+    return decorate
+
+
+_MODEL = {s.name: s for s in settings_of(ModelConfig)}
+_SAMPLING = {s.name: s for s in settings_of(SamplingParams) if "command line" in s.faces}
+_CHAT = [_MODEL[name] for name in ("chat_format", "context_policy", "special_tags")]
+_INFILL = [_MODEL[name] for name in ("special_tags", "experimental_infill")]
+_SERVING = [s for s in _MODEL.values() if s.declaration.group == SERVING]
+_ALWAYS = [s for s in _MODEL.values() if s not in (*_CHAT, *_INFILL, *_SERVING)]
+
+model_options = _bundle(*_ALWAYS)
+"""How a model is loaded, whatever for; read them with `model_config`."""
+
+chat_options = _bundle(*_CHAT)
+"""How dialogs are written; read them with `model_config`."""
+
+infill_options = _bundle(*_INFILL)
+"""What matters to infilling alone; read them with `model_config`."""
+
+serving_options = _bundle(*_SERVING, *dict.fromkeys((*_CHAT, *_INFILL)))
+"""What matters when all kinds of requests are served at once; read them with `model_config`."""
+
+sampling_options = _bundle(*_SAMPLING.values())
 """How an answer is drawn; read them with `sampling_params`."""
 
 
@@ -237,24 +279,22 @@ def model_config(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
 
     A value out of range is a usage error (exit code 2) that names the option.
     """
-    return _checked(ModelConfig, options, defaults)
+    return _checked(ModelConfig, {**defaults, **_given(_MODEL, options)})
 
 
-def sampling_params(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The fields of `SamplingParams` among a command's options, over `defaults`; checked alike."""
-    return _checked(SamplingParams, options, defaults)
+def sampling_params(options: Mapping[str, Any]) -> SamplingOptions:
+    """The fields of `SamplingParams` among a command's options, checked alike."""
+    return cast(SamplingOptions, _checked(SamplingParams, _given(_SAMPLING, options)))
+
+
+def _given(names: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: options[name] for name in names if options.get(name) not in (None, ())}
+    return {name: None if value is NOT_SET else value for name, value in given.items()}
 
 
 def _checked(
-    cls: type[ModelConfig] | type[SamplingParams],
-    options: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    cls: type[ModelConfig] | type[SamplingParams], fields: dict[str, Any]
 ) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(cls)}
-    if cls is SamplingParams:  # of what both have, an option sets the model's
-        names -= {field.name for field in dataclasses.fields(ModelConfig)}
-    given = {name: options[name] for name in names if options.get(name) not in (None, ())}
-    fields = {**defaults, **given}
     try:
         cls.of(**fields)
     except InvalidRequestError as error:

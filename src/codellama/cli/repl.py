@@ -22,7 +22,7 @@ from codellama.session import Answer, Session
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
-    from codellama.params import ContextPolicy
+    from codellama.params import SamplingOptions
 
 HELP = {
     "/help": "this list",
@@ -50,11 +50,10 @@ class Writer(Protocol):
 def start(
     llm: LLM,
     system: str | None,
-    params: dict[str, Any],
+    sampling: SamplingOptions,
     console: Console,
     *,
     plain: bool,
-    context_policy: ContextPolicy = "error",
 ) -> None:
     """Talk until the user leaves."""
     from codellama.cli.markdown import MarkdownStream
@@ -63,8 +62,8 @@ def start(
     llm.chat_prompt("hello")  # a model without chat format is refused now, not after a question
     console.print(f"{llm.name}, {llm.n_ctx} tokens of context; /help lists the commands")
     writer: Callable[[Console], Writer] = PlainStream if plain else MarkdownStream
-    session = Session(llm, system, context_policy)
-    Repl(session, console, PromptReader(open_history(), COMMANDS), writer, params).run()
+    session = Session(llm, system)
+    Repl(session, console, PromptReader(open_history(), COMMANDS), writer, sampling).run()
 
 
 class Repl:
@@ -76,14 +75,14 @@ class Repl:
         console: Console,
         read: Callable[[], str],
         writer: Callable[[Console], Writer],
-        params: dict[str, Any],
+        sampling: SamplingOptions,
     ) -> None:
-        """`read` returns the next message and raises EOFError to leave; `params` draw the answers."""
+        """`read` returns the next message and raises EOFError to leave; `sampling` draws the answers."""
         self._session = session
         self._console = console
         self._read = read
         self._writer = writer
-        self._params = params
+        self._sampling = sampling
         self._answers = 0
         self._tokens = 0
         self._usage = Usage()
@@ -104,7 +103,7 @@ class Repl:
                 self._ask(text)
 
     def _ask(self, text: str) -> None:
-        self._answer(lambda: self._session.ask(text, **self._params))
+        self._answer(lambda: self._session.ask(text, **self._sampling))
 
     def _command(self, text: str) -> None:
         name, _, rest = text.partition(" ")
@@ -119,7 +118,7 @@ class Repl:
                 self._usage = Usage()
                 self._note("The conversation is forgotten.")
             case "/regen":
-                self._answer(lambda: self._session.regen(**self._params))
+                self._answer(lambda: self._session.regen(**self._sampling))
             case "/stats":
                 self._stats()
             case _:
