@@ -8,11 +8,19 @@ from typing import Any
 
 import click
 
-from codellama.cli.options import model_argument, model_config, model_options, serving_options
+from codellama.cli.options import (
+    SettingsCommand,
+    model_argument,
+    model_config,
+    model_options,
+    sampling_options,
+    sampling_params,
+    serving_options,
+)
 from codellama.errors import InvalidRequestError
 
 
-@click.command("serve")
+@click.command("serve", cls=SettingsCommand)
 @model_argument
 @click.option(
     "--host",
@@ -66,8 +74,9 @@ from codellama.errors import InvalidRequestError
     show_envvar=True,
     help="Largest request body in MiB.",
 )
-@model_options
+@sampling_options
 @serving_options
+@model_options
 def command(
     model: str,
     host: str,
@@ -80,6 +89,8 @@ def command(
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
+
+    Sampling options such as --temp and --n-predict are for requests that do not say otherwise.
 
     The URL is printed on stderr. /health answers 503 while the model is loading. SIGTERM or Ctrl-C
     lets running answers finish; a second Ctrl-C cuts them short.
@@ -94,6 +105,7 @@ def command(
         cors_origins=cors_origin,
         drain_timeout=drain_timeout,
         max_body_bytes=max_body_mib * MIB,
+        sampling=sampling_params(options),
     )
     model_fields = model_config(options)
     path = resolve_model(model)

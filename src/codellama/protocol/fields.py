@@ -1,6 +1,7 @@
 """The request fields that all dialects share, and what becomes of the others.
 
-Every field of `SamplingParams` has its llama-server name here; a few more spellings are aliases.
+Every field of `SamplingParams` has its llama-server name here; a few more spellings are aliases. Those whose
+JSON is plain follow from their declaration.
 Fields that both dialects know but this server cannot honour are fine as long as they say nothing
 (their neutral value) and a 400 that names them otherwise. Names nobody knows are a 400 too.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
+    create_model,
     model_validator,
 )
 from typing_extensions import Self
@@ -26,9 +28,10 @@ from codellama.compat.openai import object_schema, response_schema, seed_or_rand
 from codellama.compat.replies import Collected
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
-from codellama.params import SamplingParams
+from codellama.params import SamplingOptions, SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error
 from codellama.protocol.lora import parse_lora
+from codellama.settings import settings_of
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from codellama.params import Prompt
 
 MAX_CHOICES = 128  # OpenAI's limit for n
+NO_LIMIT = -1  # of max_tokens, in llama-server's words
 
 # Accepted whatever they say: they change nothing about the answer of this server.
 NO_EFFECT = frozenset(
@@ -147,8 +151,41 @@ class StreamOptions(Fields):
     include_usage: bool = False
 
 
-class SamplingFields(Fields):
-    """How an answer is drawn and delivered, in both dialects. Defaults are `SamplingParams`'s."""
+# What a dialect writes otherwise than Python; every other sampling parameter is a plain field.
+OWN_FORM = frozenset(
+    {"max_tokens", "seed", "stop", "logit_bias", "grammar", "json_schema", "lora", "logprobs"}
+)
+
+
+def wire_type(kind: Any) -> Any:
+    """The JSON type of a setting: a list where it is a tuple, else the same.
+
+    Raises TypeError for a type that has no plain form; its field has to be written by hand.
+    """
+    if kind in (int, float, bool, str):
+        return kind
+    if get_origin(kind) is tuple and get_args(kind)[0] in (int, float, str):
+        return list[get_args(kind)[0]]  # type: ignore[misc]
+    raise TypeError(f"{kind} has no plain JSON form: name the parameter in OWN_FORM")
+
+
+if TYPE_CHECKING:  # no code reads these by name, so no type checker need know them
+    PlainFields = Fields
+else:
+    PlainFields = create_model(
+        "PlainFields",
+        __base__=Fields,
+        **{
+            declared.name: (wire_type(declared.kind) | None, None)
+            for declared in settings_of(SamplingParams)
+            if declared.name not in OWN_FORM
+        },
+    )
+
+
+class SamplingFields(PlainFields):
+    """How an answer is drawn and delivered, in both dialects. Defaults are the server's (`default_to`)
+    or else `SamplingParams`'s."""
 
     aliases = ALIASES
     no_effect = NO_EFFECT
@@ -158,61 +195,52 @@ class SamplingFields(Fields):
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    top_n_sigma: float | None = None
-    xtc_probability: float | None = None
-    xtc_threshold: float | None = None
-    dry_multiplier: float | None = None
-    dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
-    dry_sequence_breakers: list[str] | None = None
-    mirostat: int | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
     logit_bias: dict[str, float | bool] | list[list[int | str | float | bool]] | None = None
     seed: int | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     stop: str | list[str] | None = None
-    stop_tokens: list[int] | None = None
-    ignore_eos: bool | None = None
-    samplers: list[str] | None = None
-    timeout_s: float | None = None
-    t_max_predict_ms: int | None = None
-    n_indent: int | None = None
     lora: list[dict[str, Any]] | None = None
-    context_shift: bool | None = None
-    n_keep: int | None = None
-    n_discard: int | None = None
+
+    _defaults: SamplingOptions = PrivateAttr(default_factory=SamplingOptions)
+
+    def default_to(self, defaults: SamplingOptions) -> None:
+        """Take these for what the request does not say."""
+        self._defaults = defaults
+        if self.max_tokens is None and "max_tokens" in defaults:
+            limit = defaults["max_tokens"]
+            self.max_tokens = NO_LIMIT if limit is None else limit
 
     def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
         """The sampling parameters asked for; raises InvalidRequestError naming the field."""
-        names = SamplingParams.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        given = {name: getattr(self, name) for name in names - {"logprobs"}}
-        options = {name: value for name, value in given.items() if value is not None}
+        options: dict[str, Any] = {**self._defaults}
+        for declared in settings_of(SamplingParams):
+            value = getattr(self, declared.name, None)
+            if value is not None and declared.name not in OWN_FORM:
+                options[declared.name] = value
+        options["t_max_predict_ms"] = max(0, options.get("t_max_predict_ms", 0))
         options["logprobs"] = logprobs
-        options["max_tokens"] = None if self.max_tokens == -1 else self.max_tokens
-        options["seed"] = seed_or_random(self.seed)
-        options["t_max_predict_ms"] = max(0, self.t_max_predict_ms or 0)
-        options["grammar"] = self.grammar or None
-        options["json_schema"] = self._schema()
-        options["stop"] = self.stop or ()
-        options["logit_bias"] = token_biases(self.logit_bias or {}, tokenizer)
-        options["lora"] = parse_lora(self.lora) if self.lora else None
+        options["max_tokens"] = None if self.max_tokens == NO_LIMIT else self.max_tokens
+        if self.seed is not None:
+            options["seed"] = seed_or_random(self.seed)
+        if self.stop is not None:
+            options["stop"] = self.stop
+        if self.logit_bias is not None:
+            options["logit_bias"] = token_biases(self.logit_bias, tokenizer)
+        if self.lora:
+            options["lora"] = parse_lora(self.lora)
+        options |= self._form()
         try:
             return SamplingParams.of(**options)
         except InvalidRequestError as error:
             raise respelled(error, self._spelling) from error
+
+    def _form(self) -> dict[str, Any]:
+        """Grammar and schema, if the request says anything about one of them."""
+        if self.grammar is None and self.json_schema is None and self.response_format is None:
+            return {}
+        return {"grammar": self.grammar or None, "json_schema": self._schema()}
 
     @property
     def candidates(self) -> int:

@@ -76,7 +76,7 @@ def create_app(
         )
     _add_errors(app)
     _add_information(app, serving)
-    _add_generation(app, serving, config.ping_interval)
+    _add_generation(app, serving, config)
     _add_embeddings(app, serving)
     _add_text_tools(app, serving)
     _add_adapters(app, serving)
@@ -110,9 +110,10 @@ def _add_information(app: FastAPI, serving: Serving) -> None:
         return model_json(llm.name, serving.created, await run_in_threadpool(model_meta, llm))
 
 
-def _add_generation(app: FastAPI, serving: Serving, ping_interval: float) -> None:
+def _add_generation(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
     async def answer(body: GenerationRequest, http: Request) -> Response:
-        return await generate(body, http, serving, ping_interval)
+        body.default_to(config.sampling)
+        return await generate(body, http, serving, config.ping_interval)
 
     @app.post("/v1/chat/completions")
     @app.post("/chat/completions")

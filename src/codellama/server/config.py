@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codellama.errors import InvalidRequestError
+from codellama.params import SamplingOptions, SamplingParams
 
 MIB = 2**20
 
@@ -18,7 +19,8 @@ class ServerConfig:
     address that other machines can reach needs at least one. `cors_origins` are the web pages that
     may call the server ("*": all). Bodies above `max_body_bytes` are refused. When it is asked to
     stop, the server lets running answers finish for `drain_timeout` seconds. A silent stream gets a
-    comment every `ping_interval` seconds, so that nobody on the way closes it.
+    comment every `ping_interval` seconds, so that nobody on the way closes it. `sampling` holds fields
+    of `SamplingParams` for requests that do not set them.
     """
 
     host: str = "127.0.0.1"
@@ -28,8 +30,12 @@ class ServerConfig:
     max_body_bytes: int = 32 * MIB
     drain_timeout: float = 30.0
     ping_interval: float = 15.0
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:
+        SamplingParams.of(**self.sampling)
+        if "logprobs" in self.sampling:
+            raise InvalidRequestError("{param} can only be asked for by a request", "logprobs")
         if not 0 <= self.port <= 65535:
             raise InvalidRequestError(f"port must be from 0 to 65535; got {self.port}", "port")
         for name in ("max_body_bytes", "ping_interval"):

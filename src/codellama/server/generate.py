@@ -29,7 +29,7 @@ from codellama.server.sse import DONE, PING, EventStream, sse
 if TYPE_CHECKING:
     from codellama.llm import LLM
     from codellama.native.model import Tokenizer
-    from codellama.params import Prompt, SamplingParams
+    from codellama.params import Prompt, SamplingOptions, SamplingParams
     from codellama.running.completion import Completion
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class GenerationRequest(Protocol):
 
     stream: bool
 
+    def default_to(self, defaults: SamplingOptions) -> None: ...
     @property
     def echo(self) -> bool: ...
     @property
