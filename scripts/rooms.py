@@ -17,6 +17,7 @@ ROOMS = (
     "files",
     "devices",
     "weights",
+    "models",
     "running",
     "compat",
     "llm",
@@ -43,7 +44,7 @@ OUTSIDE = {
     "pydantic_core": {"server"},
     "rich": {"cli"},
     "starlette": {"server"},
-    "typing_extensions": {"errors", "params", "protocol"},
+    "typing_extensions": {"compat", "errors", "llm", "params", "protocol"},
     "uvicorn": {"server"},
     "yaml": {"weights"},
 }

@@ -82,3 +82,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = next((m for m, names in _HOMES.items() if name in names), "codellama.errors")
     return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, which are imported when they are first used."""
+    return list(__all__)

@@ -7,6 +7,7 @@ engine as token ids. Every way of asking ends in `generate`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -14,7 +15,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from typing_extensions import Unpack
 
 from codellama.compat.embeddings import EmbeddingCompatible
 from codellama.compat.llama import LlamaCompatible
@@ -27,15 +29,18 @@ from codellama.engine.request import Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.loadable import check_adapter, read_model
+from codellama.models import resolve_model
 from codellama.native.model import Tokenizer
 from codellama.params import (
     CONTEXT_POLICIES,
     ContextPolicy,
     Message,
     ModelConfig,
+    ModelOptions,
     Pooling,
     Progress,
     Prompt,
+    SamplingOptions,
     SamplingParams,
 )
 from codellama.prompts.chat import ChatFormat
@@ -78,12 +83,15 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | os.PathLike[str],
         *,
         progress: Progress | None = None,
-        **config: Any,
+        **config: Unpack[ModelOptions],
     ) -> None:
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
+
+        `model` is a path, or a name that the command line takes too: "demo", "70b-instruct",
+        "70b-instruct:Q8_0", or a file in a models folder (see `codellama.models`).
 
         `progress` is called on this thread with the bytes of weights that have been loaded and that
         there are. What it raises, or Ctrl-C, ends the load.
@@ -93,7 +101,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         InvalidRequestError for a bad option.
         """
         self.config = ModelConfig.of(**config)
-        self.path = Path(model)
+        self.path = resolve_model(model)
         self.name = self.path.stem
         header = read_model(self.path)
         draft = None if self.config.draft_model is None else read_model(self.config.draft_model)
@@ -179,7 +187,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         *,
         n: int = 1,
         context_policy: ContextPolicy | None = None,
-        **params: Any,
+        **params: Unpack[SamplingOptions],
     ) -> Completion:
         """Answer a dialog. `params` are the fields of `SamplingParams`.
 
@@ -199,7 +207,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         n: int = 1,
         best_of: int | None = None,
         echo: bool = False,
-        **params: Any,
+        **params: Unpack[SamplingOptions],
     ) -> Completion:
         """Continue a text (or token ids); with `echo` the answer begins with the prompt.
 
@@ -213,7 +221,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         tokens = self.complete_prompt(prompt)
         return self.generate(tokens, n=n, params=sampling, echo=echo, best_of=best_of)
 
-    def infill(self, prefix: str, suffix: str, *, n: int = 1, **params: Any) -> Completion:
+    def infill(
+        self, prefix: str, suffix: str, *, n: int = 1, **params: Unpack[SamplingOptions]
+    ) -> Completion:
         """Write what stands between `prefix` and `suffix`."""
         sampling = SamplingParams.of(**params)
         return self.generate(self.infill_prompt(prefix, suffix), n=n, params=sampling)
@@ -343,6 +353,14 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         """End all requests and free the model; closing twice is harmless."""
         self._engine.close()
         self._resources.close()
+
+    def __repr__(self) -> str:
+        chat_format = self.chat_format.name if self.chat_format else "none"
+        layers = self.metadata.get("llama.block_count")
+        return (
+            f"<LLM {self.name}: {self.n_ctx} tokens of context, chat format {chat_format}, "
+            f"{layers} layers>"
+        )
 
     def __enter__(self) -> LLM:
         return self

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from codellama import models
 from codellama.cli import demo, main
 from codellama.llm import LLM
 from codellama.native.library import library
@@ -153,7 +154,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A random checkpoint in the place of the shipped one, and an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_checkpoint(tmp_path / "demo")
-    monkeypatch.setattr(demo, "CHECKPOINT", folder)
+    monkeypatch.setattr(models, "DEMO_CHECKPOINT", folder)
     monkeypatch.setattr(demo, "MAX_TOKENS", 8)
     return folder
 
@@ -171,15 +172,15 @@ def test_the_demo_converts_once_answers_and_shows_speeds(checkpoint: Path) -> No
 
 
 def test_the_demo_is_converted_again_when_the_checkpoint_changes(checkpoint: Path) -> None:
-    before = demo.demo_gguf()
+    before = models.demo_gguf()
     (checkpoint / "generation_config.json").write_text('{"eos_token_id": 2}')
-    after = demo.demo_gguf()
+    after = models.demo_gguf()
     assert before != after
     assert list(after.parent.iterdir()) == [after]  # nothing is left beside it
 
 
 def test_demo_is_a_model_everywhere(checkpoint: Path) -> None:
-    expected = invoke("tokenize", demo.demo_gguf(), "ab")
+    expected = invoke("tokenize", models.demo_gguf(), "ab")
     assert expected.exit_code == 0
     assert invoke("tokenize", "demo", "ab").stdout == expected.stdout
 
@@ -187,6 +188,6 @@ def test_demo_is_a_model_everywhere(checkpoint: Path) -> None:
 def test_without_checkpoint_the_demo_says_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "CHECKPOINT", tmp_path / "nowhere")
+    monkeypatch.setattr(models, "DEMO_CHECKPOINT", tmp_path / "nowhere")
     line = one_line(invoke("demo"))
     assert "no demo checkpoint; it is part of the source checkout" in line

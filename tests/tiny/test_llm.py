@@ -30,7 +30,7 @@ from codellama import (
 )
 from codellama.native.context import Context
 from codellama.native.settings import ContextSettings
-from codellama.params import KV_TYPES
+from codellama.params import KV_TYPES, KVType
 from tests import tiny_model
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
@@ -359,7 +359,7 @@ def test_a_closed_model_fails_its_requests(tiny_gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KV_TYPES)
-def test_kv_types_by_name(tmp_path: Path, kind: str) -> None:
+def test_kv_types_by_name(tmp_path: Path, kind: KVType) -> None:
     path = tiny_model.write(tmp_path / "wide.gguf", head_dim=64)  # rows of whole blocks
     with LLM(path, n_seq_max=1, n_threads=1, n_ctx=64, type_k=kind, type_v=kind) as llm:
         assert llm.complete("x", ignore_eos=True, **GREEDY).result().usage.completion_tokens == 24

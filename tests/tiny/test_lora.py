@@ -119,7 +119,8 @@ def test_adapters_are_applied_only_when_they_change(
         return int(apply(context, table, n, scales))
 
     monkeypatch.setattr(llama_cpp, "llama_set_adapters_lora", count)
-    for lora in ({0: 0.5}, {0: 0.5}, {"one": 0.5, "two": 0.0}, {}, None):
+    given: list[Any] = [{0: 0.5}, {0: 0.5}, {"one": 0.5, "two": 0.0}, {}, None]
+    for lora in given:
         llm.complete(PROMPT, lora=lora, **GREEDY).result()
     assert calls == [[0.5, 0.0], [0.0, 0.0], [1.0, 0.25]]
 
@@ -163,7 +164,8 @@ def test_the_defaults_can_be_changed(llm: LLM, solo: list[tuple[int, ...]]) -> N
 
 
 def test_an_unknown_adapter_fails_before_anything_runs(llm: LLM) -> None:
-    for lora in ({2: 1.0}, {"three": 1.0}, {0: "1"}):
+    wrong: list[Any] = [{2: 1.0}, {"three": 1.0}, {0: "1"}]
+    for lora in wrong:
         with pytest.raises(InvalidRequestError) as caught:
             llm.complete(PROMPT, lora=lora)
         assert caught.value.param == "lora"

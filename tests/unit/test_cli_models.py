@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from codellama.cli import main
-from codellama.cli.resolve import find_variant, local_models, resolve_model
 from codellama.errors import ModelLoadError
+from codellama.models import find_variant, local_models, resolve_model
 from codellama.variants import SHAPES, VARIANTS
 
 
@@ -88,9 +88,38 @@ def test_a_type_chooses_between_files(models: Path) -> None:
 
 
 def test_a_published_name_without_file_says_how_to_make_one(models: Path) -> None:
-    remedy = "codellama convert codellama/CodeLlama-7b-Python-hf -o models/codellama-7b-python.gguf"
+    remedy = "codellama pull 7b-python`"
     with pytest.raises(ModelLoadError, match=f"no file of 7b-python in .*{remedy}"):
         resolve_model("7b-python")
+
+
+@pytest.mark.parametrize("name", ["mymodel", "mymodel.gguf"])
+def test_a_file_in_the_models_folder_goes_by_its_name(models: Path, name: str) -> None:
+    path = write_header(models / "mymodel.gguf")
+    assert resolve_model(name) == path
+    assert json.loads(CliRunner().invoke(main, ["inspect", name, "--json"]).output)["file"] == str(
+        path
+    )
+
+
+def test_a_name_in_two_folders_is_an_error_that_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CODELLAMA_MODELS", raising=False)
+    monkeypatch.setattr("codellama.models.CHECKOUT", tmp_path / "checkout")
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "models", tmp_path / "checkout" / "models"):
+        folder.mkdir(parents=True)
+        write_header(folder / "mine.gguf")
+    with pytest.raises(ModelLoadError, match=r"in 2 folders, name one: models/mine.gguf, /"):
+        resolve_model("mine")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "tokenize"])
+def test_every_command_says_the_same_about_an_unknown_name(models: Path, command: str) -> None:
+    text = "nonsense: no such file, and no published model has that name; `codellama models` lists"
+    result = CliRunner().invoke(main, [command, "nonsense"], input="x")
+    assert (result.exit_code, result.stderr[: len(text) + 7]) == (1, f"Error: {text}")
 
 
 def test_damaged_files_are_left_out_with_a_warning(
@@ -139,6 +168,22 @@ def test_models_lists_all_twelve_and_the_files_here(models: Path) -> None:
     assert row.split()[:7] == ["70b-instruct", "turns", "no", "4096", "69.0", "B", "138.0"]
     assert "mine.gguf" in row
     assert "[INST]" in output
+
+
+def test_every_file_is_on_one_line_to_be_copied(models: Path) -> None:
+    names = ["a-very-long-name-for-a-file-of-CodeLlama-70b-Instruct-in.Q4_K_M.gguf", "b.Q8_0.gguf"]
+    for name in names:
+        write_header(models / name)
+    lines = CliRunner().invoke(main, ["models"], env={"COLUMNS": "80"}).output.splitlines()
+    assert [name for name in names if sum(name in line for line in lines) != 1] == []
+
+
+def test_models_lists_the_demo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codellama.models.DEMO_CHECKPOINT", models)
+    assert "Also here: demo" not in CliRunner().invoke(main, ["models"]).output
+    (models / "config.json").touch()
+    assert "Also here: demo" in CliRunner().invoke(main, ["models"]).output
+    assert json.loads(CliRunner().invoke(main, ["models", "--json"]).output)["demo"] is True
 
 
 def test_models_as_json(models: Path) -> None:

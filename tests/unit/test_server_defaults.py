@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from codellama.cli import main
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingOptions, SamplingParams
 from codellama.server.config import ServerConfig
@@ -100,3 +102,22 @@ def test_the_sixteen_tokens_of_openai_go_when_a_limit_was_given(
 def test_defaults_are_checked_before_the_server_starts(sampling: Any) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(sampling))):
         ServerConfig(sampling=sampling)
+
+
+def test_serve_takes_llama_servers_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[ServerConfig] = []
+    monkeypatch.setattr(
+        "codellama.server.run.serve", lambda load, config, say: configs.append(config)
+    )
+    monkeypatch.setattr("codellama.models.resolve_model", lambda name, say: name)
+    args = "serve m --temp 0.7 --seed 1 --n-predict 256 --top-k 20 --typical 0.9 --mirostat-lr 0.2"
+    result = CliRunner().invoke(main, args.split())
+    assert result.exit_code == 0, result.output
+    assert configs[0].sampling == {
+        "temperature": 0.7,
+        "seed": 1,
+        "max_tokens": 256,
+        "top_k": 20,
+        "typical_p": 0.9,
+        "mirostat_eta": 0.2,
+    }

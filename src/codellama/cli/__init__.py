@@ -111,8 +111,8 @@ def log_to_stderr(ctx: click.Context, level: int) -> None:
 def main(ctx: click.Context, verbose: bool) -> None:
     """Run Meta's Code Llama models on this machine, CodeLlama-70b-Instruct first.
 
-    MODEL is a .gguf file, the name of a published model that lies in a models folder (see
-    `codellama models`), or `demo`. Every option can be set by the environment variable shown
-    with it.
+    MODEL is a .gguf file, the name of a published model or of a file in a models folder (see
+    `codellama models`), or `demo`. NAME:TYPE, such as 70b-instruct:Q8_0, chooses between several
+    files of a model. Every option can be set by the environment variable shown with it.
     """
     log_to_stderr(ctx, logging.DEBUG if verbose else logging.WARNING)

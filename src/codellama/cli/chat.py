@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codellama.cli.loading import open_model
 from codellama.cli.options import (
     SettingsCommand,
     chat_options,
@@ -14,7 +15,6 @@ from codellama.cli.options import (
     sampling_options,
     sampling_params,
 )
-from codellama.cli.resolve import open_model
 from codellama.cli.streams import read_stdin, stream_text
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from codellama.cli.loading import open_model
 from codellama.cli.options import (
     SettingsCommand,
     json_option,
@@ -14,7 +15,6 @@ from codellama.cli.options import (
     sampling_options,
     sampling_params,
 )
-from codellama.cli.resolve import open_model
 from codellama.cli.streams import print_completion, read_stdin
 
 

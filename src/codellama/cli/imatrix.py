@@ -60,12 +60,12 @@ def command(
     MODEL should be of a type that loses little, such as Q8_0 or BF16. Interrupted, the same
     command goes on where it was.
     """
+    from codellama.cli.loading import model_file
     from codellama.cli.outputs import progress_bar
-    from codellama.cli.resolve import resolve_model
     from codellama.weights.imatrix import collect_imatrix
     from codellama.weights.writer import default_threads
 
-    path = resolve_model(model)
+    path = model_file(model)
     with progress_bar(f"imatrix of {path.name}") as progress:
         sums = collect_imatrix(
             path,

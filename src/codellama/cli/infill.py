@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from codellama.cli.loading import open_model
 from codellama.cli.options import (
     SettingsCommand,
     infill_options,
@@ -16,7 +17,6 @@ from codellama.cli.options import (
     sampling_options,
     sampling_params,
 )
-from codellama.cli.resolve import open_model
 from codellama.cli.streams import print_completion
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codellama.cli.options import json_option
+from codellama.cli.loading import model_file
+from codellama.cli.options import json_option, model_argument
 from codellama.prompts.prompts import chat_format_name
 from codellama.variants import recognise
 
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@model_argument
 @json_option
-def command(file: Path, as_json: bool) -> None:
-    """Show what the GGUF FILE is; of a split one, name the first file.
+def command(model: str, as_json: bool) -> None:
+    """Show what the file of MODEL is; of a split one, name the first file.
 
     Model, chat format, stops, context and tensors by type are read from the header alone. Then comes how
     `serve` would load it on this machine without further options: context, layers by device, memory.
     """
     from codellama.files.split import read_parts
 
+    file = model_file(model)
     facts = describe(read_parts(file))
     plan, problem = _load_plan(file)
     if as_json:

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
 from codellama.cli.options import json_option
-from codellama.cli.resolve import LocalModel, local_models, models_folders
-from codellama.variants import VARIANTS, Variant
+from codellama.models import DEMO, LocalModel, has_demo, local_models, models_folders
+from codellama.variants import VARIANTS, ChatFormatName
 
-if TYPE_CHECKING:
-    from rich.table import Table
+_CHAT: Mapping[ChatFormatName, str] = {"turn": "turns", "inst": "[INST]", "none": "no"}
 
 
 @click.command("models")
 @json_option
 def command(as_json: bool) -> None:
-    """List the published models and which files are here."""
+    """List the published models and which files are here.
+
+    Commands take the names in the first column, and those of the files.
+    """
     local = local_models()
     if as_json:
         click.echo(json.dumps(_document(local), indent=2))
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(_table(local))
+    header, *rows = _lines(local)
+    click.secho(header, bold=True)
+    click.echo("\n".join(rows))
     folders = ", ".join(str(folder) for folder in models_folders()) or "no models folder"
-    note = f"Looked in {folders}; CODELLAMA_MODELS names another folder."
-    console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
-    others = [model for model in local if model.variant is None]
-    for model in others:
-        console.print(f"Also here: {model.path}", highlight=False, markup=False, soft_wrap=True)
+    click.secho(f"Looked in {folders}; CODELLAMA_MODELS names another folder.", dim=True)
+    if has_demo():
+        click.echo(f"Also here: {DEMO}, a toy model that is converted when it is first used")
+    for model in local:
+        if model.variant is None:
+            click.echo(f"Also here: {model.path}")
 
 
 def _document(local: list[LocalModel]) -> dict[str, Any]:
@@ -53,6 +56,7 @@ def _document(local: list[LocalModel]) -> dict[str, Any]:
             }
             for v in VARIANTS
         ],
+        "demo": has_demo(),
         "other_files": [_file(model) for model in local if model.variant is None],
     }
 
@@ -61,27 +65,24 @@ def _file(model: LocalModel) -> dict[str, Any]:
     return {"path": str(model.path), "bytes": model.nbytes}
 
 
-def _table(local: list[LocalModel]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("name", "chat", "infill"):
-        table.add_column(name, no_wrap=True)
-    for name in ("context", "parameters", "bf16"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("files here", overflow="fold")
+def _lines(local: list[LocalModel]) -> Iterator[str]:
+    """The table: every row on one line, however long, so that it can be copied and searched."""
+    yield _line("name", "chat", "infill", "context", "parameters", "bf16", "files here")
     for variant in VARIANTS:
-        table.add_row(*_row(variant, [model for model in local if model.variant == variant]))
-    return table
+        files = [model for model in local if model.variant == variant]
+        first, *others = [f"{m.path.name} ({m.nbytes / 1e9:.1f} GB)" for m in files] or [""]
+        yield _line(
+            variant.name,
+            _CHAT[variant.chat_format],
+            variant.infill,
+            str(variant.n_ctx),
+            f"{variant.parameters / 1e9:.1f} B",
+            f"{variant.bf16_bytes / 1e9:.1f} GB",
+            first,
+        )
+        yield from (_line("", "", "", "", "", "", other) for other in others)
 
 
-def _row(variant: Variant, files: list[LocalModel]) -> tuple[str, ...]:
-    return (
-        variant.name,
-        {"turn": "turns", "inst": "[INST]", "none": "no"}[variant.chat_format].replace("[", r"\["),
-        variant.infill,
-        f"{variant.n_ctx}",
-        f"{variant.parameters / 1e9:.1f} B",
-        f"{variant.bf16_bytes / 1e9:.1f} GB",
-        "\n".join(f"{model.path.name} ({model.nbytes / 1e9:.1f} GB)" for model in files),
-    )
+def _line(name: str, chat: str, infill: str, context: str, size: str, bf16: str, file: str) -> str:
+    line = f"{name:<13} {chat:<6} {infill:<12} {context:>7} {size:>10} {bf16:>8}  {file}"
+    return line.rstrip()

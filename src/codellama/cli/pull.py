@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from codellama.cli.outputs import (
     quant_options,
     type_option,
 )
-from codellama.cli.resolve import find_variant
+from codellama.models import find_variant, new_models_folder
 from codellama.variants import VARIANTS
 
 
@@ -44,7 +43,7 @@ def command(
             f"no published model {name!r}; there are {names}", param_hint="NAME"
         )
     if output is None:
-        folder = Path(os.environ.get("CODELLAMA_MODELS") or "models")
+        folder = new_models_folder()
         folder.mkdir(parents=True, exist_ok=True)
         output = folder / f"codellama-{variant.name}.{{type}}.gguf"
     run(variant.repo, types, output, as_json=as_json, options=options)

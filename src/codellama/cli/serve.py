@@ -95,7 +95,7 @@ def command(
     The URL is printed on stderr. /health answers 503 while the model is loading. SIGTERM or Ctrl-C
     lets running answers finish; a second Ctrl-C cuts them short.
     """
-    from codellama.cli.resolve import resolve_model
+    from codellama.cli.loading import model_file
     from codellama.server.config import MIB, ServerConfig
 
     config = ServerConfig(
@@ -108,7 +108,7 @@ def command(
         sampling=sampling_params(options),
     )
     model_fields = model_config(options)
-    path = resolve_model(model)
+    path = model_file(model)
 
     from codellama.llm import LLM
     from codellama.server.run import serve

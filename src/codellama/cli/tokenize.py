@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codellama.cli.loading import model_file
 from codellama.cli.options import json_option, model_argument
-from codellama.cli.resolve import resolve_model
 from codellama.cli.streams import read_stdin
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def command(model: str, text: str | None, chat_file: Path | None, as_json: bool)
         text = read_stdin()
     from codellama.cli.vocabulary import load_vocabulary
 
-    with load_vocabulary(resolve_model(model)) as (prompts, tokenizer):
+    with load_vocabulary(model_file(model)) as (prompts, tokenizer):
         prompt = prompts.complete(text) if text is not None else prompts.chat(messages or [])
         if as_json:
             click.echo(json.dumps(_document(prompt, tokenizer)))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from codellama.cli.options import json_option
+from codellama.cli.loading import model_file
+from codellama.cli.options import json_option, model_argument
 from codellama.cli.outputs import progress_bar
 
 
 @click.command("verify")
-@click.argument("file", type=click.Path(path_type=Path))
+@model_argument
 @json_option
-def command(file: Path, as_json: bool) -> None:
-    """Read FILE again and compare it with the manifest that was written with it.
+def command(model: str, as_json: bool) -> None:
+    """Read the file of MODEL again and compare it with the manifest that was written with it.
 
     Of a split GGUF any part stands for all.
     """
     from codellama.files.provenance import verify
 
+    file = model_file(model)
     with progress_bar(f"verifying {file.name}") as progress:
         listed = verify(file, progress)
     if as_json:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from typing_extensions import Unpack
+
 from codellama.compat.openai import (
     chat_logprobs_count,
     response_schema,
@@ -19,7 +21,7 @@ from codellama.compat.openai import (
 )
 from codellama.compat.replies import ChatReply, Collected, Json, TextReply
 from codellama.errors import InvalidRequestError, UnsupportedError
-from codellama.params import Message
+from codellama.params import Message, SamplingOptions
 
 if TYPE_CHECKING:
     from codellama.running.completion import Completion
@@ -42,14 +44,21 @@ class _Host(Protocol):
     def tokenizer(self) -> _Vocabulary: ...
 
     def chat(
-        self, messages: str | Iterable[Message], *, n: int = 1, **params: Any
+        self, messages: str | Iterable[Message], *, n: int = 1, **params: Unpack[SamplingOptions]
     ) -> Completion: ...
 
     def complete(
-        self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n: int = 1,
+        echo: bool = False,
+        **params: Unpack[SamplingOptions],
     ) -> Completion: ...
 
-    def infill(self, prefix: str, suffix: str, *, n: int = 1, **params: Any) -> Completion: ...
+    def infill(
+        self, prefix: str, suffix: str, *, n: int = 1, **params: Unpack[SamplingOptions]
+    ) -> Completion: ...
 
 
 class LlamaCompatible:

@@ -1,0 +1,33 @@
+"""Loading the MODEL of a command, with a progress bar, for one request at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codellama.cli.options import model_config
+
+if TYPE_CHECKING:
+    from codellama.llm import LLM
+
+
+def open_model(name: str, options: Mapping[str, Any]) -> LLM:
+    """Load what MODEL stands for; `options` are those of the command."""
+    from codellama.cli.outputs import progress_bar
+
+    config = model_config(options, n_seq_max=1)
+    path = model_file(name)
+    from codellama.llm import LLM
+
+    with progress_bar(f"loading {name}") as progress:
+        return LLM(path, progress=progress, **config)
+
+
+def model_file(name: str) -> Path:
+    """The file that MODEL stands for; that the demo is being converted is said on stderr."""
+    from codellama.models import resolve_model
+
+    return resolve_model(name, lambda text: click.echo(text, err=True))
