@@ -83,6 +83,13 @@ def test_model_options_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opener.opened == [("from-env.gguf", {"n_ctx": 512, "use_mmap": False})]
 
 
+def test_the_context_policy_counts_for_one_question_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    opener = Opener(ScriptedLLM(say("x")))
+    monkeypatch.setattr("codellama.cli.chat.open_model", opener)
+    CliRunner().invoke(main, ["chat", "m", "-p", "hi", "--context-policy", "drop_oldest"])
+    assert opener.opened == [("m", {"context_policy": "drop_oldest"})]
+
+
 # -- on a terminal --------------------------------------------------------------------------------
 
 

@@ -239,7 +239,7 @@ def _printable(text: object) -> str:
 
 
 def _spelled(name: str) -> str:
-    return long_flag(_MODEL.get(name) or _SAMPLING[name])
+    return long_flag(COMMAND_LINE[name])
 
 
 def _bundle(*settings: Setting) -> Decorator:
@@ -253,6 +253,8 @@ def _bundle(*settings: Setting) -> Decorator:
 
 _MODEL = {s.name: s for s in settings_of(ModelConfig)}
 _SAMPLING = {s.name: s for s in settings_of(SamplingParams) if "command line" in s.faces}
+COMMAND_LINE = {**_SAMPLING, **_MODEL}
+"""The settings that have an option, by name; what both a request and a model have is the model's."""
 _CHAT = [_MODEL[name] for name in ("chat_format", "context_policy", "special_tags")]
 _INFILL = [_MODEL[name] for name in ("special_tags", "experimental_infill")]
 _SERVING = [s for s in _MODEL.values() if s.declaration.group == SERVING]
