@@ -36,13 +36,12 @@ from codellama.params import (
     ContextPolicy,
     Message,
     ModelConfig,
-    ModelOptions,
     Pooling,
     Progress,
     Prompt,
-    SamplingOptions,
     SamplingParams,
 )
+from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.prompts.chat import ChatFormat
 from codellama.prompts.prompts import Prompts
 from codellama.running.adapters import Adapter, LoraScales
@@ -89,10 +88,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         **config: Unpack[ModelOptions],
     ) -> None:
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
-
-        `model` is a path, or a name that the command line takes too: "demo", "70b-instruct",
-        "70b-instruct:Q8_0", or a file in a models folder (see `codellama.models`).
-
+        `model` is a path, or a name such as "demo" or "70b-instruct:Q8_0" (see `codellama.models`).
         `progress` is called on this thread with the bytes of weights that have been loaded and that
         there are. What it raises, or Ctrl-C, ends the load.
 
@@ -355,12 +351,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self._resources.close()
 
     def __repr__(self) -> str:
-        chat_format = self.chat_format.name if self.chat_format else "none"
-        layers = self.metadata.get("llama.block_count")
-        return (
-            f"<LLM {self.name}: {self.n_ctx} tokens of context, chat format {chat_format}, "
-            f"{layers} layers>"
-        )
+        name, layers = getattr(self.chat_format, "name", "none"), self.metadata["llama.block_count"]
+        return f"<LLM {self.name}: context {self.n_ctx}, chat format {name}, {layers} layers>"
 
     def __enter__(self) -> LLM:
         return self

@@ -185,6 +185,14 @@ def test_demo_is_a_model_everywhere(checkpoint: Path) -> None:
     assert invoke("tokenize", "demo", "ab").stdout == expected.stdout
 
 
+def test_the_demo_goes_by_its_name_in_python_and_for_every_command(checkpoint: Path) -> None:
+    path = models.demo_gguf()
+    with LLM("demo", n_threads=1) as llm:
+        assert llm.path == path
+    assert invoke("inspect", "demo").stdout == invoke("inspect", path).stdout
+    assert invoke("verify", "demo").stdout == invoke("verify", path).stdout
+
+
 def test_without_checkpoint_the_demo_says_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

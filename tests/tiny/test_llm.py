@@ -399,6 +399,18 @@ def test_bad_files(tmp_path: Path, tiny_gguf: Path) -> None:
         LLM(cut)
 
 
+def test_a_model_is_found_by_its_name_and_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODELLAMA_MODELS", str(tmp_path))
+    path = tiny_model.write(tmp_path / "mine.gguf")
+    with LLM("mine", n_ctx=64, n_threads=1, chat_format="inst") as llm:
+        assert llm.path == path
+        assert repr(llm) == f"<LLM mine: context 64, chat format inst, {tiny_model.LAYERS} layers>"
+    with pytest.raises(ModelLoadError, match="nonsense: no such file, and no published model"):
+        LLM("nonsense")
+
+
 def test_a_model_without_chat_format(tmp_path: Path) -> None:
     path = tiny_model.write(tmp_path / "base.gguf", step=False)
     with LLM(path, n_threads=1, n_seq_max=1) as llm:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from codellama.cli import main
 from codellama.cli.repl import PlainStream, Repl
 from codellama.engine.request import Delta, FinishReason, Usage
-from codellama.errors import ContextLengthError, DecodeError, QueueFullError
+from codellama.errors import ContextLengthError, DecodeError, QueueFullError, UnsupportedError
 from codellama.llm import LLM
 from codellama.params import ContextPolicy
 from codellama.session import Answer, Session
@@ -110,6 +111,14 @@ def talk(llm: ScriptedLLM, *lines: str, context_policy: ContextPolicy | None = N
     session = Session(cast(LLM, llm), context_policy=context_policy)
     Repl(session, console, next_line, PlainStream, {}).run()
     return file.getvalue()
+
+
+def test_an_error_in_a_conversation_names_options() -> None:
+    command = main.get_command(click.Context(main), "chat")
+    assert command is not None
+    failure = UnsupportedError("no room", "set a larger {n_ctx}")
+    with click.Context(command):
+        assert "Error: no room: set a larger --ctx-size\n" in talk(ScriptedLLM(failure), "hi")
 
 
 def test_a_conversation() -> None:

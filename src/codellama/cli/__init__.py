@@ -73,6 +73,12 @@ def option_names(command: click.Command) -> dict[str, str]:
     return {name: long[0] for name, long in flags.items() if name and long}
 
 
+def spelled(error: CodeLlamaError) -> str:
+    """The error's text as the running command says it."""
+    ctx = click.get_current_context(silent=True)
+    return error.spelled(option_names(ctx.command) if ctx else {})
+
+
 class StderrHandler(logging.Handler):
     """Log records as lines on what stderr is at that moment."""
 

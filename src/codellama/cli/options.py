@@ -14,7 +14,7 @@ from typing import IO, Any, cast, get_args, get_origin
 
 import click
 
-from codellama.cli import option_names
+from codellama.cli import spelled
 from codellama.errors import InvalidRequestError
 from codellama.params import ModelConfig, SamplingOptions, SamplingParams
 from codellama.params.model import SERVING, Layers
@@ -302,6 +302,5 @@ def _checked(
     except InvalidRequestError as error:
         ctx = click.get_current_context()
         param = next((p for p in ctx.command.params if p.name == error.param), None)
-        text = error.spelled(option_names(ctx.command))
-        raise click.BadParameter(text, ctx=ctx, param=param) from error
+        raise click.BadParameter(spelled(error), ctx=ctx, param=param) from error
     return fields

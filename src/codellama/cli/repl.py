@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
+from codellama.cli import spelled
 from codellama.cli.streams import printable, speeds
 from codellama.engine.request import FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, ContextLengthError
@@ -149,7 +150,7 @@ class Repl:
                 f"holds {error.n_ctx}: /reset starts over"
             )
         except CodeLlamaError as error:
-            self._error(str(error))
+            self._error(spelled(error))
         except KeyboardInterrupt:  # a second Ctrl-C, before the engine has seen the first
             self._note(STOPPED)
         else:
