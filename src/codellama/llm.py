@@ -88,6 +88,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         **config: Unpack[ModelOptions],
     ) -> None:
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
+
         `model` is a path, or a name such as "demo" or "70b-instruct:Q8_0" (see `codellama.models`).
         `progress` is called on this thread with the bytes of weights that have been loaded and that
         there are. What it raises, or Ctrl-C, ends the load.
@@ -351,8 +352,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self._resources.close()
 
     def __repr__(self) -> str:
-        name, layers = getattr(self.chat_format, "name", "none"), self.metadata["llama.block_count"]
-        return f"<LLM {self.name}: context {self.n_ctx}, chat format {name}, {layers} layers>"
+        chat = self.chat_format.name if self.chat_format else "none"
+        layers = self.metadata["llama.block_count"]
+        return f"<LLM {self.name}: context {self.n_ctx}, chat format {chat}, {layers} layers>"
 
     def __enter__(self) -> LLM:
         return self

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
@@ -168,6 +170,15 @@ def test_an_editor_completes_every_parameter(function: Any, name: str, keywords:
     parameter = inspect.signature(function).parameters[name]
     assert parameter.kind is inspect.Parameter.VAR_KEYWORD
     assert get_type_hints(function)[name] == Unpack[keywords]
+
+
+def test_a_list_of_names_is_written_once() -> None:
+    lists: list[str] = []
+    for path in Path(codellama.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+                lists.append(ast.unparse(node.slice))
+    assert sorted(names for names in set(lists) if lists.count(names) > 1) == []
 
 
 def test_dir_shows_the_public_names() -> None:

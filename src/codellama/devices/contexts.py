@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from codellama.native.settings import ContextSettings, FlashAttention
-from codellama.params import MAX_SEQUENCES, ModelConfig
+from codellama.native.settings import ContextSettings
+from codellama.params import MAX_SEQUENCES, FlashAttention, ModelConfig
 
 
 def context_settings(

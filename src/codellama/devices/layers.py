@@ -11,9 +11,8 @@ from codellama.devices.sizes import size_text
 from codellama.errors import UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.native.library import Device
-from codellama.params import ModelConfig
+from codellama.params import Layers, ModelConfig
 
-Layers = int | Literal["all", "auto"]
 CPU = "CPU"
 
 

@@ -15,8 +15,8 @@ from codellama.devices.shift import shift_problem
 from codellama.devices.sizes import size_text
 from codellama.errors import UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
-from codellama.native.settings import ContextSettings, FlashAttention, WeightSettings
-from codellama.params import ModelConfig
+from codellama.native.settings import ContextSettings, WeightSettings
+from codellama.params import FlashAttention, ModelConfig
 from codellama.prompts.prompts import corrections
 from codellama.variants import recognise
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-FlashAttention = Literal["auto", "on", "off"]
+from codellama.params import FlashAttention, KVType, SplitMode
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class WeightSettings:
 
     n_gpu_layers: int = 0
     main_gpu: int = 0
-    split_mode: Literal["none", "layer", "row"] = "layer"
+    split_mode: SplitMode = "layer"
     tensor_split: tuple[float, ...] = ()
     use_mmap: bool = True
     use_mlock: bool = False
@@ -45,8 +44,8 @@ class ContextSettings:
     max_outputs: int
     threads: int
     threads_batch: int
-    type_k: str
-    type_v: str
+    type_k: KVType
+    type_v: KVType
     flash_attn: FlashAttention
     offload_kqv: bool
     rope: Mapping[str, str | float | int]

@@ -11,10 +11,13 @@ from codellama.params.model import (
     MAX_SEQUENCES,
     POOLING_TYPES,
     ContextPolicy,
+    FlashAttention,
     KVType,
+    Layers,
     ModelConfig,
     Pooling,
     SpecialTags,
+    SplitMode,
 )
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.params.sampling import SamplingParams
@@ -25,7 +28,9 @@ __all__ = [
     "MAX_SEQUENCES",
     "POOLING_TYPES",
     "ContextPolicy",
+    "FlashAttention",
     "KVType",
+    "Layers",
     "Message",
     "ModelConfig",
     "ModelOptions",
@@ -35,4 +40,5 @@ __all__ = [
     "SamplingOptions",
     "SamplingParams",
     "SpecialTags",
+    "SplitMode",
 ]
