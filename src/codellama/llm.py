@@ -162,7 +162,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         policy = context_policy or self.config.context_policy
         if policy not in CONTEXT_POLICIES:
             raise InvalidRequestError(
-                f"context_policy must be error or drop_oldest; got {policy!r}", "context_policy"
+                "{param} must be error or drop_oldest; got {policy!r}",
+                "context_policy",
+                policy=policy,
             )
         if policy == "error" or isinstance(messages, str):
             return self.prompts.chat(messages)
@@ -250,7 +252,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             if len(prompt.tokens) > self.n_ctx:
                 raise ContextLengthError(len(prompt.tokens), self.n_ctx, "input")
         if not prompts:
-            raise InvalidRequestError("input is empty: give at least one text", "input")
+            raise InvalidRequestError("{param} is empty: give at least one text", "input")
         work = self._embedder.work(
             [p.tokens for p in prompts], way, norm_number(normalize), self._adapters.scales(None)
         )
@@ -274,7 +276,11 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         for name, value, least in (("n", n, 1), ("best_of", n if best_of is None else best_of, n)):
             if type(value) is not int or not least <= value <= MOST_CHOICES:
                 raise InvalidRequestError(
-                    f"{name} must be from {least} to {MOST_CHOICES}; got {value!r}", name
+                    "{param} must be from {least} to {most}; got {value!r}",
+                    name,
+                    least=least,
+                    most=MOST_CHOICES,
+                    value=value,
                 )
         if best_of is not None:
             n = best_of
@@ -339,7 +345,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         """
         state = read_state(Path(path), self._owner)
         if len(state.tokens) > self.plan.cells:
-            raise StaleStateError(f"{path} holds {len(state.tokens)} tokens, more than fit here")
+            raise StaleStateError(
+                "{path} holds {n} tokens, more than fit here", path=path, n=len(state.tokens)
+            )
         self._engine.add_state(state)
 
     def drain(self, timeout: float | None = None) -> bool:

@@ -165,13 +165,15 @@ class Session:
                 {"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"]
             ]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InvalidRequestError(f"{path} is not a saved conversation: {error!r}") from error
+            raise InvalidRequestError(
+                "{path} is not a saved conversation: {reason!r}", path=path, reason=error
+            ) from error
         session = cls(llm)
         if turns and turns[0]["role"] == "system":
             session._system = turns.pop(0)["content"]
         if [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise InvalidRequestError(
-                f"{path}: after the system turn, user and assistant take turns"
+                "{path}: after the system turn, user and assistant take turns", path=path
             )
         session._turns = turns
         if turns:

@@ -401,7 +401,7 @@ def test_without_a_key_only_loopback_names_are_answered(
     response = live.post("/tokenize", {"host": host}, content="x")
     assert response.status_code == status
     if status == 403:
-        assert "--api-key" in response.json()["error"]["message"]
+        assert "API key" in response.json()["error"]["message"]
     keyed = {"host": host, "authorization": f"Bearer {KEYS[0]}"}
     assert locked.post("/tokenize", keyed, content="x").status_code == 200
 

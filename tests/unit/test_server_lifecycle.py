@@ -252,7 +252,7 @@ def test_only_loopback_needs_no_key(host: str, loopback: bool) -> None:
     if loopback:
         ServerConfig(host=host)
     else:
-        with pytest.raises(InvalidRequestError, match="--api-key"):
+        with pytest.raises(InvalidRequestError, match="set api_keys, or"):
             ServerConfig(host=host)
 
 

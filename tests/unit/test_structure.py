@@ -6,6 +6,7 @@ import ast
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
@@ -14,6 +15,7 @@ from rooms import OUTSIDE, ROOMS
 
 ROOT = Path(codellama.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
+CONVERTED = [path for path in MODULES if path.name not in ("params.py", "checks.py")]
 
 MOST_LINES = 450
 MOST_FUNCTION_LINES = 60
@@ -40,6 +42,21 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def formatted_errors() -> set[str]:
+    """The names of InvalidRequestError and of every class made of it."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in MODULES]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    found = {"InvalidRequestError"}
+    while more := {c.name for c in classes if found & set(map(name_of, c.bases))} - found:
+        found |= more
+    return found
+
+
+def name_of(node: ast.expr) -> str:
+    """The last name in `name` or `module.name`; nothing for other expressions."""
+    return getattr(node, "id", "") or getattr(node, "attr", "")
+
+
 def test_the_list_of_rooms_is_the_folder() -> None:
     there = {room(path) for path in MODULES}
     assert sorted(ROOMS) == sorted(there), "scripts/rooms.py names every room once"
@@ -53,6 +70,21 @@ def test_rooms_import_only_from_rooms_above_them(path: Path) -> None:
         if package == "codellama":
             imported = rest[0] if rest and rest[0] in ROOMS else "__init__"
             assert ROOMS.index(imported) <= ROOMS.index(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", CONVERTED, ids=ids)
+def test_user_data_is_no_part_of_a_sentence_that_is_formatted(path: Path) -> None:
+    kinds = formatted_errors() - {"ContextLengthError"}  # which has a sentence of its own
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and name_of(node.func) in kinds and node.args:
+            where, sentence = f"{path}:{node.lineno}", node.args[0]
+            assert isinstance(sentence, ast.Constant), f"{where}: values go by name"
+            fields = {name for _, name, _, _ in Formatter().parse(str(sentence.value)) if name}
+            values = {keyword.arg for keyword in node.keywords}
+            assert fields <= values | {"param"}, where
+            assert (
+                "param" not in fields or len(node.args) > 1 or "ChatFormatError" in ast.dump(node)
+            )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from codellama.cli import option_names
 from codellama.cli.options import (
     SettingsCommand,
     model_argument,
@@ -18,6 +19,9 @@ from codellama.cli.options import (
     serving_options,
 )
 from codellama.errors import InvalidRequestError
+
+_RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--max-body-mib"}
+"""The fields of `ServerConfig` whose options have other names."""
 
 
 @click.command("serve", cls=SettingsCommand)
@@ -98,15 +102,19 @@ def command(
     from codellama.cli.loading import model_file
     from codellama.server.config import MIB, ServerConfig
 
-    config = ServerConfig(
-        host=host,
-        port=port,
-        api_keys=collect_keys(api_key, api_key_file),
-        cors_origins=cors_origin,
-        drain_timeout=drain_timeout,
-        max_body_bytes=max_body_mib * MIB,
-        sampling=sampling_params(options),
-    )
+    try:
+        config = ServerConfig(
+            host=host,
+            port=port,
+            api_keys=collect_keys(api_key, api_key_file),
+            cors_origins=cors_origin,
+            drain_timeout=drain_timeout,
+            max_body_bytes=max_body_mib * MIB,
+            sampling=sampling_params(options),
+        )
+    except InvalidRequestError as error:
+        names = option_names(click.get_current_context().command) | _RENAMED
+        raise click.ClickException(error.spelled(names)) from error
     model_fields = model_config(options)
     path = model_file(model)
 
@@ -127,11 +135,11 @@ def collect_keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
     """
     keys = [key.strip() for entry in given for key in entry.split(",")]
     if not all(keys):
-        raise InvalidRequestError("--api-key must not be empty", "api_key")
+        raise InvalidRequestError("{param} must not be empty", "api_key")
     if file is not None:
         lines = [line.strip() for line in _read(file).splitlines()]
         if not any(lines):
-            raise InvalidRequestError(f"--api-key-file: {file} holds no key", "api_key_file")
+            raise InvalidRequestError("{param}: {file} holds no key", "api_key_file", file=file)
         keys += [line for line in lines if line]
     return tuple(keys)
 
@@ -141,5 +149,5 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequestError(
-            f"--api-key-file: cannot read {file}: {error}", "api_key_file"
+            "{param}: cannot read {file}: {reason}", "api_key_file", file=file, reason=error
         ) from error

@@ -56,7 +56,7 @@ class EmbeddingCompatible:
         """
         if truncate:
             raise InvalidRequestError(
-                "truncate: a text that is too long is never cut; leave it out", "truncate"
+                "{param}: a text that is too long is never cut; leave it out", "truncate"
             )
         texts, one = _texts(input)
         prompts = [_prompt(self, text) for text in texts]
@@ -100,8 +100,8 @@ def _texts(input: Any) -> tuple[list[Any], bool]:
 
 def _prompt(host: _Host, text: str | Sequence[int]) -> Prompt:
     if len(text) == 0:
-        raise InvalidRequestError("input holds an empty text: leave it out", "input")
+        raise InvalidRequestError("{param} holds an empty text: leave it out", "input")
     try:
         return host.complete_prompt(text)
     except InvalidRequestError as error:
-        raise InvalidRequestError(str(error).replace("prompt", "input", 1), "input") from error
+        raise error.rename("input") from error

@@ -253,14 +253,14 @@ def _refuse_processors(logits_processor: Any, stopping_criteria: Any) -> None:
 
 def _refuse_tfs_z(tfs_z: float) -> None:
     if tfs_z != 1.0:
-        raise InvalidRequestError("tfs_z: llama.cpp no longer has tail-free sampling", "tfs_z")
+        raise InvalidRequestError("{param}: llama.cpp no longer has tail-free sampling", "tfs_z")
 
 
 def _infill_arguments(prompt: str | list[int], suffix: str, echo: bool) -> tuple[str, str]:
     if not isinstance(prompt, str):
-        raise InvalidRequestError("suffix needs a prompt that is text, not token ids", "prompt")
+        raise InvalidRequestError("suffix needs a {param} that is text, not token ids", "prompt")
     if echo:
-        raise InvalidRequestError("echo cannot be used together with suffix", "echo")
+        raise InvalidRequestError("{param} cannot be used together with suffix", "echo")
     return prompt, suffix
 
 
@@ -273,7 +273,7 @@ def _grammar_text(grammar: Any) -> str | None:
     """A grammar as GBNF text: a string, or a `llama_cpp.LlamaGrammar`, which wraps one."""
     text = getattr(grammar, "_grammar", grammar)
     if text is not None and not isinstance(text, str):
-        raise InvalidRequestError("grammar must be GBNF text or a LlamaGrammar", "grammar")
+        raise InvalidRequestError("{param} must be GBNF text or a LlamaGrammar", "grammar")
     return text
 
 
@@ -282,7 +282,7 @@ def _biases(logit_bias: Mapping[int, float] | None) -> dict[int, float]:
         return {int(token): float(bias) for token, bias in (logit_bias or {}).items()}
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(
-            f"logit_bias must map token ids to numbers: {error}", "logit_bias"
+            "{param} must map token ids to numbers: {reason}", "logit_bias", reason=error
         ) from error
 
 

@@ -28,8 +28,8 @@ def text_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     business.
     """
     if isinstance(messages, (str, bytes, Mapping)):
-        raise ChatFormatError("messages must be a list of objects with role and content")
-    return [_text_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+        raise ChatFormatError("{param} must be a list of objects with role and content")
+    return [_text_message(i, message) for i, message in enumerate(messages)]
 
 
 def response_schema(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -46,13 +46,14 @@ def response_schema(response_format: Mapping[str, Any] | None) -> Mapping[str, A
             schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
             if schema is None:
                 raise InvalidRequestError(
-                    "response_format of type json_schema needs json_schema.schema",
+                    "{param} of type json_schema needs json_schema.schema",
                     "response_format",
                 )
         case kind:
             raise InvalidRequestError(
-                f"response_format.type must be text, json_object or json_schema; got {kind!r}",
+                "{param}.type must be text, json_object or json_schema; got {kind!r}",
                 "response_format",
+                kind=kind,
             )
     return object_schema(schema, "response_format")
 
@@ -60,7 +61,7 @@ def response_schema(response_format: Mapping[str, Any] | None) -> Mapping[str, A
 def object_schema(schema: Any, param: str) -> Mapping[str, Any]:
     """`schema` checked to be an object; absent or empty means any JSON object."""
     if schema is not None and not isinstance(schema, Mapping):
-        raise InvalidRequestError(f"{param}: the schema must be a JSON object", param)
+        raise InvalidRequestError("{param}: the schema must be a JSON object", param)
     return schema or {"type": "object"}
 
 
@@ -74,46 +75,54 @@ def chat_logprobs_count(logprobs: bool | None, top_logprobs: int | None) -> int 
     if logprobs:
         return top_logprobs or 0
     if top_logprobs:
-        raise InvalidRequestError("top_logprobs needs logprobs set to true", "top_logprobs")
+        raise InvalidRequestError("{param} needs logprobs set to true", "top_logprobs")
     return None
 
 
-def _text_message(where: str, message: Any) -> Message:
+def _text_message(index: int, message: Any) -> Message:
     if not isinstance(message, Mapping):
-        raise ChatFormatError(f"{where} must be an object with role and content")
+        raise ChatFormatError("{param}[{i}] must be an object with role and content", i=index)
     for name, value in message.items():
         if name in ("role", "content", "destination"):
             continue
         if name not in _UNUSED_MESSAGE_FIELDS:
-            raise ChatFormatError(f"{where} has an unknown field {name!r}")
+            raise ChatFormatError("{param}[{i}] has an unknown field {name!r}", i=index, name=name)
         if value not in _EMPTY:
-            raise ChatFormatError(f"{where}.{name} is not supported: the model only reads text")
+            raise ChatFormatError(
+                "{param}[{i}].{name} is not supported: the model only reads text",
+                i=index,
+                name=name,
+            )
     role = message.get("role")
     if not isinstance(role, str):
-        raise ChatFormatError(f"{where}.role must be system, user or assistant")
+        raise ChatFormatError("{param}[{i}].role must be system, user or assistant", i=index)
     text = Message(
         role="system" if role == "developer" else role,
-        content=_text_content(where, message.get("content")),
+        content=_text_content(index, message.get("content")),
     )
     destination = message.get("destination")
     if destination is not None:
         if not isinstance(destination, str):
-            raise ChatFormatError(f"{where}.destination must be a string")
+            raise ChatFormatError("{param}[{i}].destination must be a string", i=index)
         text["destination"] = destination
     return text
 
 
-def _text_content(where: str, content: Any) -> str:
+def _text_content(index: int, content: Any) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
-        raise ChatFormatError(f"{where}.content must be a string or a list of text parts")
+        raise ChatFormatError(
+            "{param}[{i}].content must be a string or a list of text parts", i=index
+        )
     texts = []
-    for i, part in enumerate(content):
+    for k, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             raise ChatFormatError(
-                f"{where}.content[{i}] must be a part of type text: the model only reads text"
+                "{param}[{i}].content[{k}] must be a part of type text: the model only reads text",
+                i=index,
+                k=k,
             )
         texts.append(part["text"])
     return "\n".join(texts)

@@ -192,8 +192,9 @@ def _grammar(response_format: Mapping[str, Any] | None) -> LlamaGrammar | None:
         schema = response_format.get("json_schema", {}).get("schema")
     else:
         raise InvalidRequestError(
-            f"response_format.type must be text, json_object or json_schema; got {kind!r}",
+            "{param}.type must be text, json_object or json_schema; got {kind!r}",
             "response_format",
+            kind=kind,
         )
     if not schema:
         return LlamaGrammar.from_string(JSON_GBNF, verbose=False)

@@ -322,11 +322,15 @@ class _Rows:
     def fill(self, batch: Batch) -> llama_cpp.llama_batch:
         n = len(batch.tokens)
         if not 0 < n <= self.size:
-            raise InvalidRequestError(f"a batch of {n} rows; n_batch is {self.size}", "n_batch")
+            raise InvalidRequestError(
+                "a batch of {n} rows; {param} is {most}", "n_batch", n=n, most=self.size
+            )
         if len(batch.output_rows) > self._max_outputs:  # llama.cpp would abort the process
             raise InvalidRequestError(
-                f"a batch with {len(batch.output_rows)} outputs; {self._max_outputs} is the most",
+                "a batch with {n} outputs; {most} is the most",
                 "n_batch",
+                n=len(batch.output_rows),
+                most=self._max_outputs,
             )
         self.token[:n] = batch.tokens
         self.pos[:n] = batch.positions

@@ -212,7 +212,10 @@ class Tokenizer:
         """The bytes a token stands for; empty for control tokens."""
         if not 0 <= token < self.n_vocab:
             raise InvalidRequestError(
-                f"token id {token} is not in the vocabulary (0 to {self.n_vocab - 1})", "tokens"
+                "token id {token} is not in the vocabulary (0 to {last})",
+                "tokens",
+                token=token,
+                last=self.n_vocab - 1,
             )
         return self._pieces[token]
 
@@ -250,7 +253,10 @@ def _tensor_split(shares: Sequence[float]) -> ctypes.Array[ctypes.c_float] | Non
     most = int(llama_cpp.llama_max_devices())
     if len(shares) > most:
         raise InvalidRequestError(
-            f"tensor_split has {len(shares)} shares, llama.cpp takes {most}", "tensor_split"
+            "{param} has {n} shares, llama.cpp takes {most}",
+            "tensor_split",
+            n=len(shares),
+            most=most,
         )
     return (ctypes.c_float * most)(*shares)
 

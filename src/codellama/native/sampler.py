@@ -71,9 +71,10 @@ class Sampler:
         for token in bias:
             if token >= self._n_vocab:
                 raise InvalidRequestError(
-                    f"logit_bias: token id {token} is not in the vocabulary "
-                    f"(0 to {self._n_vocab - 1})",
+                    "{param}: token id {token} is not in the vocabulary (0 to {last})",
                     "logit_bias",
+                    token=token,
+                    last=self._n_vocab - 1,
                 )
         if bias:
             table = (llama_cpp.llama_logit_bias * len(bias))(
@@ -267,7 +268,7 @@ def _grammar(params: SamplingParams, tokenizer: Tokenizer) -> llama_cpp.llama_sa
     )
     if not grammar:  # a null pointer object, which is not None
         reason = lib.last_error() or "is there a rule named root?"
-        raise GrammarError(f"llama.cpp cannot parse the {param}: {reason}", param)
+        raise GrammarError("llama.cpp cannot parse the {param}: {reason}", param, reason=reason)
     return grammar
 
 
@@ -281,4 +282,6 @@ def schema_to_gbnf(schema: object) -> str:
     except RecursionError as error:
         raise GrammarError("the JSON schema is nested too deeply", "json_schema") from error
     except Exception as error:  # the converter raises whatever it trips over
-        raise GrammarError(f"the JSON schema cannot be used: {error!r}", "json_schema") from error
+        raise GrammarError(
+            "the JSON schema cannot be used: {reason!r}", "json_schema", reason=error
+        ) from error

@@ -182,58 +182,73 @@ def check_messages(messages: Iterable[Message], policy: SpecialTags) -> list[Mes
     Raises ChatFormatError, naming the message by its index.
     """
     if isinstance(messages, (str, bytes, Mapping)):
-        raise ChatFormatError("messages must be a list of messages with role and content")
+        raise ChatFormatError("{param} must be a list of messages with role and content")
     turns = [_checked(i, message, policy) for i, message in enumerate(messages)]
     if not turns:
-        raise ChatFormatError("messages is empty: give at least one user message")
+        raise ChatFormatError("{param} is empty: give at least one user message")
     first = 1 if turns[0]["role"] == "system" else 0
     for i, turn in enumerate(turns[first:], start=first):
         expected = ROLES[1 + (i - first) % 2]
         if turn["role"] != expected:
             raise ChatFormatError(
-                f"messages[{i}]: expected the role {expected}, got {turn['role']}; after an optional "
-                "system message, user and assistant take turns"
+                "{param}[{i}]: expected the role {expected}, got {role}; after an optional "
+                "system message, user and assistant take turns",
+                i=i,
+                expected=expected,
+                role=turn["role"],
             )
     if turns[-1]["role"] != "user":
         raise ChatFormatError(
-            f"messages[{len(turns) - 1}]: the last message must be the user's, "
-            f"not the {turns[-1]['role']}'s"
+            "{param}[{i}]: the last message must be the user's, not the {role}'s",
+            i=len(turns) - 1,
+            role=turns[-1]["role"],
         )
     return turns
 
 
 def _checked(i: int, message: Any, policy: SpecialTags) -> Message:
     if not isinstance(message, Mapping):
-        raise ChatFormatError(f"messages[{i}] must have role and content, got {message!r:.80}")
+        raise ChatFormatError(
+            "{param}[{i}] must have role and content, got {message!r:.80}", i=i, message=message
+        )
     unknown = set(message) - {"role", "content", "destination"}
     if unknown:
-        raise ChatFormatError(f"messages[{i}]: unknown field {min(unknown)!r}")
+        raise ChatFormatError("{param}[{i}]: unknown field {name!r}", i=i, name=min(unknown))
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or role.strip() not in ROLES:
         raise ChatFormatError(
-            f"messages[{i}]: role must be one of {', '.join(ROLES)}; got {role!r}"
+            "{param}[{i}]: role must be one of {roles}; got {role!r}",
+            i=i,
+            roles=", ".join(ROLES),
+            role=role,
         )
     if not isinstance(content, str):
         raise ChatFormatError(
-            f"messages[{i}]: content must be text, got {type(content).__name__}; "
-            "the model reads text only"
+            "{param}[{i}]: content must be text, got {kind}; the model reads text only",
+            i=i,
+            kind=type(content).__name__,
         )
     if policy == "reject":
-        reject_tags(content, SPECIAL_TAGS, f"messages[{i}]")
+        reject_tags(content, SPECIAL_TAGS, "messages", f"[{i}]")
     checked = Message(role=role.strip(), content=content)
     destination = message.get("destination")
     if destination is not None:
         if not isinstance(destination, str) or "\n" in destination.strip():
-            raise ChatFormatError(f"messages[{i}]: destination must be one line of text")
+            raise ChatFormatError("{param}[{i}]: destination must be one line of text", i=i)
         checked["destination"] = destination
     return checked
 
 
-def reject_tags(text: str, tags: Sequence[str], where: str) -> None:
-    """Raise ChatFormatError if `text` has one of the tags, as Meta's code does."""
+def reject_tags(text: str, tags: Sequence[str], param: str, place: str = "") -> None:
+    """Raise ChatFormatError if `text`, at `place` in `param`, has one of the tags, as Meta's code does."""
     for tag in tags:
         if tag in text:
-            raise ChatFormatError(f"{where}: the special tag {tag} is not allowed in the text")
+            raise ChatFormatError(
+                "{param}{place}: the special tag {tag} is not allowed in the text",
+                param,
+                place=place,
+                tag=tag,
+            )
 
 
 def live_tags(vocabulary: Vocabulary) -> tuple[str, ...]:

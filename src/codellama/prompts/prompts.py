@@ -88,12 +88,14 @@ class Prompts:
         for token in tokens:
             if not isinstance(token, int) or not 0 <= token < self._vocabulary.n_vocab:
                 raise InvalidRequestError(
-                    f"prompt: {token!r} is not a token id from 0 to {self._vocabulary.n_vocab - 1}",
+                    "{param}: {token!r} is not a token id from 0 to {last}",
                     "prompt",
+                    token=token,
+                    last=self._vocabulary.n_vocab - 1,
                 )
         if not tokens:
             raise InvalidRequestError(
-                "prompt is empty: give text or at least one token id", "prompt"
+                "{param} is empty: give text or at least one token id", "prompt"
             )
         return Prompt(tuple(tokens))
 

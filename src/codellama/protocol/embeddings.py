@@ -51,7 +51,7 @@ class EmbeddingRequest(Fields):
         except InvalidRequestError as error:
             name = self._spelling["input"]
             text = str(error).removeprefix("prompt").removeprefix(":").strip()
-            raise InvalidRequestError(f"{name}: {text}", name) from error
+            raise InvalidRequestError("{param}: {text}", name, text=text) from error
         return llm.embeddings(prompts, normalize=_NO_NORM if per_token else self.embd_normalize)
 
     def body(self, found: Embeddings, model: str, openai: bool) -> bytes:
@@ -75,18 +75,18 @@ class EmbeddingRequest(Fields):
     def _check(self, llm: LLM, openai: bool, per_token: bool) -> None:
         if openai and per_token:
             raise InvalidRequestError(
-                "pooling none gives a vector per token, for which OpenAI's format has no room: use "
+                "{param} none gives a vector per token, for which OpenAI's format has no room: use "
                 "/embeddings, or start the server with another --pooling",
                 "pooling",
             )
         if self.encoding_format == "base64" and not openai:
             raise InvalidRequestError(
-                "encoding_format base64 is known to /v1/embeddings only: leave it out",
+                "{param} base64 is known to /v1/embeddings only: leave it out",
                 "encoding_format",
             )
         if self.dimensions is not None:
             raise InvalidRequestError(
-                "dimensions is not supported: the model's vectors cannot be shortened; leave it out",
+                "{param} is not supported: the model's vectors cannot be shortened; leave it out",
                 "dimensions",
             )
         try:
@@ -96,9 +96,11 @@ class EmbeddingRequest(Fields):
         texts = self.input if isinstance(self.input, list) else [self.input]
         name = self._spelling["input"]
         if len(texts) > MOST_INPUTS and not isinstance(texts[0], int):
-            raise InvalidRequestError(f"{name} must not hold more than {MOST_INPUTS} texts", name)
+            raise InvalidRequestError(
+                "{param} must not hold more than {most} texts", name, most=MOST_INPUTS
+            )
         if not texts or "" in texts:
-            raise InvalidRequestError(f"{name} must not be empty, nor hold an empty text", name)
+            raise InvalidRequestError("{param} must not be empty, nor hold an empty text", name)
 
     def _vector_json(self, vector: Vectors) -> str:
         if self.encoding_format == "float":

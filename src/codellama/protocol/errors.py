@@ -85,22 +85,22 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError
         return cause
     if first["type"] == "json_invalid":
         return InvalidRequestError(
-            f"the body is not valid JSON: {cause} (character {first['loc'][-1]})"
+            "the body is not valid JSON: {cause} (character {at})", cause=cause, at=first["loc"][-1]
         )
     names = [str(part) for part in first["loc"] if part != "body"]
     param = names[0] if names else None
     if param is None:
         return InvalidRequestError("the body must be a JSON object")
     if first["type"] == "missing":
-        return InvalidRequestError(f"{param} is required", param)
-    return InvalidRequestError(f"{param}: {_reason(errors, param)}", param)
+        return InvalidRequestError("{param} is required", param)
+    return InvalidRequestError("{param}: {reason}", param, reason=_reason(errors, param))
 
 
 def unknown_parameter(name: str, known: Iterable[str]) -> InvalidRequestError:
     """The error for a field that no dialect has."""
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return InvalidRequestError(f"unknown parameter {name!r}{hint}", name)
+    return InvalidRequestError("unknown parameter {param!r}{hint}", name, hint=hint)
 
 
 def _reason(errors: Sequence[Mapping[str, Any]], param: str) -> str:

@@ -265,7 +265,7 @@ class SamplingFields(PlainFields):
             return response_schema(self.response_format)
         if self.response_format is not None:
             raise InvalidRequestError(
-                "json_schema and response_format exclude each other: give one", "json_schema"
+                "{param} and response_format exclude each other: give one", "json_schema"
             )
         return object_schema(self.json_schema, "json_schema")
 
@@ -296,7 +296,7 @@ def parse_prompts(raw: Any, llm: LLM) -> list[Prompt]:
     """
     if isinstance(raw, list) and not any(_is_id(part) for part in raw):
         if not raw:
-            raise InvalidRequestError("prompt must not be an empty list", "prompt")
+            raise InvalidRequestError("{param} must not be an empty list", "prompt")
         return [_prompt(part, llm) for part in raw]
     return [_prompt(raw, llm)]
 
@@ -336,13 +336,15 @@ def mixed_tokens(
 
 def _prompt_error() -> InvalidRequestError:
     return InvalidRequestError(
-        "prompt must be a text, a list of token ids, a list that mixes both, or a list of these",
+        "{param} must be a text, a list of token ids, a list that mixes both, or a list of these",
         "prompt",
     )
 
 
 def _given_twice(name: str, other: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{other} and {name} are one parameter: give it once", name)
+    return InvalidRequestError(
+        "{other} and {param} are one parameter: give it once", name, other=other
+    )
 
 
 def respelled(error: InvalidRequestError, spelling: Mapping[str, str]) -> InvalidRequestError:
@@ -350,12 +352,13 @@ def respelled(error: InvalidRequestError, spelling: Mapping[str, str]) -> Invali
     name = spelling.get(error.param or "")
     if error.param is None or name in (None, error.param):
         return error
-    return InvalidRequestError(str(error).replace(error.param, name, 1), name)
+    text = str(error).replace(error.param, name, 1)
+    return InvalidRequestError("{text}", name, text=text)
 
 
 def _refusal(name: str, cls: type[Fields]) -> InvalidRequestError:
     if name in cls.neutral:
-        return InvalidRequestError(f"{name} is not supported: leave it out", name)
+        return InvalidRequestError("{param} is not supported: leave it out", name)
     return unknown_parameter(name, [*cls.model_fields, *cls.aliases, *cls.no_effect, *cls.neutral])
 
 
@@ -371,7 +374,7 @@ def _is_id(part: Any) -> bool:
 def _pair(entry: Sequence[Any]) -> tuple[Any, Any]:
     if len(entry) != 2 or isinstance(entry[0], (bool, float)):
         raise InvalidRequestError(
-            "logit_bias as a list must hold pairs of a token (id or text) and a bias", "logit_bias"
+            "{param} as a list must hold pairs of a token (id or text) and a bias", "logit_bias"
         )
     return entry[0], entry[1]
 
@@ -382,7 +385,7 @@ def _bias(bias: Any) -> float:
     if isinstance(bias, (int, float)) and bias is not True:
         return float(bias)
     raise InvalidRequestError(
-        f"logit_bias: a bias must be a number or false; got {bias!r}", "logit_bias"
+        "{param}: a bias must be a number or false; got {bias!r}", "logit_bias", bias=bias
     )
 
 
@@ -392,7 +395,9 @@ def _tokens(key: int | str, tokenizer: Tokenizer) -> list[int]:
     token = int(key)
     if not 0 <= token < tokenizer.n_vocab:
         raise InvalidRequestError(
-            f"logit_bias: token id {token} is not in the vocabulary (0 to {tokenizer.n_vocab - 1})",
+            "{param}: token id {token} is not in the vocabulary (0 to {last})",
             "logit_bias",
+            token=token,
+            last=tokenizer.n_vocab - 1,
         )
     return [token]

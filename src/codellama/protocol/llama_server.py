@@ -100,7 +100,7 @@ class InfillRequest(NativeRequest):
     def prompts(self, llm: LLM) -> list[Prompt]:
         """The one prompt of an infill request."""
         if not isinstance(self.prompt, str):
-            raise InvalidRequestError("prompt must be a string", "prompt")
+            raise InvalidRequestError("{param} must be a string", "prompt")
         extra = "".join(SNIPPET + chunk.text for chunk in self.input_extra)
         return [llm.infill_prompt(extra + self.input_prefix + self.prompt, self.input_suffix)]
 

@@ -29,7 +29,9 @@ def parse_lora(raw: Any) -> dict[int | str, float]:
         if not isinstance(adapter, (int, str)) or isinstance(adapter, bool):
             raise _wrong_form()
         if adapter in scales:
-            raise InvalidRequestError(f"lora: adapter {adapter} is given twice", "lora")
+            raise InvalidRequestError(
+                "{param}: adapter {adapter} is given twice", "lora", adapter=adapter
+            )
         scales[adapter] = scale
     return scales
 
@@ -55,5 +57,5 @@ def adapters_json(adapters: Iterable[Adapter]) -> list[Json]:
 
 def _wrong_form() -> InvalidRequestError:
     return InvalidRequestError(
-        'lora must be a list of adapters such as {"id": 0, "scale": 0.5}', "lora"
+        '{param} must be a list of adapters such as {{"id": 0, "scale": 0.5}}', "lora"
     )

@@ -146,17 +146,17 @@ class CompletionRequest(SamplingFields):
         if self.suffix is None:
             return parse_prompts(self.prompt, llm)
         if not isinstance(self.prompt, str):
-            raise InvalidRequestError("suffix needs a prompt that is one text", "prompt")
+            raise InvalidRequestError("suffix needs a {param} that is one text", "prompt")
         if self.echo:
-            raise InvalidRequestError("echo cannot be used together with suffix", "echo")
+            raise InvalidRequestError("{param} cannot be used together with suffix", "echo")
         return [llm.infill_prompt(self.prompt, self.suffix)]
 
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
         if self.best_of is not None and self.best_of < self.n:
-            raise InvalidRequestError(f"best_of must be at least n, {self.n}", "best_of")
+            raise InvalidRequestError("{param} must be at least n, {n}", "best_of", n=self.n)
         if self.ranked and self.stream:
-            raise InvalidRequestError("the best_of several answers cannot be streamed", "best_of")
+            raise InvalidRequestError("the {param} several answers cannot be streamed", "best_of")
         if self.max_tokens is None:
             self.max_tokens = DEFAULT_MAX_TOKENS
         count = 0 if self.ranked and self.logprobs is None else self.logprobs

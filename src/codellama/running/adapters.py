@@ -71,7 +71,9 @@ class AdapterTable:
         for key, scale in lora.items():
             index = self._find(key)
             if index in scales:
-                raise InvalidRequestError(f"lora: adapter {index} is given twice", "lora")
+                raise InvalidRequestError(
+                    "{param}: adapter {adapter} is given twice", "lora", adapter=index
+                )
             scales[index] = float(scale)
         return tuple(scales.get(adapter.id, 0.0) for adapter in adapters)
 
@@ -82,8 +84,13 @@ class AdapterTable:
         if found:
             ids = " and ".join(map(str, found))
             raise InvalidRequestError(
-                f"lora: the name {key!r} is that of the adapters {ids}: give an id", "lora"
+                "{param}: the name {key!r} is that of the adapters {ids}: give an id",
+                "lora",
+                key=key,
+                ids=ids,
             )
         known = ", ".join(f"{a.id} ({a.name})" for a in self._adapters)
         there = f"there are {known}" if known else "the model was loaded without adapters"
-        raise InvalidRequestError(f"lora: there is no adapter {key!r}; {there}", "lora")
+        raise InvalidRequestError(
+            "{param}: there is no adapter {key!r}; {there}", "lora", key=key, there=there
+        )

@@ -225,7 +225,7 @@ class Completion:
     def _need_one_choice(self) -> None:
         if self.n != 1:
             raise InvalidRequestError(
-                f"this request has {self.n} choices: use events() or result()", "n"
+                "this request has {n} choices: use events() or result()", "n", n=self.n
             )
 
     # -- all of it ----------------------------------------------------------------------------

@@ -188,10 +188,13 @@ def norm_number(normalize: bool | int) -> int:
         return EUCLIDEAN if normalize else _NO_NORM
     if not isinstance(normalize, int) or not _NO_NORM <= normalize <= MOST_NORM:
         raise InvalidRequestError(
-            f"normalize must be true, false or a number from {_NO_NORM} to {MOST_NORM} "
-            f"(-1 none, 0 largest absolute value, 1 taxicab, 2 Euclidean, more p-norm); "
-            f"got {normalize!r}",
+            "{param} must be true, false or a number from {least} to {most} "
+            "(-1 none, 0 largest absolute value, 1 taxicab, 2 Euclidean, more p-norm); "
+            "got {value!r}",
             "normalize",
+            least=_NO_NORM,
+            most=MOST_NORM,
+            value=normalize,
         )
     return normalize
 
@@ -202,5 +205,8 @@ def checked_pooling(pooling: str) -> Pooling:
         if pooling == known:
             return known
     raise InvalidRequestError(
-        f"pooling must be one of {', '.join(POOLING_TYPES)}; got {pooling!r}", "pooling"
+        "{param} must be one of {types}; got {pooling!r}",
+        "pooling",
+        types=", ".join(POOLING_TYPES),
+        pooling=pooling,
     )

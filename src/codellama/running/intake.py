@@ -105,9 +105,10 @@ class RequestMaker:
         for token in tokens:
             if token >= self.tokenizer.n_vocab:
                 raise InvalidRequestError(
-                    f"{param}: token id {token} is not in the vocabulary "
-                    f"(0 to {self.tokenizer.n_vocab - 1})",
+                    "{param}: token id {token} is not in the vocabulary (0 to {last})",
                     param,
+                    token=token,
+                    last=self.tokenizer.n_vocab - 1,
                 )
 
 

@@ -55,29 +55,33 @@ def read_state(path: Path, owner: str) -> KVState:
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         if isinstance(error, StaleStateError):
             raise
-        raise StaleStateError(f"{path} cannot be read: {plain(error)}") from error
+        raise StaleStateError(
+            "{path} cannot be read: {reason}", path=path, reason=plain(error)
+        ) from error
 
 
 def _read(file: BinaryIO, owner: str) -> KVState:
     size = os.fstat(file.fileno()).st_size
     if file.read(len(MAGIC)) != MAGIC:
-        raise StaleStateError(f"{file.name} is not a saved KV state")
+        raise StaleStateError("{path} is not a saved KV state", path=file.name)
     (n_header,) = struct.unpack("<Q", file.read(8))
     if n_header > min(size, MOST_BYTES):
-        raise StaleStateError(f"{file.name} is truncated")
+        raise StaleStateError("{path} is truncated", path=file.name)
     header = parse_json(file.read(n_header))
     if header["owner"] != owner:
-        raise StaleStateError(f"{file.name} belongs to another model, llama.cpp or KV settings")
+        raise StaleStateError(
+            "{path} belongs to another model, llama.cpp or KV settings", path=file.name
+        )
     if header["n_bytes"] != size - file.tell():
-        raise StaleStateError(f"{file.name} is truncated")
+        raise StaleStateError("{path} is truncated", path=file.name)
     data = bytearray(file.read())
     if hashlib.sha256(data).hexdigest() != header["sha256"]:
-        raise StaleStateError(f"{file.name} is damaged")
+        raise StaleStateError("{path} is damaged", path=file.name)
     tokens, adapters = header["tokens"], header["adapters"]
     if not isinstance(tokens, list) or not all(map(_is_token, tokens)):
-        raise StaleStateError(f"{file.name} is damaged")
+        raise StaleStateError("{path} is damaged", path=file.name)
     if not isinstance(adapters, list) or not all(map(_is_scale, adapters)):
-        raise StaleStateError(f"{file.name} is damaged")
+        raise StaleStateError("{path} is damaged", path=file.name)
     return KVState(tokens, data, tuple(map(float, adapters)))
 
 

@@ -37,12 +37,14 @@ class ServerConfig:
         if "logprobs" in self.sampling:
             raise InvalidRequestError("{param} can only be asked for by a request", "logprobs")
         if not 0 <= self.port <= 65535:
-            raise InvalidRequestError(f"port must be from 0 to 65535; got {self.port}", "port")
+            raise InvalidRequestError(
+                "{param} must be from 0 to 65535; got {port}", "port", port=self.port
+            )
         for name in ("max_body_bytes", "ping_interval"):
             if getattr(self, name) <= 0:
-                raise InvalidRequestError(f"{name} must be greater than 0", name)
+                raise InvalidRequestError("{param} must be greater than 0", name)
         if self.drain_timeout < 0:
-            raise InvalidRequestError("drain_timeout must not be negative", "drain_timeout")
+            raise InvalidRequestError("{param} must not be negative", "drain_timeout")
         for key in self.api_keys:
             if not key or key != key.strip() or not key.isascii():
                 raise InvalidRequestError(
@@ -51,9 +53,10 @@ class ServerConfig:
                 )
         if not self.api_keys and not is_loopback(self.host):
             raise InvalidRequestError(
-                f"{self.host} can be reached by other machines: set --api-key (or --api-key-file), "
-                "or listen on 127.0.0.1",
-                "api_key",
+                "{host} can be reached by other machines",
+                "api_keys",
+                "set {api_keys}, or listen on 127.0.0.1",
+                host=self.host,
             )
 
 

@@ -45,7 +45,7 @@ class Guard:
             # A web page may make its own name point here; then it could read what it asked for.
             message = (
                 "without an API key only localhost, 127.0.0.1 and [::1] are answered: use one of "
-                "these names, or start the server with --api-key"
+                "these names, or start the server with an API key"
             )
             return JSONResponse(plain_body(403, message), 403)
         if scope["path"] not in PUBLIC and not self._has_key(headers):

@@ -61,7 +61,9 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, proto)
     except OSError as error:
-        raise InvalidRequestError(f"cannot listen on {host}: {error.strerror}", "host") from error
+        raise InvalidRequestError(
+            "cannot listen on {host}: {reason}", "host", host=host, reason=error.strerror
+        ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -119,8 +121,16 @@ def serve(load: Callable[[], LLM], config: ServerConfig, announce: Callable[[str
 def _cannot_bind(host: str, port: int, error: OSError) -> InvalidRequestError:
     if error.errno == errno.EADDRINUSE:
         return InvalidRequestError(
-            f"port {port} on {host} is in use: stop the program that has it, or choose another "
-            "with --port (0 takes a free one)",
+            "port {port} on {host} is in use",
             "port",
+            "stop the program that has it, or choose another with {port} (0 takes a free one)",
+            host=host,
+            port=port,
         )
-    return InvalidRequestError(f"cannot listen on {host}:{port}: {error.strerror}", "host")
+    return InvalidRequestError(
+        "cannot listen on {host}:{port}: {reason}",
+        "host",
+        host=host,
+        port=port,
+        reason=error.strerror,
+    )
