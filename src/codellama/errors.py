@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from string import Formatter
+from typing import Any
 
 from typing_extensions import Self
 
@@ -46,6 +47,10 @@ class CodeLlamaError(Exception):
         self.remedy = remedy
         super().__init__(self.spelled({}))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made again from its parts: the text alone is no template of itself.
+        return _remade, (type(self), self.args, self.__dict__)
+
     def spelled(self, names: Mapping[str, str]) -> str:
         """The text with settings named as in `names`; those that are not in it keep their own name."""
         sentence = self._sentence(names)
@@ -57,6 +62,14 @@ class CodeLlamaError(Exception):
 
     def _sentence(self, names: Mapping[str, str]) -> str:
         return self.sentence
+
+
+def _remade(
+    kind: type[CodeLlamaError], args: tuple[Any, ...], parts: dict[str, Any]
+) -> CodeLlamaError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(parts)
+    return error
 
 
 class InvalidRequestError(CodeLlamaError, ValueError):
@@ -87,13 +100,21 @@ class InvalidRequestError(CodeLlamaError, ValueError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt does not fit the context; `n_prompt` and `n_ctx` are in tokens."""
+    """The prompt does not fit the context; `n_prompt` and `n_ctx` are in tokens.
 
-    def __init__(self, n_prompt: int, n_ctx: int, param: str = "prompt") -> None:
+    `trained` is the context that the model was trained for: a larger one is no remedy.
+    """
+
+    def __init__(
+        self, n_prompt: int, n_ctx: int, param: str = "prompt", *, trained: int | None = None
+    ) -> None:
+        largest = trained is not None and n_ctx >= trained
         super().__init__(
             "the prompt has {n_prompt} tokens and the context holds {n_ctx}",
             param,
-            "shorten the prompt or load the model with a larger {n_ctx}",
+            "shorten the prompt; the model was trained for no more"
+            if largest
+            else "shorten the prompt or load the model with a larger {n_ctx}",
             n_prompt=n_prompt,
             n_ctx=n_ctx,
         )
@@ -117,6 +138,16 @@ class GrammarError(InvalidRequestError):
         self, sentence: str, param: str = "grammar", remedy: str = "", **values: object
     ) -> None:
         super().__init__(sentence, param, remedy, **values)
+
+
+def unknown_token(param: str, token: int, n_vocab: int) -> InvalidRequestError:
+    """The error for a token id in `param` that a vocabulary of `n_vocab` tokens does not have."""
+    return InvalidRequestError(
+        "{param}: token id {token} is not in the vocabulary (0 to {last})",
+        param,
+        token=token,
+        last=n_vocab - 1,
+    )
 
 
 class UnsupportedError(CodeLlamaError):

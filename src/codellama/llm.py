@@ -63,10 +63,6 @@ from codellama.running.opening import (
 from codellama.variants import Variant, recognise
 
 MOST_CHOICES = 128  # OpenAI's limit for n
-NO_EMBEDDINGS = (
-    "this model was loaded without embeddings: start the server with --embeddings, or load it with "
-    "embeddings=True"
-)
 
 
 class LLM(LlamaCompatible, EmbeddingCompatible):
@@ -134,6 +130,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             self.tokenizer,
             self._adapters,
             shift_problem(plan, context, config),
+            plan.n_ctx_train,
         )
         drafters = open_drafters(plan, config, self.tokenizer.eos, undo)
         self._owner = state_owner(header, plan, config)
@@ -246,11 +243,15 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         InvalidRequestError, QueueFullError and EngineDeadError before anything is decoded.
         """
         if not self.config.embeddings:
-            raise UnsupportedError(NO_EMBEDDINGS)
+            raise UnsupportedError(
+                "this model was loaded without embeddings", "load it with embeddings=True"
+            )
         way = checked_pooling(pooling or self.config.pooling)
         for prompt in prompts:
             if len(prompt.tokens) > self.n_ctx:
-                raise ContextLengthError(len(prompt.tokens), self.n_ctx, "input")
+                raise ContextLengthError(
+                    len(prompt.tokens), self.n_ctx, "input", trained=self.plan.n_ctx_train
+                )
         if not prompts:
             raise InvalidRequestError("{param} is empty: give at least one text", "input")
         work = self._embedder.work(

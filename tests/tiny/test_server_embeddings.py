@@ -164,7 +164,7 @@ def test_a_model_that_was_loaded_without_them(tiny_gguf: Path) -> None:
         for path in ("/v1/embeddings", "/embedding", "/embeddings"):
             response = server.post(path, input="x")
             assert error(response) == (501, "not_supported_error", None)
-            assert "--embeddings" in response.json()["error"]["message"]
+            assert "embeddings=True" in response.json()["error"]["message"]
 
 
 def test_a_client_that_leaves_stops_its_request() -> None:

@@ -141,7 +141,7 @@ def test_the_reading_for_the_hashes_is_shown_too(folder: Path, tmp_path: Path) -
 def test_quantized_weights_are_not_quantized_again_unasked(bf16: Path, tmp_path: Path) -> None:
     again = QuantOptions(allow_requantize=True)
     quantize(bf16, tmp_path / "q8.gguf", "Q8_0")
-    with pytest.raises(ConversionError, match="is Q8_0 already.*--allow-requantize"):
+    with pytest.raises(ConversionError, match="is Q8_0 already.*allow_requantize"):
         quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
     assert sorted(os.listdir(tmp_path)) == ["q8.gguf", "q8.gguf.manifest.json"]
     quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0", options=again)

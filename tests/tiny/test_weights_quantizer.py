@@ -169,7 +169,7 @@ def test_every_type_that_needs_no_importance_matrix(
 
 @pytest.mark.parametrize("type_name", sorted(NEED_IMATRIX))
 def test_other_types_say_that_they_need_one(f32: Path, tmp_path: Path, type_name: str) -> None:
-    with pytest.raises(ConversionError, match="needs an importance matrix.*--imatrix"):
+    with pytest.raises(ConversionError, match="needs an importance matrix.* imatrix,"):
         quantize(f32, tmp_path / "x.gguf", type_name)
 
 

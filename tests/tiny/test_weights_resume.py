@@ -236,7 +236,7 @@ def test_a_journal_of_another_plan_is_refused_with_the_reason(folder: Path, tmp_
     with pytest.raises(ConversionError, match="another weight files"):
         convert(other, target, TYPE)
     renamed = write_checkpoint(tmp_path / "renamed")
-    with pytest.raises(ConversionError, match=r"another source \(m, now renamed\).*--restart"):
+    with pytest.raises(ConversionError, match=r"another source \(m, now renamed\).* restart "):
         convert(renamed, target, TYPE)
     assert {name: (tmp_path / name).read_bytes() for name in left} == left
     convert(folder, target, "Q8_0", restart=True)

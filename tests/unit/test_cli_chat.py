@@ -202,10 +202,16 @@ def test_a_refused_question_is_a_line() -> None:
 
 
 def test_a_conversation_beyond_the_context_says_both_numbers_and_the_remedy() -> None:
-    transcript = talk(ScriptedLLM(ContextLengthError(70, 64)), "hi")
+    transcript = talk(ScriptedLLM(say("one"), ContextLengthError(70, 64)), "hi", "ho")
     assert "70 tokens with this question and the context holds 64: /reset starts over" in (
         transcript.replace("\n", " ")
     )
+
+
+def test_a_first_question_beyond_the_context_is_not_cured_by_a_reset() -> None:
+    transcript = talk(ScriptedLLM(ContextLengthError(70, 64)), "hi").replace("\n", " ")
+    assert "70 tokens and the context holds 64: shorten the prompt or load the model" in transcript
+    assert "/reset" not in transcript
 
 
 def test_an_answer_that_fills_the_context_says_so() -> None:

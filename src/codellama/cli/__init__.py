@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -73,10 +74,10 @@ def option_names(command: click.Command) -> dict[str, str]:
     return {name: long[0] for name, long in flags.items() if name and long}
 
 
-def spelled(error: CodeLlamaError) -> str:
-    """The error's text as the running command says it."""
+def spelled(error: CodeLlamaError, more: Mapping[str, str] | None = None) -> str:
+    """The error's text as the running command says it; `more` are names that its options lack."""
     ctx = click.get_current_context(silent=True)
-    return error.spelled(option_names(ctx.command) if ctx else {})
+    return error.spelled((option_names(ctx.command) if ctx else {}) | dict(more or {}))
 
 
 class StderrHandler(logging.Handler):

@@ -144,17 +144,21 @@ class Repl:
             answer = ask()
             with stopped_by_ctrl_c(answer), no_echo():
                 self._show(answer)
-        except ContextLengthError as error:
-            self._error(
-                f"the conversation has {error.n_prompt} tokens with this question and the context "
-                f"holds {error.n_ctx}: /reset starts over"
-            )
         except CodeLlamaError as error:
-            self._error(spelled(error))
+            self._error(self._words(error))
         except KeyboardInterrupt:  # a second Ctrl-C, before the engine has seen the first
             self._note(STOPPED)
         else:
             self._count(answer)
+
+    def _words(self, error: CodeLlamaError) -> str:
+        grown = any(message["role"] == "assistant" for message in self._session.messages)
+        if not (grown and isinstance(error, ContextLengthError)):
+            return spelled(error)
+        return (
+            f"the conversation has {error.n_prompt} tokens with this question and the context holds "
+            f"{error.n_ctx}: /reset starts over"
+        )
 
     def _show(self, answer: Answer) -> None:
         if answer.dropped:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from codellama.cli import option_names
+from codellama.cli import spelled
 from codellama.cli.options import (
     SettingsCommand,
     model_argument,
@@ -113,8 +113,7 @@ def command(
             sampling=sampling_params(options),
         )
     except InvalidRequestError as error:
-        names = option_names(click.get_current_context().command) | _RENAMED
-        raise click.ClickException(error.spelled(names)) from error
+        raise click.ClickException(spelled(error, _RENAMED)) from error
     model_fields = model_config(options)
     path = model_file(model)
 

@@ -104,4 +104,5 @@ def _prompt(host: _Host, text: str | Sequence[int]) -> Prompt:
     try:
         return host.complete_prompt(text)
     except InvalidRequestError as error:
-        raise error.rename("input") from error
+        error.rename("input")
+        raise

@@ -10,9 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from codellama.errors import ChatFormatError, InvalidRequestError
-from codellama.params import Message
-
-RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED of llama.cpp
+from codellama.params import RANDOM_SEED, Message
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _UNUSED_MESSAGE_FIELDS = (  # in OpenAI's messages; accepted when they say nothing

@@ -70,7 +70,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> GGUFHeader:
 def _checked(path: str | os.PathLike[str]) -> GGUFHeader:
     if Path(path).is_dir():
         raise ModelLoadError(
-            f"{path} is a folder: give a GGUF file, or make one with `codellama convert {path}`"
+            f"{path} is a folder: give a GGUF file, or convert the checkpoint in it to one"
         )
     header = read_model_header(path)
     architecture = header.metadata.get("general.architecture")

@@ -15,7 +15,6 @@ An answer ends at `<step>`, which llama.cpp may not know as an end and may not e
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,10 +23,11 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
-from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
+from llama_cpp.llama_grammar import LlamaGrammar
 
-from codellama.compat.openai import chat_logprobs_count, text_messages
-from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from codellama.compat.openai import chat_logprobs_count, response_schema, text_messages
+from codellama.errors import ContextLengthError, UnsupportedError
+from codellama.native.json_schema import schema_to_gbnf
 from codellama.params import SpecialTags
 from codellama.prompts.chat import TurnFormat
 
@@ -182,23 +182,11 @@ class _Bias:
 
 
 def _grammar(response_format: Mapping[str, Any] | None) -> LlamaGrammar | None:
-    """The grammar that `response_format` asks for: OpenAI's types, and llama_cpp's `schema` key."""
-    kind = (response_format or {}).get("type", "text")
-    if response_format is None or kind == "text":
+    """The grammar of the JSON that `response_format` asks for, if it asks for any."""
+    schema = response_schema(response_format)
+    if schema is None:
         return None
-    if kind == "json_object":
-        schema = response_format.get("schema")
-    elif kind == "json_schema":
-        schema = response_format.get("json_schema", {}).get("schema")
-    else:
-        raise InvalidRequestError(
-            "{param}.type must be text, json_object or json_schema; got {kind!r}",
-            "response_format",
-            kind=kind,
-        )
-    if not schema:
-        return LlamaGrammar.from_string(JSON_GBNF, verbose=False)
-    return LlamaGrammar.from_json_schema(json.dumps(schema), verbose=False)
+    return LlamaGrammar.from_string(schema_to_gbnf(schema), verbose=False)
 
 
 def _chat_completion(completion: Json, drop_leading_space: bool) -> Json:

@@ -68,12 +68,12 @@ class Context:
                 words in reason for words in ("cache type", "cache quant", "quantized V")
             )
             remedy = (
-                "choose other type_k and type_v"
+                "choose other {type_k} and {type_v}"
                 if of_types
-                else "a smaller n_ctx or n_seq_max needs less memory"
+                else "a smaller {n_ctx} or {n_seq_max} needs less memory"
             )
             raise ModelLoadError(
-                f"llama.cpp could not make a context of {settings.cells} tokens ({reason}); {remedy}"
+                f"llama.cpp could not make a context of {settings.cells} tokens ({reason})", remedy
             )
         self._handle = handle
         self._memory = llama_cpp.llama_get_memory(handle)

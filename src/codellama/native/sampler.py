@@ -10,18 +10,17 @@ caller's error; use it in the engine's.
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Sequence
 
 import llama_cpp
 import numpy as np
 
-from codellama.errors import DecodeError, GrammarError, InvalidRequestError
+from codellama.errors import DecodeError, GrammarError, unknown_token
+from codellama.native.json_schema import schema_to_gbnf
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
-from codellama.params import SamplingParams
+from codellama.params import RANDOM_SEED, SamplingParams
 
-_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MIROSTAT_M = 100  # llama.cpp's constant
 
@@ -70,18 +69,13 @@ class Sampler:
         bias = dict(params.logit_bias) | dict.fromkeys(banned, float("-inf"))
         for token in bias:
             if token >= self._n_vocab:
-                raise InvalidRequestError(
-                    "{param}: token id {token} is not in the vocabulary (0 to {last})",
-                    "logit_bias",
-                    token=token,
-                    last=self._n_vocab - 1,
-                )
+                raise unknown_token("logit_bias", token, self._n_vocab)
         if bias:
             table = (llama_cpp.llama_logit_bias * len(bias))(
                 *(llama_cpp.llama_logit_bias(token, value) for token, value in bias.items())
             )
             self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
-        seed = _RANDOM_SEED if params.seed is None else params.seed
+        seed = RANDOM_SEED if params.seed is None else params.seed
         mirostat = params.mirostat and params.temperature > 0
         greedy = _only_likeliest(params)
         for name in params.samplers:
@@ -270,18 +264,3 @@ def _grammar(params: SamplingParams, tokenizer: Tokenizer) -> llama_cpp.llama_sa
         reason = lib.last_error() or "is there a rule named root?"
         raise GrammarError("llama.cpp cannot parse the {param}: {reason}", param, reason=reason)
     return grammar
-
-
-def schema_to_gbnf(schema: object) -> str:
-    """A JSON schema (text or object) as a GBNF grammar. Raises GrammarError."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        text = schema if isinstance(schema, str) else json.dumps(schema)
-        return str(json_schema_to_gbnf(text))
-    except RecursionError as error:
-        raise GrammarError("the JSON schema is nested too deeply", "json_schema") from error
-    except Exception as error:  # the converter raises whatever it trips over
-        raise GrammarError(
-            "the JSON schema cannot be used: {reason!r}", "json_schema", reason=error
-        ) from error

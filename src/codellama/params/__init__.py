@@ -20,13 +20,14 @@ from codellama.params.model import (
     SplitMode,
 )
 from codellama.params.options import ModelOptions, SamplingOptions
-from codellama.params.sampling import SamplingParams
+from codellama.params.sampling import RANDOM_SEED, SamplingParams
 
 __all__ = [
     "CONTEXT_POLICIES",
     "KV_TYPES",
     "MAX_SEQUENCES",
     "POOLING_TYPES",
+    "RANDOM_SEED",
     "ContextPolicy",
     "FlashAttention",
     "KVType",

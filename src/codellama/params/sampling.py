@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SAMPLERS = (  # llama.cpp's default order
     *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
 )
-MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, which means "random"
+RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED of llama.cpp, which means "random"
+MAX_SEED = RANDOM_SEED - 1
 MAX_INT32 = 2**31 - 1
 
 SAMPLING, REPETITION, LIMITS, FORM = "Sampling", "Repetition", "Limits", "Form of the answer"

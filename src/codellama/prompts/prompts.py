@@ -112,8 +112,8 @@ class Prompts:
             and not self._config.experimental_infill
         ):
             raise UnsupportedError(
-                f"Meta's pages disagree on whether CodeLlama {variant.name} was trained for "
-                "infilling: set experimental_infill to try it"
+                f"Meta's pages disagree on whether CodeLlama {variant.name} was trained for infilling",
+                "set {experimental_infill} to try it",
             )
         return InfillFormat(self._vocabulary, self._config.special_tags).encode(prefix, suffix)
 

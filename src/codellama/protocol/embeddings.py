@@ -17,7 +17,7 @@ import numpy as np
 
 from codellama.compat.embeddings import embeddings_json
 from codellama.errors import InvalidRequestError
-from codellama.protocol.fields import Fields, parse_prompts, respelled
+from codellama.protocol.fields import Fields, parse_prompts, respell
 from codellama.running.embedding import EUCLIDEAN, Embeddings, Vectors, norm_number
 
 if TYPE_CHECKING:
@@ -46,13 +46,14 @@ class EmbeddingRequest(Fields):
         """Check the request and hand it to the engine. Raises what `LLM.embeddings` raises."""
         per_token = llm.config.pooling == "none"
         self._check(llm, openai, per_token)
+        norm = _NO_NORM if per_token else self.embd_normalize
         try:
             prompts = parse_prompts(self.input, llm)
+            return llm.embeddings(prompts, normalize=norm)
         except InvalidRequestError as error:
             name = self._spelling["input"]
-            text = str(error).removeprefix("prompt").removeprefix(":").strip()
-            raise InvalidRequestError("{param}: {text}", name, text=text) from error
-        return llm.embeddings(prompts, normalize=_NO_NORM if per_token else self.embd_normalize)
+            respell(error, {"prompt": name, "input": name})
+            raise
 
     def body(self, found: Embeddings, model: str, openai: bool) -> bytes:
         """The response.
@@ -76,7 +77,7 @@ class EmbeddingRequest(Fields):
         if openai and per_token:
             raise InvalidRequestError(
                 "{param} none gives a vector per token, for which OpenAI's format has no room: use "
-                "/embeddings, or start the server with another --pooling",
+                "/embeddings, or load the model with another pooling",
                 "pooling",
             )
         if self.encoding_format == "base64" and not openai:
@@ -92,7 +93,8 @@ class EmbeddingRequest(Fields):
         try:
             norm_number(self.embd_normalize)
         except InvalidRequestError as error:
-            raise respelled(error, {"normalize": "embd_normalize"}) from error
+            respell(error, {"normalize": "embd_normalize"})
+            raise
         texts = self.input if isinstance(self.input, list) else [self.input]
         name = self._spelling["input"]
         if len(texts) > MOST_INPUTS and not isinstance(texts[0], int):

@@ -27,7 +27,7 @@ from typing_extensions import Self
 from codellama.compat.openai import object_schema, response_schema, seed_or_random
 from codellama.compat.replies import Collected
 from codellama.engine.request import Usage
-from codellama.errors import InvalidRequestError
+from codellama.errors import InvalidRequestError, unknown_token
 from codellama.params import SamplingOptions, SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error
 from codellama.protocol.lora import parse_lora
@@ -132,7 +132,9 @@ class Fields(BaseModel):
         try:
             model = handler(given)
         except ValidationError as error:
-            raise respelled(validation_error(error.errors()), spelling) from None
+            refusal = validation_error(error.errors())
+            respell(refusal, spelling)
+            raise refusal from None
         model._spelling = spelling
         return model
 
@@ -234,7 +236,8 @@ class SamplingFields(PlainFields):
         try:
             return SamplingParams.of(**options)
         except InvalidRequestError as error:
-            raise respelled(error, self._spelling) from error
+            respell(error, self._spelling)
+            raise
 
     def _form(self) -> dict[str, Any]:
         """Grammar and schema, if the request says anything about one of them."""
@@ -320,14 +323,15 @@ def prompt_text(prompt: Prompt, tokenizer: Tokenizer) -> str:
 def mixed_tokens(
     raw: Sequence[Any], tokenizer: Tokenizer, *, add_bos: bool, parse_special: bool = False
 ) -> list[int]:
-    """Token ids of a list of ids and texts."""
+    """Token ids of a list of ids and texts. Raises InvalidRequestError naming `prompt`."""
     tokens: list[int] = []
     for i, part in enumerate(raw):
         if isinstance(part, str):
             bos = add_bos and i == 0
             tokens += tokenizer.encode(part, add_bos=bos, parse_special=parse_special)
         elif _is_id(part):
-            tokenizer.piece(part)  # checks the range
+            if not 0 <= part < tokenizer.n_vocab:
+                raise unknown_token("prompt", part, tokenizer.n_vocab)
             tokens.append(part)
         else:
             raise _prompt_error()
@@ -347,13 +351,11 @@ def _given_twice(name: str, other: str) -> InvalidRequestError:
     )
 
 
-def respelled(error: InvalidRequestError, spelling: Mapping[str, str]) -> InvalidRequestError:
-    """The error in the client's own spelling of the parameter."""
+def respell(error: InvalidRequestError, spelling: Mapping[str, str]) -> None:
+    """Put the error in the client's own spelling of the parameter."""
     name = spelling.get(error.param or "")
-    if error.param is None or name in (None, error.param):
-        return error
-    text = str(error).replace(error.param, name, 1)
-    return InvalidRequestError("{text}", name, text=text)
+    if name is not None:
+        error.rename(name)
 
 
 def _refusal(name: str, cls: type[Fields]) -> InvalidRequestError:
@@ -394,10 +396,5 @@ def _tokens(key: int | str, tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode(key)
     token = int(key)
     if not 0 <= token < tokenizer.n_vocab:
-        raise InvalidRequestError(
-            "{param}: token id {token} is not in the vocabulary (0 to {last})",
-            "logit_bias",
-            token=token,
-            last=tokenizer.n_vocab - 1,
-        )
+        raise unknown_token("logit_bias", token, tokenizer.n_vocab)
     return [token]

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat.openai import RANDOM_SEED
 from codellama.compat.replies import Collected, Json, Piece, timings_json, token_json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
-from codellama.params import Prompt, SamplingParams
+from codellama.params import RANDOM_SEED, Prompt, SamplingParams
 from codellama.protocol.fields import (
     ALIASES,
     Fields,
@@ -123,7 +122,11 @@ class TokenizeRequest(Fields):
         vllm = self._spelling["content"] == "prompt"
         content = [self.content] if isinstance(self.content, str) else self.content
         bos = vllm if self.add_special is None else self.add_special
-        tokens = mixed_tokens(content, tokenizer, add_bos=bos, parse_special=self.parse_special)
+        try:
+            tokens = mixed_tokens(content, tokenizer, add_bos=bos, parse_special=self.parse_special)
+        except InvalidRequestError as error:
+            error.rename(self._spelling["content"])
+            raise
         if self.with_pieces:
             return {"tokens": [{"id": t, "piece": _piece(t, tokenizer)} for t in tokens]}
         more = {"count": len(tokens), "max_model_len": n_ctx} if vllm else {}

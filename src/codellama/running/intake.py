@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.request import NO_LIMIT, ContextShift, Request
-from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig, Prompt, SamplingParams
@@ -32,6 +32,7 @@ class RequestMaker:
     tokenizer: Tokenizer
     adapters: AdapterTable
     shift_problem: str | None = None
+    n_ctx_train: int | None = None
 
     def make(
         self, prompt: Prompt, params: SamplingParams, n: int, mailbox: Mailbox, echo: bool
@@ -43,7 +44,7 @@ class RequestMaker:
         params = params.with_defaults(self.config)
         room = self.n_ctx - len(prompt.tokens)
         if room <= 0:
-            raise ContextLengthError(len(prompt.tokens), self.n_ctx)
+            raise ContextLengthError(len(prompt.tokens), self.n_ctx, trained=self.n_ctx_train)
         self._check_ids("stop_tokens", params.stop_tokens)
         shift = self._shift(prompt, params)
         most = room if shift is None else NO_LIMIT
@@ -104,12 +105,7 @@ class RequestMaker:
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
         for token in tokens:
             if token >= self.tokenizer.n_vocab:
-                raise InvalidRequestError(
-                    "{param}: token id {token} is not in the vocabulary (0 to {last})",
-                    param,
-                    token=token,
-                    last=self.tokenizer.n_vocab - 1,
-                )
+                raise unknown_token(param, token, self.tokenizer.n_vocab)
 
 
 def close(requests: Iterable[Request]) -> None:

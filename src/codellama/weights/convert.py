@@ -22,6 +22,7 @@ from codellama.errors import ConversionError
 from codellama.params import Progress
 from codellama.weights.encode import UnusableWeightsError
 from codellama.weights.forecast import Forecast, forecast, measure, steps
+from codellama.weights.naming import check_absent, check_folder
 from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
@@ -230,10 +231,9 @@ def _check(outputs: Mapping[str, Path], settings: RunSettings) -> dict[str, Path
     for output in outputs.values():
         if output.is_dir():
             raise ConversionError(f"{output}: is a folder: name the file to write")
-        if output.exists() and not (settings.force or Output.begun(output)):
-            raise ConversionError(f"{output}: exists already: choose another name or pass --force")
-        if not output.absolute().parent.is_dir():
-            raise ConversionError(f"{output.parent}: no such folder to write to")
+        if not (settings.force or Output.begun(output)):
+            check_absent(output)
+        check_folder(output)
     return {resolve_type(type_name): output for type_name, output in outputs.items()}
 
 

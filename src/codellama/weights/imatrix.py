@@ -29,6 +29,7 @@ from codellama.files.loadable import read_model
 from codellama.native.activations import Activations, load_model
 from codellama.native.ggml import Floats
 from codellama.params import Progress
+from codellama.weights.naming import check_absent, check_folder
 
 CHUNK_TOKENS = 512
 SAVE_EVERY = 10
@@ -76,10 +77,9 @@ def collect_imatrix(
     Raises:
         ModelLoadError, ConversionError: the model, the text or the output is at fault.
     """
-    if output.exists() and not force:
-        raise ConversionError(f"{output}: exists already: choose another name or pass --force")
-    if not output.absolute().parent.is_dir():
-        raise ConversionError(f"{output.parent}: no such folder to write to")
+    if not force:
+        check_absent(output)
+    check_folder(output)
     content = _read_text(text)
     part = output.with_name(output.name + ".part")
     read_model(model)

@@ -99,8 +99,8 @@ class Journal:
 
     def _refusal(self, name: str, theirs: object, ours: object) -> ConversionError:
         return ConversionError(
-            f"{self.path}: an unfinished run of this output had another {name} ({theirs}, now "
-            f"{ours}): repeat that command to finish it, or pass --restart to begin anew"
+            f"{self.path}: an unfinished run of this output had another {name} ({theirs}, now {ours})",
+            "repeat that command to finish it, or pass {restart} to begin anew",
         )
 
     def start(self, identity: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What output files are called. Pure, but for one look whether a name is a folder."""
+"""What output files are called. Pure, but for looks at what is there."""
 
 from __future__ import annotations
 
@@ -34,9 +34,20 @@ def output_paths(output: Path, source_name: str, types: Sequence[str]) -> dict[s
     name = model_name(source_name)
     paths = {kind: Path(str(output).replace(TYPE, kind).replace(NAME, name)) for kind in types}
     for path in paths.values():
-        if not path.absolute().parent.is_dir():
-            raise ConversionError(f"{path.parent}: no such folder to write to")
+        check_folder(path)
     return paths
+
+
+def check_folder(output: Path) -> None:
+    """Raise ConversionError if there is no folder to write `output` to."""
+    if not output.absolute().parent.is_dir():
+        raise ConversionError(f"{output.parent}: no such folder to write to")
+
+
+def check_absent(output: Path) -> None:
+    """Raise ConversionError if there is something called `output` already."""
+    if output.exists():
+        raise ConversionError(f"{output}: exists already", "choose another name or pass {force}")
 
 
 def model_name(source_name: str) -> str:

@@ -19,6 +19,7 @@ from codellama.files.provenance import PREFIX, manifest, manifest_path
 from codellama.files.split import part_paths
 from codellama.native.ggml import Bytes
 from codellama.weights.journal import Journal, sync_folder
+from codellama.weights.naming import check_absent
 from codellama.weights.plan import Plan, Slab
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class Output:
         try:
             going_on = not restart and self._can_go_on()
             if not force and not (going_on and self.written):
-                self._check_absent()
+                for path in self.paths:
+                    check_absent(path)
             if not going_on:
                 for part in self._parts:
                     part.unlink(missing_ok=True)
@@ -72,13 +74,6 @@ class Output:
                 self._journal.remove()
             self._journal.close()
             raise
-
-    def _check_absent(self) -> None:
-        for name in self.paths:
-            if name.exists():
-                raise ConversionError(
-                    f"{name}: exists already: choose another name or pass --force"
-                )
 
     def _can_go_on(self) -> bool:
         if not self._journal.load(self.plan.identity):

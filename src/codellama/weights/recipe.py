@@ -131,8 +131,8 @@ def _check_change(tensor: SourceTensor, target: TensorType, *, allow_requantize:
         return
     if tensor.type.quantized and not allow_requantize:
         raise ConversionError(
-            f"{tensor.path}: {tensor.name} is {tensor.type.name} already: quantizing it again loses "
-            "quality; start from BF16, F16 or F32, or pass --allow-requantize"
+            f"{tensor.path}: {tensor.name} is {tensor.type.name} already",
+            "quantizing it again loses quality; start from BF16, F16 or F32, or pass {allow_requantize}",
         )
     if not can_decode(tensor.type):
         raise ConversionError(f"{tensor.path}: {tensor.name} is {tensor.type.name}, not a weight")
@@ -166,16 +166,16 @@ def _check_importance(source: Source, trial: GGUFHeader, options: QuantOptions) 
         kind = types[tensor.name]
         if kind == tensor.type or tensor.name in known or not requires_importance(kind):
             continue
-        lack = (
-            f"{options.imatrix.path} has none for it"
-            if options.imatrix
-            else "there is no --imatrix"
-        )
-        option = {_OUTPUT: "--output-type", _EMBEDDING: "--embedding-type"}.get(tensor.name)
-        remedy = f": choose another type for it with {option}" if option else ""
-        raise ConversionError(
-            f"{tensor.name} would be {kind.name}, which needs an importance matrix, and {lack}{remedy}"
-        )
+        sentence = f"{tensor.name} would be {kind.name}, which needs an importance matrix"
+        remedies = []
+        if options.imatrix:
+            sentence += f", and {options.imatrix.path} has none for it"
+        else:
+            remedies.append("there is no {imatrix}")
+        if tensor.name in (_OUTPUT, _EMBEDDING):
+            setting = "{output_type}" if tensor.name == _OUTPUT else "{embedding_type}"
+            remedies.append(f"choose another type for it with {setting}")
+        raise ConversionError(sentence, "; ".join(remedies))
 
 
 def _quantized(
@@ -193,8 +193,8 @@ def _quantized(
     # A dry run differs in one thing: it does not mind that the importance matrix is missing.
     if not options.imatrix and quantize_file(skeleton, answer, replace(params, dry_run=True)):
         raise ConversionError(
-            f"type {type_name} needs an importance matrix, without one its result would be useless: "
-            "give one with --imatrix, or choose a type that needs none, such as Q2_K or IQ3_S"
+            f"type {type_name} needs an importance matrix, without one its result would be useless",
+            "give one with {imatrix}, or choose a type that needs none, such as Q2_K or IQ3_S",
         )
     raise ConversionError(f"{source.path}: llama.cpp cannot make {type_name} of it: {reason}")
 
