@@ -166,7 +166,7 @@ class FakeLLM(LlamaCompatible):
         def put(deltas: Sequence[Delta]) -> None:
             for delta in deltas:
                 for index in range(n):
-                    mailbox.put(index, delta)
+                    mailbox.put(index, self.of_choice(index, delta))
 
         def cancel() -> None:
             self.cancelled.add(completion.id)
@@ -177,6 +177,10 @@ class FakeLLM(LlamaCompatible):
         text = self.tokenizer.decode(prompt.tokens) if echo else None
         completion = Completion(prompt, n, mailbox, cancel, text)
         return completion
+
+    def of_choice(self, index: int, delta: Delta) -> Delta:
+        """What choice number `index` says; all say the same."""
+        return delta
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
