@@ -93,7 +93,7 @@ SCRIPTS: dict[str, Callable[[], list[Delta]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A request and what the model says: an HTTP body, or the arguments of one of `llama_cpp.Llama`'s calls."""
+    """A request and what the model says: an HTTP body, or the arguments of a call of `llama_cpp.Llama`'s."""
 
     path: str
     body: dict[str, Any]

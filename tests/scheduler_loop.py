@@ -47,7 +47,8 @@ class Loop:
         self.runner.run(step.batch)
         self.scheduler.commit(step)
         self.steps.append(step)
-        for sample in self.scheduler.samples(step, self.clock):
+        self.scheduler.join(step, self.clock)
+        for sample in step.samples:
             self.draw(sample)
         self.scheduler.check_integrity()
         return True

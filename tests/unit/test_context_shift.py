@@ -122,11 +122,11 @@ def test_a_shifted_cache_is_neither_stored_nor_saved() -> None:
     loop.submit(first)
     while not first.n_dropped:
         loop.step()
-    assert loop.scheduler.plan_save(list(first.tokens), ()) == (None, [])
+    assert loop.scheduler.cache.plan_save(list(first.tokens), ()) == (None, [])
     loop.run()
     loop.submit(request([900], 2))
     loop.run()
-    assert len(loop.scheduler.prompt_cache) == 0
+    assert len(loop.scheduler.cache.prompt_cache) == 0
 
 
 def test_cells_that_others_hold_are_not_moved() -> None:

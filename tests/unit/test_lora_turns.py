@@ -120,7 +120,7 @@ def test_a_stored_state_comes_back_only_with_its_own_adapters() -> None:
         loop.submit(new)
         loop.run()
         assert new.cached_tokens == 0
-    assert len(loop.scheduler.prompt_cache) == 2
+    assert len(loop.scheduler.cache.prompt_cache) == 2
     again = request(prompt, 2, scales=B)
     loop.submit(again)
     loop.run()
@@ -135,12 +135,12 @@ def test_what_is_saved_is_what_was_asked_for(scales: tuple[float, ...]) -> None:
     for each in (A, B):
         loop.submit(request(range(40), 2, scales=each))
     loop.run()
-    state, edits = loop.scheduler.plan_save(list(range(40)), scales)
+    state, edits = loop.scheduler.cache.plan_save(list(range(40)), scales)
     assert state is not None
     assert state.scales == scales
     for edit in edits:
         loop.runner.edit(edit)
-    assert loop.scheduler.plan_save(list(range(40)), PLAIN) == (None, [])
+    assert loop.scheduler.cache.plan_save(list(range(40)), PLAIN) == (None, [])
 
 
 @settings(max_examples=100, deadline=None)

@@ -63,7 +63,7 @@ def test_what_is_too_short_to_store_is_dropped() -> None:
     loop = Loop(n_slots=4, cells=4000, cache_bytes=PLENTY)
     serve(loop, range(10), 2)
     serve(loop, range(500, 510), WORTH_PARKING)
-    assert len(loop.scheduler.prompt_cache) == 0
+    assert len(loop.scheduler.cache.prompt_cache) == 0
     assert sorted(idle_cells(loop)) == [0, 0, 0, 10 + WORTH_PARKING - 1]
 
 
@@ -83,7 +83,7 @@ def test_a_shared_beginning_is_parked_once() -> None:
     loop.submit(request(range(500, 510), WORTH_PARKING))
     loop.step()
     assert idle_cells(loop) == [0, 0, 0]
-    assert len(loop.scheduler.prompt_cache) == 1
+    assert len(loop.scheduler.cache.prompt_cache) == 1
 
 
 def test_short_tails_behind_a_long_beginning_are_not_stored() -> None:
@@ -94,7 +94,7 @@ def test_short_tails_behind_a_long_beginning_are_not_stored() -> None:
     loop.submit(request(range(500, 510), WORTH_PARKING))
     loop.step()
     assert idle_cells(loop) == [0, 0, 0]
-    assert len(loop.scheduler.prompt_cache) == 1
+    assert len(loop.scheduler.cache.prompt_cache) == 1
     loop.run()
     again = serve(loop, [*beginning, *range(900, 900 + tail)], 2)
     assert again.cached_tokens >= len(beginning)

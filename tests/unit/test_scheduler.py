@@ -289,7 +289,7 @@ def test_what_another_slot_holds_is_not_stored() -> None:
     for i in range(3):
         serve(loop, *range(LONG), 900 + i)
     serve(loop, 1)
-    assert len(loop.scheduler.prompt_cache) == 0
+    assert len(loop.scheduler.cache.prompt_cache) == 0
 
 
 def test_room_is_made_before_a_state_is_restored() -> None:
@@ -306,9 +306,9 @@ def test_a_failed_step_leaves_no_empty_state() -> None:
     serve(loop, *range(LONG))
     loop.submit(request(range(500, 500 + LONG), 2))
     loop.scheduler.admit(99.0)
-    assert len(loop.scheduler.prompt_cache) == 1
+    assert len(loop.scheduler.cache.prompt_cache) == 1
     loop.scheduler.reset()
-    assert len(loop.scheduler.prompt_cache) == 0
+    assert len(loop.scheduler.cache.prompt_cache) == 0
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 64, 1000])

@@ -22,7 +22,7 @@ from codellama.engine.request import Delta, FinishReason, Request, State
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
-from codellama.engine.status import EngineStatus, Totals
+from codellama.engine.status import EngineStatus
 from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
 
 log = logging.getLogger("codellama.engine")
@@ -66,6 +66,7 @@ class Engine:
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
+        self._cache = scheduler.cache
         self._speculator = speculator or Speculator()
         self._limit = len(scheduler.slots) + max_queue
         self._inbox: list[Request] = []
@@ -77,7 +78,7 @@ class Engine:
         self._closing = False
         self._failures = 0
         self._dead: BaseException | None = None
-        self._totals = Totals()
+        self._totals = EngineStatus(n_slots=len(scheduler.slots))
         self._thread = threading.Thread(target=self._serve, name="codellama-engine", daemon=True)
         self._thread.start()
 
@@ -129,7 +130,7 @@ class Engine:
 
     def add_state(self, state: KVState) -> None:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
-        self._call(lambda: self._scheduler.prompt_cache.add(state))
+        self._call(lambda: self._cache.prompt_cache.add(state))
 
     def check_integrity(self) -> None:
         """Assert that slots, cells, samplers and drafts are those of the live requests; for tests."""
@@ -148,12 +149,11 @@ class Engine:
     @property
     def status(self) -> EngineStatus:
         """A snapshot."""
-        return EngineStatus(
-            n_slots=len(self._scheduler.slots),
+        return replace(
+            self._totals,
             n_running=self._scheduler.n_running,
             n_waiting=len(self._scheduler.waiting),
             dead=self._dead is not None,
-            **vars(self._totals),
         )
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -231,7 +231,7 @@ class Engine:
             try:
                 self._use(step)
             except DecodeError as error:  # spoiled, see _fail
-                self._scheduler.prompt_cache.clear()
+                self._cache.prompt_cache.clear()
                 self._recover(error)
                 return
             if self._speculator.active and not step.n_prompt:
@@ -249,11 +249,12 @@ class Engine:
         """Score and draw while the logits are there."""
         for scored in step.scored:
             self._score(scored)
-        for sample in self._scheduler.samples(step, time.perf_counter()):
+        self._scheduler.join(step, time.perf_counter())
+        for sample in step.samples:
             self._advance(sample)
 
     def _save_state(self, tokens: list[int], scales: Scales) -> KVState | None:
-        state, edits = self._scheduler.plan_save(tokens, scales)
+        state, edits = self._cache.plan_save(tokens, scales)
         try:
             self._runner.run(Batch(edits))
         except Exception as error:
@@ -262,7 +263,7 @@ class Engine:
         return state if state is not None and state.data is not None else None
 
     def _check_integrity(self) -> None:
-        self._runner.run(Batch(self._scheduler.take_edits()))
+        self._runner.run(Batch(self._cache.take_edits()))
         self._scheduler.check_integrity()
         for slot in self._scheduler.slots:
             assert self._runner.n_cached(slot.id) == len(slot.tokens)

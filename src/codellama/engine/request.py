@@ -70,12 +70,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds a request spent waiting, on its prompt, and on its answer; tokens of the latter two.
+    """Seconds a request spent on its prompt and on its answer, and tokens of each.
 
     Of `draft_n` tokens that were guessed ahead, `draft_accepted` were right.
     """
 
-    queue_s: float = 0.0
     prompt_s: float = 0.0
     decode_s: float = 0.0
     prompt_n: int = 0
@@ -164,7 +163,6 @@ class Request:
     draft_n: int = 0
     draft_accepted: int = 0
     cancelled: bool = False  # set by any thread, read by the engine at the start of a step
-    submitted_at: float = field(default_factory=time.perf_counter)
     admitted_at: float = 0.0
     first_token_at: float = 0.0
 
@@ -211,7 +209,6 @@ class Request:
         admitted = self.admitted_at or now
         first = self.first_token_at or now
         return Timings(
-            queue_s=admitted - self.submitted_at,
             prompt_s=first - admitted,
             decode_s=now - first,
             prompt_n=len(self.prompt) - self.cached_tokens,

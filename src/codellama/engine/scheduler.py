@@ -11,9 +11,8 @@ others take turns. Caches are shared between equal adapters only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
-from codellama.engine.batch import Batch, Edit, KVState, Scales
+from codellama.engine.batch import Batch, Scales
 from codellama.engine.kv_cache import KVCache
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import PromptCache
@@ -32,8 +31,8 @@ class Scheduler:
 
     `n_slots` requests run at once over `cells` KV cells. A step decodes at most `n_batch` tokens;
     while answers are being written, prompts get at most `prefill_chunk` of them. At most
-    `max_outputs` of its rows (None: all) have logits, enough for one per slot. Caches that must
-    leave their slot go to `prompt_cache`.
+    `max_outputs` of its rows (None: all) have logits, enough for one per slot. `cache` is what the slots
+    hold; caches that must leave their slot go to `prompt_cache`.
     """
 
     def __init__(
@@ -45,9 +44,10 @@ class Scheduler:
         max_outputs: int | None = None,
         prompt_cache: PromptCache | None = None,
     ) -> None:
-        self.prompt_cache = PromptCache() if prompt_cache is None else prompt_cache
-        self._cache = KVCache(n_slots, cells, self.prompt_cache)
-        self.slots = self._cache.slots
+        self.cache = KVCache(
+            n_slots, cells, PromptCache() if prompt_cache is None else prompt_cache
+        )
+        self.slots = self.cache.slots
         self.cells = cells
         self.n_batch = n_batch
         self.prefill_chunk = prefill_chunk
@@ -94,7 +94,7 @@ class Scheduler:
             if not self._has_room(request):
                 skipped.append(request)
                 break
-            donor, shared = self._cache.donor(request)
+            donor, shared = self.cache.donor(request)
             if self._beginning_is_coming(request, shared):
                 skipped.append(request)  # those behind it may go ahead: it is waiting by choice
                 continue
@@ -108,7 +108,7 @@ class Scheduler:
     def _place(
         self, request: Request, donor: Slot, shared: int, now: float, waiting: list[Request]
     ) -> None:
-        slot = self._cache.place(request, donor, shared, self.reserved, waiting)
+        slot = self.cache.place(request, donor, shared, self.reserved, waiting)
         slot.turn = self._clock
         self._running[request] = slot
         request.state = State.PREFILL
@@ -135,14 +135,6 @@ class Scheduler:
             and not other.cancelled
             and other.scales == request.scales
         )
-
-    def plan_save(self, tokens: list[int], scales: Scales) -> tuple[KVState | None, list[Edit]]:
-        """See `KVCache.plan_save`."""
-        return self._cache.plan_save(tokens, scales)
-
-    def take_edits(self) -> list[Edit]:
-        """See `KVCache.take_edits`."""
-        return self._cache.take_edits()
 
     # -- a step -------------------------------------------------------------------------------
 
@@ -183,7 +175,7 @@ class Scheduler:
             self._add_prompts(step, pairs, outputs=room)
         if not step.batch.tokens:
             return None
-        step.batch.edits = self.take_edits()
+        step.batch.edits = self.cache.take_edits()
         return step
 
     def _add_prompts(self, step: Step, pairs: list[tuple[Slot, Request]], outputs: int) -> None:
@@ -229,7 +221,7 @@ class Scheduler:
         """The batch has been decoded: its tokens are in the cache now."""
         self._clock += 1
         if step.batch.edits:
-            self.prompt_cache.tidy()
+            self.cache.prompt_cache.tidy()
         if step.batch.scales != self._adapters:
             self._adapters, self._steps_in_a_row = step.batch.scales, 0
         self._steps_in_a_row += 1
@@ -242,27 +234,26 @@ class Scheduler:
             if slot.request is not None:
                 slot.request.cursor += len(tokens)
 
-    def samples(self, step: Step, now: float) -> Iterator[Sample]:
-        """What is to be drawn after a step that has been committed, one after the other.
+    def join(self, step: Step, now: float) -> None:
+        """Give slots to those waiting for just a prompt that `step` has decoded to its last row; they draw
+        from its logits, so they are among the step's samples from now on."""
+        if self.waiting:
+            step.samples = [
+                s for sample in step.samples for s in (sample, *self._twins(sample, now))
+            ]
 
-        Those waiting for just a prompt that is now in the cache get slots, and draw from its logits.
-        """
-        for sample in step.samples:
-            prompt_done = sample.request.state is State.PREFILL
-            twins = self._join(sample.request, now) if prompt_done and self.waiting else []
-            yield sample
-            for twin in twins:
-                yield Sample(twin, sample.row)
-
-    def _join(self, request: Request, now: float) -> list[Request]:
-        joined: list[Request] = []
+    def _twins(self, sample: Sample, now: float) -> list[Sample]:
+        request = sample.request
+        if request.state is not State.PREFILL:
+            return []
+        joined: list[Sample] = []
         donor = self._running[request]
         while self.waiting and _is_twin(request, self.waiting[0]):
             if not self._has_room(self.waiting[0]):
                 break
             twin = self.waiting.popleft()
             self._place(twin, donor, len(twin.prompt), now, list(self.waiting))
-            joined.append(twin)
+            joined.append(Sample(twin, sample.row))
         return joined
 
     def shift(self) -> list[Request]:
@@ -287,7 +278,7 @@ class Scheduler:
     def _shift(self, request: Request) -> None:
         assert request.shift is not None
         n_keep, n_discard = request.shift.cut(request.n_ctx, request.cursor)
-        self._cache.shift(self._running[request], n_keep, n_discard)
+        self.cache.shift(self._running[request], n_keep, n_discard)
         del request.tokens[n_keep : n_keep + n_discard]
         request.cursor -= n_discard
         request.n_dropped += n_discard
@@ -296,7 +287,7 @@ class Scheduler:
         """Tokens have been drawn: what was drafted and turned out wrong leaves the cache."""
         slot = self._running.get(request)
         if slot is not None:
-            self._cache.keep(slot, len(request.tokens) - 1)
+            self.cache.keep(slot, len(request.tokens) - 1)
             request.cursor = len(slot.tokens)
 
     # -- going out ----------------------------------------------------------------------------
@@ -306,7 +297,7 @@ class Scheduler:
         request.state = State.FINISHED
         slot = self._running.pop(request, None)
         if slot is not None:
-            self._cache.release(slot)
+            self.cache.release(slot)
         elif request in self.waiting:
             self.waiting.remove(request)
 
@@ -316,15 +307,15 @@ class Scheduler:
 
     def reset(self) -> None:
         """The KV cache has been cleared: forget what the slots held and all that was planned."""
-        self._cache.reset()
+        self.cache.reset()
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
         assert self.reserved <= self.cells
-        held = sum(len(slot.tokens) for slot in self._cache.idle())
+        held = sum(len(slot.tokens) for slot in self.cache.idle())
         assert self.reserved + held <= self.cells
         assert all(slot.request is request for slot, request in self.running())
-        assert len(self._cache.idle()) == len(self.slots) - self.n_running
+        assert len(self.cache.idle()) == len(self.slots) - self.n_running
         for slot, request in self.running():
             assert request.state in (State.PREFILL, State.DECODE)
             assert slot.tokens == request.tokens[: request.cursor]

@@ -1,4 +1,4 @@
-"""What the engine tells of itself: counts since its start, and a snapshot after the latest step."""
+"""What the engine tells of itself."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Totals:
-    """Counts since the start, as in `EngineStatus`."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    tokens_decoded: int = 0
-    draft_tokens: int = 0
-    draft_accepted: int = 0
-    steps: int = 0
-    prompt_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class EngineStatus:
-    """A snapshot after the latest step: requests, token totals since the start, and whether it lives.
+    """Requests after the latest step, counts since the start, and whether the engine lives.
 
     Of `draft_tokens` guessed ahead, `draft_accepted` were right. `steps` are batches decoded;
     `prompt_seconds` and `decode_seconds` are what ended requests spent on prompt and answer.

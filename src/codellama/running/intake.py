@@ -52,9 +52,7 @@ class RequestMaker:
         requests: list[Request] = []
         try:
             for i in range(n):
-                request = self._request(prompt, params, limit, i, mailbox, echo)
-                request.shift = shift
-                requests.append(request)
+                requests.append(self._request(prompt, params, limit, shift, i, mailbox, echo))
         except BaseException:
             close(requests)
             raise
@@ -77,6 +75,7 @@ class RequestMaker:
         prompt: Prompt,
         params: SamplingParams,
         limit: int,
+        shift: ContextShift | None,
         index: int,
         mailbox: Mailbox,
         echo: bool,
@@ -100,6 +99,7 @@ class RequestMaker:
             deadline=None if params.timeout_s is None else time.perf_counter() + params.timeout_s,
             max_decode_s=params.t_max_predict_ms / 1000 or None,
             n_ctx=self.n_ctx,
+            shift=shift,
         )
 
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
