@@ -19,7 +19,8 @@ from codellama.errors import InvalidRequestError
 from codellama.params import Message, ModelConfig, Prompt, SamplingParams
 from codellama.prompts.history import drop_oldest
 from codellama.running.adapters import Adapter, AdapterTable, LoraScales
-from codellama.running.completion import Completion, Mailbox
+from codellama.running.completion import Completion, Deliver, begin, delivery
+from codellama.running.mailbox import Mailbox
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)
@@ -153,7 +154,13 @@ class FakeLLM(LlamaCompatible):
         return self.generate(self.infill_prompt(prefix, suffix), n=n, params=sampling)
 
     def generate(
-        self, prompt: Prompt, *, params: SamplingParams, n: int = 1, echo: bool = False
+        self,
+        prompt: Prompt,
+        *,
+        params: SamplingParams,
+        n: int = 1,
+        echo: bool = False,
+        deliver: Deliver | None = None,
     ) -> Completion:
         if self.error is not None:
             raise self.error
@@ -161,21 +168,25 @@ class FakeLLM(LlamaCompatible):
         self.calls.append(Call(prompt, n, params, echo))
         script = [self._finished(delta, prompt, params) for delta in self.script]
         now, later = (script[:-1], script[-1:]) if self.hold else (script, [])
-        mailbox = Mailbox()
+        mailbox: Mailbox[tuple[int, Delta]] = Mailbox()
+        say_to = deliver or delivery(mailbox)
 
         def put(deltas: Sequence[Delta]) -> None:
             for delta in deltas:
                 for index in range(n):
-                    mailbox.put(index, self.of_choice(index, delta))
+                    say_to(index, self.of_choice(index, delta))
 
         def cancel() -> None:
             self.cancelled.add(completion.id)
             put([Delta(finish_reason=FinishReason.CANCELLED, usage=Usage(), timings=TIMINGS)])
 
+        used = params.with_defaults(self.config)
+        own = mailbox if deliver is None else None
+        completion = Completion(prompt, n, own, cancel, params=used, scored=echo)
+        if echo:
+            begin(say_to, n, self.tokenizer.decode(prompt.tokens))
         put(now)
         self._held.append(lambda: put(later))
-        text = self.tokenizer.decode(prompt.tokens) if echo else None
-        completion = Completion(prompt, n, mailbox, cancel, text)
         return completion
 
     def of_choice(self, index: int, delta: Delta) -> Delta:

@@ -7,7 +7,7 @@ from typing import Any
 
 from codellama.cli.options import model_config
 from codellama.engine.request import Delta
-from codellama.params import Prompt, SamplingParams
+from codellama.params import Prompt
 from codellama.running.completion import Completion
 from tests.fake_llm import FakeLLM
 
@@ -22,14 +22,12 @@ class ScriptedLLM(FakeLLM):
         super().__init__(hold=hold)
         self.turns = list(turns)
 
-    def generate(
-        self, prompt: Prompt, *, params: SamplingParams, n: int = 1, echo: bool = False
-    ) -> Completion:
+    def generate(self, prompt: Prompt, **options: Any) -> Completion:
         turn = self.turns.pop(0)
         if isinstance(turn, Exception):
             raise turn
         self.script = list(turn)
-        return super().generate(prompt, params=params, n=n, echo=echo)
+        return super().generate(prompt, **options)
 
     @property
     def asked(self) -> list[str]:

@@ -25,7 +25,7 @@ from codellama.devices.machine import this_machine
 from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
 from codellama.engine import EngineStatus
-from codellama.engine.request import Request
+from codellama.engine.request import Delta, Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.loadable import check_adapter, read_model
@@ -43,12 +43,14 @@ from codellama.params import (
 )
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.prompts.chat import ChatFormat
-from codellama.prompts.prompts import Prompts
+from codellama.prompts.prompts import Prompts, prompt_text
 from codellama.running.adapters import Adapter, LoraScales
-from codellama.running.completion import Completion, Mailbox
+from codellama.running.collected import n_candidates
+from codellama.running.completion import Completion, Deliver, begin, delivery
 from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
 from codellama.running.intake import RequestMaker, close
 from codellama.running.kv_file import StaleStateError, read_state, write_state
+from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
     adapter_table,
     load_adapters,
@@ -62,7 +64,6 @@ from codellama.running.opening import (
 )
 from codellama.variants import Variant, recognise
 
-MOST_CHOICES = 128  # OpenAI's limit for n
 
 
 class LLM(LlamaCompatible, EmbeddingCompatible):
@@ -267,40 +268,43 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         n: int = 1,
         echo: bool = False,
         best_of: int | None = None,
+        deliver: Deliver | None = None,
     ) -> Completion:
         """Submit a prompt; the one path under all others.
+
+        `deliver(index, delta)` gets what is new in choice `index`, on the engine's thread, so it must be
+        quick; each choice has exactly one final delta, and an error comes in it. Without `deliver`, deltas
+        are read from the completion.
 
         Raises ContextLengthError, GrammarError, InvalidRequestError, UnsupportedError, QueueFullError
         and EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
         """
-        keep = n if best_of is not None else None
-        for name, value, least in (("n", n, 1), ("best_of", n if best_of is None else best_of, n)):
-            if type(value) is not int or not least <= value <= MOST_CHOICES:
-                raise InvalidRequestError(
-                    "{param} must be from {least} to {most}; got {value!r}",
-                    name,
-                    least=least,
-                    most=MOST_CHOICES,
-                    value=value,
-                )
+        candidates = n_candidates(n, best_of)
+        params = params.with_defaults(self.config)
         if best_of is not None:
-            n = best_of
             params = replace(params, logprobs=params.logprobs or 0)
-        mailbox = Mailbox()
+        mailbox: Mailbox[tuple[int, Delta]] | None = None
+        if deliver is None:
+            mailbox = Mailbox()
+            deliver = delivery(mailbox)
         with self._model.using():
-            requests = self._requests.make(prompt, params, n, mailbox, echo)
+            requests = self._requests.make(prompt, params, candidates, deliver, echo)
         try:
+            if echo:
+                begin(deliver, candidates, prompt_text(prompt, self.tokenizer))
             self._engine.submit(requests)
         except BaseException:
             close(requests)
             raise
-        text = self._text(prompt) if echo else None
-        return Completion(prompt, n, mailbox, lambda: self._cancel(requests), text, keep)
-
-    def _text(self, prompt: Prompt) -> str:
-        """What was tokenized: without the space that the vocabulary put before it."""
-        text = self.tokenizer.decode(prompt.tokens)
-        return text.removeprefix(" ") if self.tokenizer.add_space_prefix else text
+        return Completion(
+            prompt,
+            candidates,
+            mailbox,
+            lambda: self._cancel(requests),
+            params=params,
+            scored=echo,
+            keep=None if best_of is None else n,
+        )
 
     def _cancel(self, requests: Iterable[Request]) -> None:
         for request in requests:

@@ -9,10 +9,11 @@ import pytest
 
 from codellama.compat.llama import LlamaCompatible
 from codellama.compat.openai import text_messages
-from codellama.compat.replies import Collected, legacy_logprobs, total_usage
+from codellama.compat.replies import legacy_logprobs
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError, UnsupportedError
+from codellama.running.collected import Collected, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say
 
 MESSAGES = [{"role": "user", "content": "hi"}]

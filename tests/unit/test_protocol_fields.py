@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codellama.compat.replies import Collected, total_usage
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
@@ -17,6 +16,7 @@ from codellama.protocol.errors import validation_error
 from codellama.protocol.fields import NEUTRAL, NO_EFFECT, Fields, parse_prompts
 from codellama.protocol.llama_server import InfillRequest, NativeRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest
+from codellama.running.collected import Collected, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids
 
 TOKENIZER: Any = FakeTokenizer()
@@ -335,6 +335,8 @@ def test_candidates_have_log_probabilities_to_be_ranked_by() -> None:
 @pytest.mark.parametrize("echo", [False, True])
 def test_the_likeliest_candidates_are_sent_best_first(echo: bool) -> None:
     request = CompletionRequest(prompt=["a", "b"], n=2, best_of=3, echo=echo)
+    llm: Any = FakeLLM()
+    made = [llm.generate(p, params=request.sampling(TOKENIZER), n=3) for p in request.prompts(llm)]
     scored = [TokenLogprob(1, math.nan), TokenLogprob(1, -9.0)] if echo else []
     ending = [TokenLogprob(2, -99.0)] if echo else []
     means = [(-3.0,), (-1.0, -1.2), (-2.0,), (), (-0.5,), (-4.0,)]
@@ -347,12 +349,12 @@ def test_the_likeliest_candidates_are_sent_best_first(echo: bool) -> None:
         )
         for i, values in enumerate(means)
     ]
-    chosen = request.chosen(answers)
+    chosen = request.reply(llm, made).chosen(answers)
     assert [a.index for a in chosen] == [0, 1, 2, 3]
     assert [len(a.tokens) for a in chosen] == [2, 1, 1, 1]
     firsts = [a.logprobs[len(scored)].logprob for a in chosen]
     assert firsts == [-1.0, -2.0, -0.5, -4.0]
-    assert total_usage(chosen, 2) == Usage(4, 6, 0)
+    assert total_usage(answers, 3) == Usage(4, 6, 0)
 
 
 @pytest.mark.parametrize(

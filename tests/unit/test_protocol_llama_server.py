@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from codellama.compat.replies import Collected
 from codellama.engine.request import Delta, FinishReason
 from codellama.params import SamplingParams
 from codellama.protocol.llama_server import (
@@ -21,6 +20,7 @@ from codellama.protocol.llama_server import (
     stop_type,
     tokenizer_info,
 )
+from codellama.running.collected import Collected
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say
 
 TOKENIZER: Any = FakeTokenizer()
@@ -39,9 +39,13 @@ def reply_to(
     llm: Any = FakeLLM()
     request = NativeRequest.model_validate(body)
     params = request.sampling(llm.tokenizer)
-    prompts = request.prompts(llm)
-    reply = request.reply(llm, "id", 1, prompts, params)
-    answers = request.answers(prompts, llm.tokenizer)
+    completions = [
+        llm.generate(prompt, params=params, n=request.n) for prompt in request.prompts(llm)
+    ]
+    reply = request.reply(llm, completions)
+    answers: list[Collected] = []
+    for completion in completions:
+        answers += completion.blank(len(answers))
     chunks = []
     for answer in answers:
         for delta in script:

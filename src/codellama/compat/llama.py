@@ -19,7 +19,7 @@ from codellama.compat.openai import (
     seed_or_random,
     text_messages,
 )
-from codellama.compat.replies import ChatReply, Collected, Json, TextReply
+from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.params import Message, SamplingOptions
 
@@ -130,8 +130,9 @@ class LlamaCompatible:
             model=model or self.name,
             piece=self.tokenizer.piece,
             logprobs=logprobs is not None,
+            starts=(offset,),
         )
-        return _answer(completion, reply, Collected(0, offset), stream)
+        return _answer(completion, reply, stream)
 
     __call__ = create_completion
 
@@ -203,22 +204,19 @@ class LlamaCompatible:
             piece=self.tokenizer.piece,
             logprobs=bool(logprobs),
         )
-        return _answer(completion, reply, Collected(0), stream)
+        return _answer(completion, reply, stream)
 
 
 def _answer(
-    completion: Completion, reply: TextReply | ChatReply, answer: Collected, stream: bool
+    completion: Completion, reply: TextReply | ChatReply, stream: bool
 ) -> Json | Iterator[Json]:
     if stream:
-        return _stream(completion, reply, answer)
-    for _, delta in completion.events():
-        answer.add(delta)
-    return reply.whole([answer])
+        return _stream(completion, reply)
+    return reply.whole(completion.collect())
 
 
-def _stream(
-    completion: Completion, reply: TextReply | ChatReply, answer: Collected
-) -> Iterator[Json]:
+def _stream(completion: Completion, reply: TextReply | ChatReply) -> Iterator[Json]:
+    (answer,) = completion.blank()
     try:
         yield from reply.head(0)
         for _, delta in completion.events():

@@ -1,20 +1,21 @@
 """Answers as OpenAI's dictionaries: what llama-cpp-python returns and what the HTTP server sends.
 
-An `Collected` collects the deltas of one choice; a `TextReply` or `ChatReply` turns answers into a whole
-response, or each delta into the chunks of a stream. Pure functions of their arguments: no engine, no
-HTTP. Shapes: https://platform.openai.com/docs/api-reference (completions, chat), checked against
-llama_cpp/llama_types.py and llama-server's server-task.cpp.
+A `TextReply` or `ChatReply` turns collected answers into a whole response, or each delta into the chunks
+of a stream. No engine, no HTTP. Shapes: https://platform.openai.com/docs/api-reference (completions,
+chat), checked against llama_cpp/llama_types.py and llama-server's server-task.cpp.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
+from codellama.running.collected import Collected, likeliest, total_usage
 
 Json = dict[str, Any]
 Piece = Callable[[int], bytes]
@@ -26,40 +27,11 @@ LOWEST_LOGPROB = (
 FINGERPRINT = "b-codellama"
 
 
-@dataclass
-class Collected:
-    """One choice as far as it has come. `offset` is where the text that the next response or chunk
-    shows begins, in characters. `discarded` are tokens of candidates it was preferred to."""
-
-    index: int
-    offset: int = 0
-    text: str = ""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    stop: str | int | None = None
-    usage: Usage = field(default_factory=Usage)
-    timings: Timings = field(default_factory=Timings)
-    discarded: int = 0
-    truncated: bool = False
-
-    def add(self, delta: Delta) -> None:
-        """Take in what is new."""
-        self.text += delta.text
-        self.tokens.extend(delta.tokens)
-        self.logprobs.extend(delta.logprobs)
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.stop = delta.stop if delta.stop is not None else self.stop
-        self.usage = delta.usage or self.usage
-        self.timings = delta.timings or self.timings
-        self.truncated = delta.truncated
-
-
 @dataclass(frozen=True)
 class Reply:
     """What every response and chunk of one request shares.
 
-    `n` is the number of choices per prompt. `extras` adds what llama-server adds to OpenAI's
+    `n` is the number of answers to each prompt. `extras` adds what llama-server adds to OpenAI's
     shapes: `system_fingerprint`, `timings`, cached tokens and token ids.
     """
 
@@ -99,8 +71,20 @@ class Reply:
         return {"timings": timings_json(answer.timings, answer.usage)}
 
 
+@dataclass(frozen=True)
 class TextReply(Reply):
-    """A response of `/v1/completions`, or of `create_completion`."""
+    """A response of `/v1/completions`, or of `create_completion`.
+
+    `starts` says for each prompt where the text of its answers begins, in characters. If `keep` is not
+    None, a whole response has only so many of a prompt's answers, the likeliest; `scored` says that the
+    prompt's log probabilities come before an answer's own. `shown` is the state of a stream: the
+    characters whose tokens it has shown, by answer.
+    """
+
+    starts: Sequence[int] = (0,)
+    keep: int | None = None
+    scored: bool = False
+    shown: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
     def head(self, index: int) -> list[Json]:
         """Chunks that open the stream of a choice: none."""
@@ -111,8 +95,9 @@ class TextReply(Reply):
         chunks = []
         logprobs = None
         if self.logprobs and delta.logprobs:
-            logprobs = legacy_logprobs(delta.logprobs, self.piece, answer.offset)
-            answer.offset += _text_length(delta.logprobs, self.piece)
+            offset = self.starts[answer.index // self.n] + self.shown[answer.index]
+            logprobs = legacy_logprobs(delta.logprobs, self.piece, offset)
+            self.shown[answer.index] += _text_length(delta.logprobs, self.piece)
         if delta.text or logprobs:
             chunks.append(self._chunk(answer.index, delta.text, logprobs, None))
         if delta.finish_reason:
@@ -128,19 +113,27 @@ class TextReply(Reply):
 
     def whole(self, answers: Sequence[Collected]) -> Json:
         """The response that is not streamed."""
-        choices = [
-            _text_choice(
-                answer.index,
-                answer.text,
-                legacy_logprobs(answer.logprobs, self.piece, answer.offset)
-                if self.logprobs
-                else None,
-                finish_reason(answer.finish_reason),
-            )
-            for answer in answers
-        ]
+        chosen = self.chosen(answers)
+        choices = [self._choice(answer) for answer in chosen]
         body = self._envelope("text_completion", "cmpl-", choices, usage=self._usage(answers))
-        return body | self._timings(answers[0])
+        return body | self._timings(chosen[0])
+
+    def chosen(self, answers: Sequence[Collected]) -> list[Collected]:
+        """The answers that a whole response has, numbered anew."""
+        if self.keep is None:
+            return list(answers)
+        groups = [answers[i : i + self.n] for i in range(0, len(answers), self.n)]
+        kept = [a for group in groups for a in likeliest(group, self.keep, scored=self.scored)]
+        return [replace(answer, index=i) for i, answer in enumerate(kept)]
+
+    def _choice(self, answer: Collected) -> Json:
+        logprobs = None
+        if self.logprobs:
+            start = self.starts[answer.index // (self.keep or self.n)]
+            logprobs = legacy_logprobs(answer.logprobs, self.piece, start)
+        return _text_choice(
+            answer.index, answer.text, logprobs, finish_reason(answer.finish_reason)
+        )
 
     def _chunk(self, index: int, text: str, logprobs: Json | None, finish: str | None) -> Json:
         choice = _text_choice(index, text, logprobs, finish)
@@ -212,20 +205,6 @@ def finish_reason(reason: FinishReason | None) -> str | None:
     """OpenAI's word for why an answer ended; None while it goes on or if it was cut short."""
     return (
         {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}.get(reason) if reason else None
-    )
-
-
-def total_usage(answers: Sequence[Collected], n: int) -> Usage:
-    """Counts over all answers, `n` per prompt; the prompt of each group counts once.
-
-    Of a group only the first choice decodes the prompt; the others take it over, so the smallest
-    number of cached tokens is the one that tells what was reused from earlier requests.
-    """
-    groups = [answers[i : i + n] for i in range(0, len(answers), n)]
-    return Usage(
-        prompt_tokens=sum(group[0].usage.prompt_tokens for group in groups),
-        completion_tokens=sum(a.usage.completion_tokens + a.discarded for a in answers),
-        cached_tokens=sum(min(a.usage.cached_tokens for a in group) for group in groups),
     )
 
 

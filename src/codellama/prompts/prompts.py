@@ -28,6 +28,23 @@ from codellama.prompts.infill import InfillFormat
 from codellama.variants import STEP, ChatFormatName, Variant
 
 
+class Decoder(Protocol):
+    """What is needed of a tokenizer to turn ids back into text."""
+
+    @property
+    def add_space_prefix(self) -> bool:
+        """Whether a text gets a space put before it."""
+
+    def decode(self, tokens: Sequence[int], /) -> str:
+        """The text of token ids."""
+
+
+def prompt_text(prompt: Prompt, tokenizer: Decoder) -> str:
+    """What was tokenized: without the space that the vocabulary put before it."""
+    text = tokenizer.decode(prompt.tokens)
+    return text.removeprefix(" ") if tokenizer.add_space_prefix else text
+
+
 class FullVocabulary(Vocabulary, Protocol):
     """A vocabulary whose size is known."""
 

@@ -25,12 +25,11 @@ from pydantic import (
 from typing_extensions import Self
 
 from codellama.compat.openai import object_schema, response_schema, seed_or_random
-from codellama.compat.replies import Collected
-from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError, unknown_token
 from codellama.params import SamplingOptions, SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error
 from codellama.protocol.lora import parse_lora
+from codellama.running.collected import MOST_CHOICES
 from codellama.settings import settings_of
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from codellama.native.model import Tokenizer
     from codellama.params import Prompt
 
-MAX_CHOICES = 128  # OpenAI's limit for n
 NO_LIMIT = -1  # of max_tokens, in llama-server's words
 
 # Accepted whatever they say: they change nothing about the answer of this server.
@@ -195,7 +193,7 @@ class SamplingFields(PlainFields):
 
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
-    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = None
     logit_bias: dict[str, float | bool] | list[list[int | str | float | bool]] | None = None
     seed: int | None = None
@@ -210,7 +208,7 @@ class SamplingFields(PlainFields):
     def default_to(self, defaults: SamplingOptions) -> None:
         """Take these for what the request does not say."""
         self._defaults = defaults
-        if self.max_tokens is None and "max_tokens" in defaults:
+        if "max_tokens" in defaults and "max_tokens" not in self.model_fields_set:
             limit = defaults["max_tokens"]
             self.max_tokens = NO_LIMIT if limit is None else limit
 
@@ -249,19 +247,6 @@ class SamplingFields(PlainFields):
     def candidates(self) -> int:
         """How many answers are written to every prompt."""
         return self.n
-
-    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Collected]:
-        """The empty answers of all candidates for every prompt."""
-        n = self.candidates
-        return [
-            Collected(i * n + j, usage=Usage(prompt_tokens=len(prompt.tokens)))
-            for i, prompt in enumerate(prompts)
-            for j in range(n)
-        ]
-
-    def chosen(self, answers: list[Collected]) -> list[Collected]:
-        """Those of the finished candidates that are sent: all."""
-        return answers
 
     def _schema(self) -> Mapping[str, Any] | None:
         if self.json_schema is None:
@@ -312,12 +297,6 @@ def _prompt(raw: Any, llm: LLM) -> Prompt:
     if not isinstance(raw, list) or not raw:
         raise _prompt_error()
     return llm.complete_prompt(mixed_tokens(raw, llm.tokenizer, add_bos=True))
-
-
-def prompt_text(prompt: Prompt, tokenizer: Tokenizer) -> str:
-    """What was tokenized: without the space that the vocabulary put before it."""
-    text = tokenizer.decode(prompt.tokens)
-    return text.removeprefix(" ") if tokenizer.add_space_prefix else text
 
 
 def mixed_tokens(

@@ -13,23 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat.replies import Collected, Json, Piece, timings_json, token_json
+from codellama.compat.replies import Json, Piece, timings_json, token_json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
 from codellama.params import RANDOM_SEED, Prompt, SamplingParams
+from codellama.prompts.prompts import prompt_text
 from codellama.protocol.fields import (
     ALIASES,
     Fields,
     SamplingFields,
     mixed_tokens,
     parse_prompts,
-    prompt_text,
 )
 from codellama.protocol.lora import lora_json
+from codellama.running.collected import Collected
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
     from codellama.native.model import Tokenizer
+    from codellama.running.completion import Completion
 
 NO_SLOT = -1
 SNIPPET = "\n\n--- snippet ---\n\n"  # what llama-server puts before a text of input_extra
@@ -58,20 +60,13 @@ class NativeRequest(SamplingFields):
         """The sampling parameters asked for; `n_probs` 0 means no probabilities."""
         return self.params(tokenizer, logprobs=self.logprobs or None)
 
-    def reply(
-        self,
-        llm: LLM,
-        request_id: str,
-        created: int,
-        prompts: Sequence[Prompt],
-        params: SamplingParams,
-    ) -> NativeReply:
+    def reply(self, llm: LLM, completions: Sequence[Completion]) -> NativeReply:
         """What turns the answers into a response or its chunks."""
         return NativeReply(
             model=llm.name,
             piece=llm.tokenizer.piece,
-            prompts=tuple(prompt_text(prompt, llm.tokenizer) for prompt in prompts),
-            params=params.with_defaults(llm.config),
+            prompts=tuple(prompt_text(c.prompt, llm.tokenizer) for c in completions),
+            params=completions[0].params,
             stream=self.stream,
             n=self.n,
             return_tokens=self.return_tokens,

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from codellama.compat.openai import chat_logprobs_count, text_messages
-from codellama.compat.replies import ChatReply, Collected, Json, TextReply
+from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.errors import InvalidRequestError
 from codellama.params import ContextPolicy, Prompt, SamplingParams
+from codellama.prompts.prompts import prompt_text
 from codellama.protocol.fields import (
     ALIASES,
-    MAX_CHOICES,
     NEUTRAL,
     SamplingFields,
     parse_prompts,
-    prompt_text,
 )
-from codellama.running.completion import mean_logprob
+from codellama.running.collected import n_candidates
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
     from codellama.native.model import Tokenizer
+    from codellama.running.completion import Completion
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -68,25 +68,18 @@ class ChatRequest(SamplingFields):
         count = chat_logprobs_count(self.logprobs, self.top_logprobs)
         return self.params(tokenizer, logprobs=self.n_probs or count)
 
-    def reply(
-        self,
-        llm: LLM,
-        request_id: str,
-        created: int,
-        prompts: Sequence[Prompt],
-        params: SamplingParams,
-    ) -> ChatReply:
+    def reply(self, llm: LLM, completions: Sequence[Completion]) -> ChatReply:
         """What turns the answers into a response or its chunks."""
         return ChatReply(
-            id=request_id,
-            created=created,
+            id=completions[0].id,
+            created=completions[0].created,
             model=llm.name,
             piece=llm.tokenizer.piece,
             n=self.n,
             logprobs=self.wants_logprobs,
             include_usage=self.stream_options.include_usage,
             extras=True,
-            dropped=self._dropped(prompts[0]),
+            dropped=self._dropped(completions[0].prompt),
         )
 
     def _dropped(self, prompt: Prompt) -> tuple[int, ...]:
@@ -103,8 +96,9 @@ class CompletionRequest(SamplingFields):
     prompt: Any
     suffix: str | None = None
     echo: bool = False
-    best_of: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    best_of: int | None = None
     logprobs: int | None = None
+    max_tokens: int | None = DEFAULT_MAX_TOKENS
 
     @property
     def wants_logprobs(self) -> bool:
@@ -114,32 +108,12 @@ class CompletionRequest(SamplingFields):
     @property
     def candidates(self) -> int:
         """How many answers are written to every prompt."""
-        return self.best_of or self.n
+        return n_candidates(self.n, self.best_of)
 
     @property
     def ranked(self) -> bool:
         """Whether the best have to be found among more."""
         return self.candidates > self.n
-
-    def chosen(self, answers: list[Collected]) -> list[Collected]:
-        """Of every prompt's candidates the `n` with the highest log probability per token."""
-        if not self.ranked:
-            return answers
-        chosen: list[Collected] = []
-        for i in range(0, len(answers), self.candidates):
-            group = sorted(
-                answers[i : i + self.candidates],
-                key=lambda a: mean_logprob(
-                    len(a.tokens), a.logprobs, a.usage.prompt_tokens if self.echo else 0
-                ),
-                reverse=True,
-            )
-            kept, rest = group[: self.n], group[self.n :]
-            kept[0].discarded = sum(answer.usage.completion_tokens for answer in rest)
-            for answer in kept:
-                answer.index = len(chosen)
-                chosen.append(answer)
-        return chosen
 
     def prompts(self, llm: LLM) -> list[Prompt]:
         """One prompt for each in the body."""
@@ -153,47 +127,34 @@ class CompletionRequest(SamplingFields):
 
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
-        if self.best_of is not None and self.best_of < self.n:
-            raise InvalidRequestError("{param} must be at least n, {n}", "best_of", n=self.n)
         if self.ranked and self.stream:
             raise InvalidRequestError("the {param} several answers cannot be streamed", "best_of")
-        if self.max_tokens is None:
-            self.max_tokens = DEFAULT_MAX_TOKENS
         count = 0 if self.ranked and self.logprobs is None else self.logprobs
         return self.params(tokenizer, logprobs=count)
 
-    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Collected]:
-        """The empty answers; without echo their text begins behind the prompt's."""
-        answers = super().answers(prompts, tokenizer)
-        if not self.echo:
-            for answer in answers:
-                answer.offset = len(
-                    prompt_text(prompts[answer.index // self.candidates], tokenizer)
-                )
-        elif tokenizer.add_space_prefix:
-            for answer in answers:
-                answer.offset = -1  # the first piece has a space that the text has not
-        return answers
-
-    def reply(
-        self,
-        llm: LLM,
-        request_id: str,
-        created: int,
-        prompts: Sequence[Prompt],
-        params: SamplingParams,
-    ) -> TextReply:
+    def reply(self, llm: LLM, completions: Sequence[Completion]) -> TextReply:
         """What turns the answers into a response or its chunks."""
         return TextReply(
-            id=request_id,
-            created=created,
+            id=completions[0].id,
+            created=completions[0].created,
             model=llm.name,
             piece=llm.tokenizer.piece,
-            n=self.n,
+            n=self.candidates,
             logprobs=self.wants_logprobs,
             include_usage=self.stream_options.include_usage,
             extras=True,
+            starts=[self._start(completion.prompt, llm.tokenizer) for completion in completions],
+            keep=self.n if self.ranked else None,
+            scored=self.echo,
         )
+
+    def _start(self, prompt: Prompt, tokenizer: Tokenizer) -> int:
+        """Where the text of an answer begins: behind the prompt's, which it has not, or with it."""
+        if not self.echo:
+            return len(prompt_text(prompt, tokenizer))
+        return (
+            -1 if tokenizer.add_space_prefix else 0
+        )  # the first piece has a space that the text has not
 
 
 def model_json(name: str, created: int, meta: Json) -> Json:

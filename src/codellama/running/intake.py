@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.request import NO_LIMIT, ContextShift, Request
+from codellama.engine.request import NO_LIMIT, ContextShift, Request, Sink
 from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import ModelConfig, Prompt, SamplingParams
 from codellama.running.adapters import AdapterTable
-from codellama.running.completion import Mailbox
+from codellama.running.completion import Deliver
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class RequestMaker:
     n_ctx_train: int | None = None
 
     def make(
-        self, prompt: Prompt, params: SamplingParams, n: int, mailbox: Mailbox, echo: bool
+        self, prompt: Prompt, params: SamplingParams, n: int, deliver: Deliver, echo: bool
     ) -> list[Request]:
-        """A request per choice; with a seed, choice i is drawn with seed + i.
+        """A request per choice, whose deltas go to `deliver`; with a seed, choice i is drawn with seed + i.
 
+        `params` have the model's defaults in them. With `echo` and `logprobs` the prompt is scored.
         Raises ContextLengthError, GrammarError, InvalidRequestError and UnsupportedError.
         """
-        params = params.with_defaults(self.config)
         room = self.n_ctx - len(prompt.tokens)
         if room <= 0:
             raise ContextLengthError(len(prompt.tokens), self.n_ctx, trained=self.n_ctx_train)
@@ -52,7 +52,8 @@ class RequestMaker:
         requests: list[Request] = []
         try:
             for i in range(n):
-                requests.append(self._request(prompt, params, limit, shift, i, mailbox, echo))
+                sink = functools.partial(deliver, i)
+                requests.append(self._request(prompt, params, limit, shift, i, sink, echo))
         except BaseException:
             close(requests)
             raise
@@ -77,7 +78,7 @@ class RequestMaker:
         limit: int,
         shift: ContextShift | None,
         index: int,
-        mailbox: Mailbox,
+        sink: Sink,
         echo: bool,
     ) -> Request:
         stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
@@ -89,7 +90,7 @@ class RequestMaker:
             max_tokens=limit,
             scales=self.adapters.scales(params.lora),
             sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
-            sink=functools.partial(mailbox.put, index),
+            sink=sink,
             detokenizer=Detokenizer(
                 self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
             ),

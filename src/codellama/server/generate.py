@@ -18,11 +18,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
-from codellama.compat.replies import Collected, Json
+from codellama.compat.replies import Json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import EngineDeadError
 from codellama.protocol.errors import error_body, status_and_type
-from codellama.server.inbox import Inbox
+from codellama.running.collected import Collected
+from codellama.running.completion import delivery
+from codellama.running.mailbox import Mailbox
 from codellama.server.serving import Serving
 from codellama.server.sse import DONE, PING, EventStream, sse
 
@@ -61,18 +63,9 @@ class GenerationRequest(Protocol):
     def echo(self) -> bool: ...
     @property
     def candidates(self) -> int: ...
-    def chosen(self, answers: list[Collected]) -> list[Collected]: ...
     def prompts(self, llm: LLM) -> list[Prompt]: ...
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams: ...
-    def answers(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[Collected]: ...
-    def reply(
-        self,
-        llm: LLM,
-        request_id: str,
-        created: int,
-        prompts: Sequence[Prompt],
-        params: SamplingParams,
-    ) -> Renderer: ...
+    def reply(self, llm: LLM, completions: Sequence[Completion]) -> Renderer: ...
 
 
 class ClientGone(Exception):
@@ -81,12 +74,13 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted request: a completion per prompt, an answer per choice."""
+    """A submitted request: a completion per prompt, an answer per choice, and where news of them comes."""
 
-    completions: tuple[Completion, ...]
+    completions: Sequence[Completion]
     answers: list[Collected]
     reply: Renderer
-    n: int
+    mailbox: Mailbox[News]
+    stream: bool
 
 
 async def generate(
@@ -98,76 +92,72 @@ async def generate(
     if request.stream:
         return EventStream(lambda receive: _frames(job, serving, receive, ping_interval))
     try:
-        async with aclosing(events(job, serving, http.receive, whole=True)) as feed:
+        async with aclosing(events(job, serving, http.receive, ping_interval)) as feed:
             async for news in feed:
                 for index, delta in news:
                     job.answers[index].add(delta)
     except ClientGone:
         return client_gone()
-    return JSONResponse(job.reply.whole(request.chosen(job.answers)))
+    return JSONResponse(job.reply.whole(job.answers))
 
 
 def submit(request: GenerationRequest, llm: LLM) -> Job:
     """Check the request and hand all its prompts to the engine, or none."""
     params = request.sampling(llm.tokenizer)
     prompts, n = request.prompts(llm), request.candidates
+    mailbox: Mailbox[News] = Mailbox()
+    if not request.stream:
+        mailbox.hold()  # nobody reads before an answer has ended
     completions: list[Completion] = []
+    answers: list[Collected] = []
     try:
         for prompt in prompts:
-            completions.append(llm.generate(prompt, n=n, params=params, echo=request.echo))
+            deliver = delivery(mailbox, len(answers))
+            completion = llm.generate(
+                prompt, n=n, params=params, echo=request.echo, deliver=deliver
+            )
+            completions.append(completion)
+            answers += completion.blank(len(answers))
     except BaseException:
         for completion in completions:
             completion.cancel()
         raise
-    first = completions[0]
-    return Job(
-        completions=tuple(completions),
-        answers=request.answers(prompts, llm.tokenizer),
-        reply=request.reply(llm, first.id, first.created, prompts, params),
-        n=n,
-    )
+    return Job(completions, answers, request.reply(llm, completions), mailbox, request.stream)
 
 
 async def events(
-    job: Job,
-    serving: Serving,
-    receive: Receive,
-    ping_interval: float | None = None,
-    *,
-    whole: bool = False,
+    job: Job, serving: Serving, receive: Receive, ping_interval: float
 ) -> AsyncGenerator[list[tuple[int, Delta]], None]:
-    """(answer index, delta) of all completions, as many as have come; none after a silent
-    `ping_interval`. With `whole`, nothing comes before a choice has ended; else what comes quickly
-    one after the other may come together.
+    """(answer index, delta) of all completions, as many as have come.
+
+    Of a stream, what comes quickly one after the other may come together, and nothing comes after every
+    silent `ping_interval`. Of a whole answer nothing comes before a choice has ended.
 
     Raises what a completion raises, and ClientGone. Closing it cancels what is still running.
     """
-    inbox: Inbox[News] = Inbox()
-    watch = asyncio.create_task(_watch(receive, inbox))
-    silence = _Silence(inbox, ping_interval)
+    mailbox = job.mailbox
+    watch = asyncio.create_task(_watch(receive, mailbox))
+    silence = _Silence(mailbox, ping_interval if job.stream else None)
     pace = _Pace()
-    if whole:
-        inbox.hold()
     serving.running.update(job.completions)
-    left = job.n * len(job.completions)
+    left = len(job.answers)
     try:
-        for i, completion in enumerate(job.completions):
-            completion.forward(_Forward(inbox, i * job.n))
         while left:
-            news, failure = _read(await inbox.take())
+            news, failure = _read(await mailbox.atake())
             left -= sum(delta.finish_reason is not None for _, delta in news)
             silence.broken()
             if news or failure is None:
                 yield news
             if failure is not None:
                 raise failure
-            if not whole and pace.is_quick(len(news)):
-                inbox.hold(TOGETHER_S)
+            if job.stream and pace.is_quick(len(news)):
+                mailbox.hold(TOGETHER_S)
     finally:
         silence.close()
-        inbox.close()
-        for completion in job.completions:
-            completion.cancel()
+        mailbox.close()
+        if left:
+            for completion in job.completions:
+                completion.cancel()
         serving.running.difference_update(job.completions)
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
@@ -195,18 +185,6 @@ def _failure(delta: Delta) -> BaseException | None:
     return delta.error
 
 
-@dataclass(frozen=True)
-class _Forward:
-    """Puts a completion's events into the inbox, on the engine's thread."""
-
-    inbox: Inbox[News]
-    first: int
-
-    def __call__(self, index: int, delta: Delta) -> None:
-        last = delta.finish_reason is not None or delta.error is not None
-        self.inbox.put((self.first + index, delta), urgent=last)
-
-
 class _Pace:
     """How quickly events come, by the event loop's clock."""
 
@@ -221,13 +199,13 @@ class _Pace:
 
 
 class _Silence:
-    """Puts itself into an inbox when nothing has come for `interval` seconds (None: never).
+    """Puts itself into a mailbox when nothing has come for `interval` seconds (None: never).
 
     One timer that is set anew only when it goes off: cheaper than a time limit on every wait.
     """
 
-    def __init__(self, inbox: Inbox[News], interval: float | None) -> None:
-        self._inbox = inbox
+    def __init__(self, mailbox: Mailbox[News], interval: float | None) -> None:
+        self._mailbox = mailbox
         self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
@@ -241,7 +219,7 @@ class _Silence:
         assert self._interval is not None, "there is a timer"
         left = self._since + self._interval - self._loop.time()
         if left <= 0:
-            self._inbox.put(self, urgent=True)
+            self._mailbox.put(self, urgent=True)
             left = self._interval
         self._timer = self._loop.call_later(left, self._check)
 
@@ -282,10 +260,10 @@ async def _frames(
         yield sse([error_body(error)[1]])
 
 
-async def _watch(receive: Receive, inbox: Inbox[News]) -> None:
-    """Put ClientGone into the inbox when the client closes the connection."""
+async def _watch(receive: Receive, mailbox: Mailbox[News]) -> None:
+    """Put ClientGone into the mailbox when the client closes the connection."""
     await disconnected(receive)
-    inbox.put(ClientGone(), urgent=True)
+    mailbox.put(ClientGone(), urgent=True)
 
 
 async def disconnected(receive: Receive) -> None:
