@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.params import ContextPolicy, Message
+from codellama.running.collected import Collected
 from codellama.running.kv_file import StaleStateError
 
 if TYPE_CHECKING:
@@ -39,28 +40,41 @@ class Answer:
         """`keep` gets the whole text when the answer ends; the empty text if it failed."""
         self._completion = completion
         self._keep = keep
-        self.finish_reason: FinishReason | None = None
-        self.usage = Usage()
-        self.timings = Timings()
-        self.tokens: list[int] = []
+        self._collected = Collected()
         self.dropped = len(completion.dropped)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None while it goes on."""
+        return self._collected.finish_reason
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts."""
+        return self._collected.usage
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds for the prompt and the answer."""
+        return self._collected.timings
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids so far."""
+        return self._collected.tokens
 
     def events(self) -> Iterator[Delta]:
         """Deltas until the final one."""
-        said = ""
+        failed = False
         try:
             for _, delta in self._completion.events():
-                said += delta.text
-                self.tokens += delta.tokens
-                self.finish_reason = delta.finish_reason
-                self.usage = delta.usage or self.usage
-                self.timings = delta.timings or self.timings
+                self._collected.add(delta)
                 yield delta
         except CodeLlamaError:
-            said = ""
+            failed = True
             raise
         finally:
-            self._keep(said)
+            self._keep("" if failed else self._collected.text)
 
     def __iter__(self) -> Iterator[str]:
         for delta in self.events():
@@ -206,7 +220,7 @@ class Session:
         self._turns, self._question, self._answered = list(before), text, False
 
         def keep(said: str) -> None:
-            if said and self._running is answer:
+            if said and self._running is answer and not self._answered:
                 self._tokens = (*completion.prompt.tokens, *answer.tokens)
                 self._lora = params.get("lora")
                 self._turns += [question, Message(role="assistant", content=said)]

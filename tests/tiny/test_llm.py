@@ -28,9 +28,10 @@ from codellama import (
     QueueFullError,
     UnsupportedError,
 )
+from codellama.engine.request import Delta
 from codellama.native.context import Context
 from codellama.native.settings import ContextSettings
-from codellama.params import KV_TYPES, KVType
+from codellama.params import KV_TYPES, KVType, SamplingParams
 from tests import tiny_model
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
@@ -112,6 +113,46 @@ def test_several_choices_need_events(tiny_llm: LLM) -> None:
         next(iter(completion))
     seen = {index for index, _ in completion.events()}
     assert seen == {0, 1}
+
+
+def test_text_needs_one_choice(tiny_llm: LLM) -> None:
+    with pytest.raises(InvalidRequestError, match=r"2 choices: use result\(\)"):
+        tiny_llm.complete("x", n=2, max_tokens=2).text()
+    assert tiny_llm.complete("x", n=1, best_of=2, max_tokens=0).text() == ""
+
+
+def test_a_completion_can_be_awaited(tiny_llm: LLM) -> None:
+    async def answer() -> str:
+        return (await tiny_llm.complete("abc", **GREEDY)).text
+
+    assert asyncio.run(answer()) == tiny_llm.complete("abc", **GREEDY).text()
+
+
+def test_deltas_go_where_the_caller_says(tiny_llm: LLM) -> None:
+    prompt = tiny_llm.complete_prompt("abc")
+    params = SamplingParams.of(**GREEDY, seed=1)
+    got: list[tuple[int, Delta]] = []
+    ended = threading.Semaphore(0)
+
+    def deliver(index: int, delta: Delta) -> None:
+        got.append((index, delta))
+        if delta.finish_reason is not None:
+            ended.release()
+
+    completion = tiny_llm.generate(prompt, params=params, n=2, echo=True, deliver=deliver)
+    for _ in range(2):
+        assert ended.acquire(timeout=60)
+    want = tiny_llm.generate(prompt, params=params, n=2, echo=True).result()
+    assert [(index, delta.text) for index, delta in got[:2]] == [(0, "abc"), (1, "abc")]
+    answers = completion.blank()
+    for index, delta in got:
+        assert answers[index].finish_reason is None, "nothing comes behind the final delta"
+        answers[index].add(delta)
+    assert [answer.text for answer in answers] == [choice.text for choice in want.choices]
+    assert all(answer.finish_reason is not None for answer in answers)
+    with pytest.raises(InvalidRequestError, match="deliver"):
+        completion.result()
+    completion.cancel()  # harmless
 
 
 def test_max_tokens_and_context(tiny_llm: LLM) -> None:

@@ -53,6 +53,16 @@ def test_leaving_the_loop_early_cancels_and_keeps_what_was_read() -> None:
     assert len(cast(ScriptedLLM, talk.llm).cancelled) == 1
 
 
+def test_an_answer_is_kept_once_however_often_it_is_read() -> None:
+    talk = session(say("half", " an answer"))
+    answer = talk.ask("hi")
+    for _ in answer:
+        break
+    answer.text()
+    answer.text()
+    assert texts(talk) == ["hi", "half"]
+
+
 def test_a_cancelled_answer_is_kept_as_far_as_it_came() -> None:
     talk = session(say("half"), hold=True)
     answer = talk.ask("hi")
