@@ -126,7 +126,6 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         )
         undo.callback(self._embedder.close)
         self._requests = RequestMaker(
-            config,
             plan.n_ctx,
             self.tokenizer,
             self._adapters,

@@ -149,12 +149,11 @@ class CompletionRequest(SamplingFields):
         )
 
     def _start(self, prompt: Prompt, tokenizer: Tokenizer) -> int:
-        """Where the text of an answer begins: behind the prompt's, which it has not, or with it."""
+        """Where the text of an answer begins, in characters: behind the prompt's unless it is echoed."""
         if not self.echo:
             return len(prompt_text(prompt, tokenizer))
-        return (
-            -1 if tokenizer.add_space_prefix else 0
-        )  # the first piece has a space that the text has not
+        # The first piece of an echoed prompt has a space that its text has not.
+        return -1 if tokenizer.add_space_prefix else 0
 
 
 def model_json(name: str, created: int, meta: Json) -> Json:

@@ -15,7 +15,7 @@ from codellama.engine.request import NO_LIMIT, ContextShift, Request, Sink
 from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
-from codellama.params import ModelConfig, Prompt, SamplingParams
+from codellama.params import Prompt, SamplingParams
 from codellama.running.adapters import AdapterTable
 from codellama.running.completion import Deliver
 
@@ -27,7 +27,6 @@ class RequestMaker:
     `shift_problem` says why its context cannot shift; None if it can.
     """
 
-    config: ModelConfig
     n_ctx: int
     tokenizer: Tokenizer
     adapters: AdapterTable

@@ -118,11 +118,12 @@ def submit(request: GenerationRequest, llm: LLM) -> Job:
             )
             completions.append(completion)
             answers += completion.blank(len(answers))
+        reply = request.reply(llm, completions)
     except BaseException:
         for completion in completions:
             completion.cancel()
         raise
-    return Job(completions, answers, request.reply(llm, completions), mailbox, request.stream)
+    return Job(completions, answers, reply, mailbox, request.stream)
 
 
 async def events(
