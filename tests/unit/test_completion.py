@@ -152,3 +152,14 @@ def test_what_has_come_and_was_not_read_is_still_there() -> None:
         break
     deliver(0, finished(-1))
     assert made.text() == "bc"
+
+
+def test_several_completions_can_be_awaited_together() -> None:
+    made = [completion(1) for _ in range(2)]
+    for i, (_, deliver) in enumerate(made):
+        deliver(0, finished(-1)._replace(text=str(i)))
+
+    async def wait() -> list[Result]:
+        return await asyncio.gather(*(one for one, _ in made))
+
+    assert [result.text for result in asyncio.run(wait())] == ["0", "1"]
