@@ -25,7 +25,7 @@ class Mailbox(Generic[T]):
         self._items: list[T] = []
         self._waiter: asyncio.Future[None] | None = None
         self._held = False
-        self._ready = False  # there is something that the reader should hear of
+        self._ready = False  # the reader has been told that there is something
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -35,8 +35,8 @@ class Mailbox(Generic[T]):
             if self._closed:
                 return
             self._items.append(item)
-            if self._held and not urgent:
-                return
+            if self._ready or (self._held and not urgent):
+                return  # the reader has been told, or need not be
             waiter = self._announce()
         if waiter is not None and not waiter.get_loop().is_closed():
             waiter.get_loop().call_soon_threadsafe(_wake, waiter)
