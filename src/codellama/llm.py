@@ -65,7 +65,6 @@ from codellama.running.opening import (
 from codellama.variants import Variant, recognise
 
 
-
 class LLM(LlamaCompatible, EmbeddingCompatible):
     """A loaded model that answers many requests at once. Close it, or use it as a context manager.
 
