@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from codellama.cli import main
 from codellama.errors import CheckpointError, ConversionError
 from codellama.files.gguf_header import Value, read_gguf_header
-from codellama.native.ggml import Bytes
+from codellama.native.arrays import Bytes
 from codellama.weights import fetch, hub, recorder
 from codellama.weights.convert import convert, download_folder
 from codellama.weights.encode import SlabEncoder

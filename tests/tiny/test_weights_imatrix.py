@@ -14,7 +14,7 @@ from codellama.errors import ConversionError, DecodeError
 from codellama.files.gguf_header import read_gguf_header
 from codellama.files.imatrix_file import read_imatrix
 from codellama.native.activations import Activations, load_model
-from codellama.native.ggml import Floats
+from codellama.native.arrays import Floats
 from codellama.weights import imatrix
 from codellama.weights.convert import convert, quantize
 from codellama.weights.imatrix import Sums, collect_imatrix

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from codellama.errors import ConversionError
-from codellama.native.ggml import Bytes
+from codellama.native.arrays import Bytes
 from codellama.weights import plan, recorder
 from codellama.weights.convert import RunSettings, convert, convert_to
 from codellama.weights.journal import Journal

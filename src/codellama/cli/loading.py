@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codellama.cli import imports
 from codellama.cli.options import model_config
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def open_model(name: str, options: Mapping[str, Any]) -> LLM:
 
     config = model_config(options, n_seq_max=1)
     path = model_file(name)
-    from codellama.llm import LLM
+    with imports.lasting():
+        from codellama.llm import LLM
 
     with progress_bar(f"loading {name}") as progress:
         return LLM(path, progress=progress, **config)

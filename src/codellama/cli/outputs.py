@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,6 +242,9 @@ def progress_bar(title: str) -> Iterator[Progress]:
 @contextlib.contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """Takes the title of a bar with bytes done and in all; nothing is shown but on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda title, done, total: None
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -252,10 +256,6 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         TransferSpeedColumn,
     )
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda title, done, total: None
-        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -265,7 +265,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     )
     tasks: dict[str, TaskID] = {}
 
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
         def show(title: str, done: int, total: int) -> None:
             if title not in tasks:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from codellama.cli import spelled
+from codellama.cli import imports, spelled
 from codellama.cli.options import (
     SettingsCommand,
     model_argument,
@@ -117,8 +117,9 @@ def command(
     model_fields = model_config(options)
     path = model_file(model)
 
-    from codellama.llm import LLM
-    from codellama.server.run import serve
+    with imports.lasting():
+        from codellama.llm import LLM
+        from codellama.server.run import serve
 
     serve(
         lambda: LLM(path, **model_fields),

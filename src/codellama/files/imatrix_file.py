@@ -17,7 +17,7 @@ import numpy as np
 
 from codellama.errors import ConversionError, ModelLoadError
 from codellama.files.gguf_header import MAGIC, GGUFHeader, TensorInfo, read_gguf_header
-from codellama.native.ggml import Floats
+from codellama.native.arrays import Floats
 
 DATASETS = "imatrix.datasets"
 CHUNK_COUNT = "imatrix.chunk_count"

@@ -10,11 +10,11 @@ import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from codellama.errors import DecodeError, ModelLoadError
+from codellama.native.binding import llama_cpp
 from codellama.native.library import library
 from codellama.native.model import Model
 from codellama.native.settings import WeightSettings
@@ -149,9 +149,9 @@ class Activations:
 
 
 def _ggml() -> ctypes.CDLL:
-    from llama_cpp import _ggml as binding
+    from llama_cpp._ggml import libggml
 
-    ggml: ctypes.CDLL = binding.libggml
+    ggml: ctypes.CDLL = libggml
     ggml.ggml_op_name.argtypes = [ctypes.c_int]
     ggml.ggml_op_name.restype = ctypes.c_char_p
     ggml.ggml_backend_buffer_is_host.argtypes = [ctypes.c_void_p]

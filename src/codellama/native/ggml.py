@@ -10,14 +10,12 @@ import ctypes
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import llama_cpp
-import numpy as np
-from numpy.typing import NDArray
+from codellama.native.binding import llama_cpp, version
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from codellama.native.arrays import Bytes, Floats
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,9 @@ class _Traits(ctypes.Structure):
 
 @functools.cache
 def _ggml() -> ctypes.CDLL:
-    from llama_cpp import _ggml as binding
+    from llama_cpp._ggml import libggml
 
-    ggml: ctypes.CDLL = binding.libggml
+    ggml: ctypes.CDLL = libggml
     ggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
     ggml.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
     ggml.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
@@ -114,13 +112,13 @@ def file_types() -> Mapping[str, int]:
 
 def library_version() -> str:
     """Which quantizers these are: the version of the package that brought them."""
-    return f"llama-cpp-python {llama_cpp.__version__}"
+    return f"llama-cpp-python {version()}"
 
 
 def to_float(source: TensorType, rows: Bytes, out: Floats) -> None:
     """Decode `rows`, the bytes of whole blocks of type `source`, into the floats of `out`."""
     if source.name == "F32":
-        out.reshape(-1).view(np.uint8)[:] = rows.reshape(-1)
+        out.reshape(-1).view("u1")[:] = rows.reshape(-1)
     else:
         _traits(source.id).to_float(rows.ctypes.data, out.ctypes.data, out.size)
 

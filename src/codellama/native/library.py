@@ -14,9 +14,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-import llama_cpp
-
 from codellama.errors import UnsupportedError
+from codellama.native.binding import llama_cpp, version
 
 # ggml_log_level of ggml.h: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.INFO}
@@ -65,7 +64,7 @@ class Library:
     @property
     def version(self) -> str:
         """Version of llama-cpp-python, and so of the llama.cpp in it."""
-        return str(llama_cpp.__version__)
+        return version()
 
     def clear_errors(self) -> None:
         """Forget the errors logged so far; call before something whose failure is to be explained."""
@@ -110,9 +109,9 @@ def library() -> Library:
 @functools.cache
 def _ggml() -> ctypes.CDLL:
     """libggml with the device functions that llama_cpp does not bind."""
-    from llama_cpp import _ggml as binding
+    from llama_cpp._ggml import libggml
 
-    ggml: ctypes.CDLL = binding.libggml
+    ggml: ctypes.CDLL = libggml
     try:
         ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
         ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]

@@ -12,8 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp
-
+from codellama.native.binding import llama_cpp
 from codellama.native.huge_pages import NewMemory
 
 LoadProgress = Callable[[float], None]

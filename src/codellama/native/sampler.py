@@ -12,10 +12,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-import llama_cpp
 import numpy as np
 
 from codellama.errors import DecodeError, GrammarError, unknown_token
+from codellama.native.binding import llama_cpp
 from codellama.native.json_schema import schema_to_gbnf
 from codellama.native.library import library
 from codellama.native.model import Tokenizer

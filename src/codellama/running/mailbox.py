@@ -6,9 +6,11 @@ woken as seldom as possible: once for all that has come since it last looked.
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ class Mailbox(Generic[T]):
         with self._changed:
             self._held = True
         if seconds is not None:
+            import asyncio  # a program without an event loop need not load it
+
             self._timer = asyncio.get_running_loop().call_later(seconds, self._release)
 
     def _release(self) -> None:
@@ -72,6 +76,8 @@ class Mailbox(Generic[T]):
 
     async def atake(self) -> list[T]:
         """The same for the running event loop."""
+        import asyncio
+
         while True:
             with self._changed:
                 if self._ready:

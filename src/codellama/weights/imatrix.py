@@ -27,7 +27,7 @@ from codellama.files.gguf_header import (
 from codellama.files.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
 from codellama.files.loadable import read_model
 from codellama.native.activations import Activations, load_model
-from codellama.native.ggml import Floats
+from codellama.native.arrays import Floats
 from codellama.params import Progress
 from codellama.weights.naming import check_absent, check_folder
 

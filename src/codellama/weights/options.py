@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 
 from codellama.errors import ConversionError
 from codellama.files.imatrix_file import ImportanceMatrix
-from codellama.native.ggml import Floats, TensorType, quantizable, tensor_types
+from codellama.native.arrays import Floats
+from codellama.native.ggml import TensorType, quantizable, tensor_types
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from codellama.errors import ConversionError
 from codellama.files.gguf_header import read_gguf_header
 from codellama.files.provenance import PREFIX, manifest, manifest_path
 from codellama.files.split import part_paths
-from codellama.native.ggml import Bytes
+from codellama.native.arrays import Bytes
 from codellama.weights.journal import Journal, sync_folder
 from codellama.weights.naming import check_absent
 from codellama.weights.plan import Plan, Slab

@@ -18,7 +18,8 @@ from codellama.files.gguf_header import (
     tensor_offsets,
 )
 from codellama.files.provenance import PREFIX
-from codellama.native.ggml import Floats, TensorType
+from codellama.native.arrays import Floats
+from codellama.native.ggml import TensorType
 from codellama.weights.recipe import Recipe, final_metadata
 from codellama.weights.source import Source, SourceTensor
 from codellama.weights.tensors import file_order

@@ -25,8 +25,8 @@ from codellama.files.gguf_header import (
 )
 from codellama.files.imatrix_file import ImportanceMatrix
 from codellama.files.provenance import PREFIX, recipe_keys
+from codellama.native.arrays import Floats
 from codellama.native.ggml import (
-    Floats,
     TensorType,
     can_decode,
     file_types,

@@ -24,7 +24,8 @@ from codellama.files.safetensors_header import SafeTensor, read_safetensors_head
 from codellama.files.small_files import INDEX, check_small_files, read_json, shown
 from codellama.files.split import KEYS as SPLIT_KEYS
 from codellama.files.split import read_parts
-from codellama.native.ggml import Bytes, TensorType, tensor_type
+from codellama.native.arrays import Bytes
+from codellama.native.ggml import TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config
 from codellama.weights.metadata import checkpoint_metadata
 from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors

@@ -1,0 +1,138 @@
+"""What a command imports: a command that needs little starts quickly.
+
+Every row runs in an interpreter of its own, to the end of the command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from codellama.cli import COMMANDS
+from rooms import OUTSIDE
+from tests.live_server import DEADLINE_S, wait_until
+
+HEAVY = {*OUTSIDE, "asyncio", "diskcache", "jinja2", "multiprocessing", "sqlite3", "torch"}
+"""Packages from outside that this one imports, and the largest of those that they import."""
+
+CLICK = {"click", "typing_extensions"}
+ENGINE = {"llama_cpp", "numpy", "typing_extensions"}
+SERVER = {
+    "asyncio",
+    "fastapi",
+    "multiprocessing",
+    "pydantic",
+    "pydantic_core",
+    "starlette",
+    "uvicorn",
+}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "--help": CLICK,
+    **{f"{name} --help": CLICK for name in COMMANDS},
+    "models --json": CLICK,
+    "models": CLICK | {"rich"},
+    "inspect MODEL": CLICK | {"llama_cpp"},
+    "tokenize MODEL x": CLICK | {"llama_cpp"},
+    "complete MODEL x -n 1": CLICK | ENGINE,
+    "chat MODEL -p x -n 1": CLICK | ENGINE,
+    "plan MODEL": CLICK | ENGINE | {"gguf", "yaml"},
+}
+"""Command lines, and the heavy packages that each may import; MODEL is a GGUF."""
+
+RUN = """
+import sys
+from codellama.cli import main
+try:
+    main(sys.argv[1:], prog_name="codellama")
+finally:
+    print("modules:", *sys.modules)
+"""
+
+
+def heavy_modules(stdout: str) -> set[str]:
+    """Those of `HEAVY` that the interpreter had imported at its end."""
+    listed = [line for line in stdout.splitlines() if line.startswith("modules:")]
+    return HEAVY & set(listed[-1].split())
+
+
+def python(*arguments: str) -> str:
+    """The output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("line", MAY_IMPORT)
+def test_a_command_imports_what_it_needs(line: str, tiny_gguf: Path) -> None:
+    arguments = [str(tiny_gguf) if word == "MODEL" else word for word in line.split()]
+    assert heavy_modules(python(RUN, *arguments)) <= MAY_IMPORT[line]
+
+
+def test_the_server_imports_what_it_needs(tiny_gguf: Path) -> None:
+    command = [sys.executable, "-c", RUN, "serve", str(tiny_gguf), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None and server.stderr is not None
+        url = server.stderr.readline().removeprefix("listening on ").strip()
+        wait_until(lambda: httpx.get(url + "/health", timeout=DEADLINE_S).status_code == 200)
+        os.kill(server.pid, signal.SIGTERM)
+        assert heavy_modules(server.stdout.read()) <= CLICK | ENGINE | SERVER
+
+
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    code = "import sys, codellama; print('modules:', *sys.modules)"
+    assert heavy_modules(python(code)) == set()
+
+
+def test_the_library_imports_what_it_needs() -> None:
+    code = "import sys; from codellama import LLM; print('modules:', *sys.modules)"
+    assert heavy_modules(python(code)) <= ENGINE
+
+
+# -- llama_cpp without what is not needed ------------------------------------------------------------
+
+
+def test_llama_cpp_is_whole_for_everybody_who_asks() -> None:
+    code = (
+        "import sys, codellama.native.library\n"
+        "import llama_cpp\n"
+        "assert 'llama_cpp.llama' not in sys.modules\n"
+        "assert llama_cpp.llama_cpp.llama_decode is llama_cpp.llama_decode\n"
+        "assert 'llama_cpp.llama' not in sys.modules\n"
+        "from llama_cpp import Llama\n"
+        "assert Llama is sys.modules['llama_cpp.llama'].Llama\n"
+        "print(llama_cpp.__version__, codellama.native.library.library().version)\n"
+        "try:\n"
+        "    llama_cpp.no_such_name\n"
+        "except AttributeError as error:\n"
+        "    print(error)\n"
+    )
+    versions, error = python(code).splitlines()
+    assert len(set(versions.split())) == 1
+    assert error == "module 'llama_cpp' has no attribute 'no_such_name'"
+
+
+def test_all_names_of_llama_cpp_are_there() -> None:
+    names = "print(*sorted(n for n in names if not n.startswith('__')))"
+    usual = python(f"names = {{}}; exec('from llama_cpp import *', names); {names}")
+    ours = python(
+        f"import codellama.native.library; names = {{}}; exec('from llama_cpp import *', names); {names}"
+    )
+    assert ours == usual
+
+
+def test_llama_cpp_that_was_imported_before_is_taken_as_it_is() -> None:
+    code = (
+        "import llama_cpp\n"
+        "from codellama.native import binding\n"
+        "print(binding.llama_cpp is llama_cpp, '__getattr__' in vars(llama_cpp))\n"
+    )
+    assert python(code) == "True False\n"
