@@ -68,6 +68,10 @@ class Running:
         """Most memory it ever had resident, in MB of 10^6 bytes; None where /proc does not tell."""
         return peak_memory_mb(self.process.pid)
 
+    def processor_s(self) -> float | None:
+        """Processor time of all its threads so far, in seconds; None where /proc does not tell."""
+        return processor_seconds(self.process.pid)
+
 
 def codellama(settings: Settings, port: int, name: str = "codellama", drafts: bool = False) -> Spec:
     """Our server, with drafts from the text or without."""
@@ -150,8 +154,10 @@ def end_on_signals() -> None:
 
 
 @asynccontextmanager
-async def running(make: Callable[[int], Spec]) -> AsyncIterator[Running]:
+async def running(make: Callable[[int], Spec], poll_s: float = 0.1) -> AsyncIterator[Running]:
     """Start the server that `make` describes for a port, wait for its model, end it afterwards.
+
+    It is asked every `poll_s` seconds whether it is ready.
 
     Raises BenchError with the end of its log if it does not come up.
     """
@@ -168,7 +174,7 @@ async def running(make: Callable[[int], Spec]) -> AsyncIterator[Running]:
         try:
             async with Client(f"http://{HOST}:{port}") as client:
                 try:
-                    await _wait_ready(client, process, spec)
+                    await _wait_ready(client, process, spec, poll_s)
                 except BenchError as error:
                     log.seek(0)
                     end = log.read()[-2000:].decode("utf-8", "replace").strip()
@@ -178,14 +184,16 @@ async def running(make: Callable[[int], Spec]) -> AsyncIterator[Running]:
             _stop(process)
 
 
-async def _wait_ready(client: Client, process: subprocess.Popen[bytes], spec: Spec) -> None:
+async def _wait_ready(
+    client: Client, process: subprocess.Popen[bytes], spec: Spec, poll_s: float
+) -> None:
     end = time.monotonic() + START_S
     while not await client.ready():
         if process.poll() is not None:
             raise BenchError(f"ended with code {process.returncode}: {shlex.join(spec.command)}")
         if time.monotonic() > end:
             raise BenchError(f"was not ready after {START_S:.0f} seconds")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(poll_s)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -205,6 +213,16 @@ def peak_memory_mb(pid: int) -> float | None:
         return None
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(lines[0].split()[1]) * 1024 / 1e6 if lines else None
+
+
+def processor_seconds(pid: int) -> float | None:
+    """The processor time that a process has used, in seconds; None where /proc does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return None
+    user, system = stat.rpartition(")")[2].split()[11:13]  # behind the name, which may hold blanks
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def versions() -> dict[str, str | None]:

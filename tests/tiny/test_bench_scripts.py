@@ -68,6 +68,15 @@ def test_ours_against_ours(tiny_gguf: Path) -> None:
     assert all(row["ratios"]["codellama again"] > 0 for row in rows.values())
 
 
+def test_how_long_a_start_takes(tiny_gguf: Path) -> None:
+    options = ["--runs", "2", "--threads", "1", "--ctx-size", "256"]
+    rows = results(document("bench_start.py", str(tiny_gguf), *options))
+    commands = ("--help", "chat --help", "serve --help", "serve")
+    assert set(rows) == {f"{name} {kind}" for name in commands for kind in ("wall", "processor")}
+    assert rows["--help wall"]["limit"] == 0.15
+    assert rows["serve wall"]["wanted"] == {"llama-server": 3.0}
+
+
 def test_drafts_against_none(tiny_gguf: Path) -> None:
     options = ["--drafts", "--edit-model", str(tiny_gguf), *SMALL]
     options += ["--ctx-size", "1024", "--cells", "4096"]

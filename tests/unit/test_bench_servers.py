@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_peak_memory_is_that_of_the_process() -> None:
     own = servers.peak_memory_mb(os.getpid())
     assert own is not None and 10 < own < 20_000
     assert servers.peak_memory_mb(2**30) is None
+
+
+def test_processor_time_is_that_of_the_process() -> None:
+    before = time.process_time()
+    own = servers.processor_seconds(os.getpid())
+    assert own is not None
+    assert before - 0.02 <= own <= time.process_time() + 0.02  # the system counts in hundredths
+    assert servers.processor_seconds(2**30) is None
 
 
 def flags(backend: str) -> subprocess.CompletedProcess[str]:
