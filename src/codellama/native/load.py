@@ -29,6 +29,7 @@ def load_weights(
     load = _Load(path, params)
     # A daemon thread that waits here is not awaited when Python ends; C++ must be out of Python by then.
     atexit.register(load.stop)
+    load.start()
     try:
         for share in iter(load.wait, None):
             if progress is not None:
@@ -43,7 +44,7 @@ def load_weights(
 
 
 class _Load:
-    """A load that has begun on a thread of its own."""
+    """A load on a thread of its own."""
 
     def __init__(self, path: Path, params: llama_cpp.llama_model_params) -> None:
         self.handle: llama_cpp.llama_model_p | None = None
@@ -55,6 +56,9 @@ class _Load:
         self._stopped = False
         self._memory: NewMemory | None = NewMemory()
         self._thread = threading.Thread(target=self._run, name="load-weights", daemon=True)
+
+    def start(self) -> None:
+        """Begin. Python may end at any moment from now on, so `stop` must be registered."""
         self._thread.start()
 
     def wait(self) -> float | None:
@@ -64,7 +68,8 @@ class _Load:
     def stop(self) -> None:
         """End it, after the tensor that is being loaded."""
         self._stopped = True
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def free(self) -> None:
         """Give back what was loaded before it could be stopped."""
@@ -73,9 +78,10 @@ class _Load:
 
     def _run(self) -> None:
         try:
-            self.handle = llama_cpp.llama_model_load_from_file(
-                str(self._path).encode(), self._params
-            )
+            if not self._stopped:
+                self.handle = llama_cpp.llama_model_load_from_file(
+                    str(self._path).encode(), self._params
+                )
         finally:
             self._shares.put(None)
 
