@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import llama_cpp  # noqa: F401 - whole, before any test replaces a function in it
 import pytest
 
 from codellama.llm import LLM
