@@ -31,7 +31,7 @@ from bench import servers
 from bench.client import BenchError
 from bench.report import Row, heading, publish, table
 from bench.servers import Settings, Spec, running
-from codellama.cli.resolve import resolve_model
+from codellama.models import resolve_model
 
 OURS = "codellama"
 HELPS = (("--help",), ("chat", "--help"), ("serve", "--help"))
