@@ -21,6 +21,7 @@ from codellama.params import Message, Prompt, SamplingParams
 from codellama.running.collected import Collected, likeliest, longest, total_usage
 from codellama.running.mailbox import Mailbox
 
+
 @dataclass(frozen=True)
 class Choice:
     """One finished answer. `stop` is the stop string or token id that ended it, if one did; `truncated`
