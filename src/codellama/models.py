@@ -126,9 +126,11 @@ def _chosen_folder() -> Path | None:
 
 def _files() -> list[Path]:
     """The GGUFs in the models folders; of a split one the first file."""
-    from codellama.files.split import is_later_part  # with it comes numpy, which no help needs
-
     paths = [path for folder in models_folders() for path in sorted(folder.glob("*.gguf"))]
+    if not paths:
+        return []
+    from codellama.files.split import is_later_part  # with it comes llama.cpp, which no list needs
+
     return [path for path in paths if not is_later_part(path)]
 
 
