@@ -191,6 +191,8 @@ class SamplingFields(PlainFields):
     no_effect = NO_EFFECT
     neutral = NEUTRAL
 
+    default_limit: ClassVar[int | None] = None  # of tokens, if neither request nor server says one
+
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
@@ -208,9 +210,13 @@ class SamplingFields(PlainFields):
     def default_to(self, defaults: SamplingOptions) -> None:
         """Take these for what the request does not say."""
         self._defaults = defaults
-        if "max_tokens" in defaults and "max_tokens" not in self.model_fields_set:
-            limit = defaults["max_tokens"]
-            self.max_tokens = NO_LIMIT if limit is None else limit
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of an answer; None is as many as the context has room for."""
+        if self.max_tokens is not None:
+            return None if self.max_tokens == NO_LIMIT else self.max_tokens
+        return self._defaults.get("max_tokens", self.default_limit)
 
     def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
         """The sampling parameters asked for; raises InvalidRequestError naming the field."""
@@ -221,7 +227,7 @@ class SamplingFields(PlainFields):
                 options[declared.name] = value
         options["t_max_predict_ms"] = max(0, options.get("t_max_predict_ms", 0))
         options["logprobs"] = logprobs
-        options["max_tokens"] = None if self.max_tokens == NO_LIMIT else self.max_tokens
+        options["max_tokens"] = self.limit
         if self.seed is not None:
             options["seed"] = seed_or_random(self.seed)
         if self.stop is not None:

@@ -56,12 +56,8 @@ class ChatRequest(SamplingFields):
 
     def prompts(self, llm: LLM) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
-        limit = None if self.max_tokens == -1 else self.max_tokens
-        return [
-            llm.chat_prompt(
-                text_messages(self.messages), context_policy=self.context_policy, max_tokens=limit
-            )
-        ]
+        messages, policy = text_messages(self.messages), self.context_policy
+        return [llm.chat_prompt(messages, context_policy=policy, max_tokens=self.limit)]
 
     def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
@@ -92,13 +88,13 @@ class CompletionRequest(SamplingFields):
     """The body of `/v1/completions`. `suffix` asks for what stands between `prompt` and it."""
 
     aliases = ALIASES | {"n_probs": "logprobs"}
+    default_limit = DEFAULT_MAX_TOKENS
 
     prompt: Any
     suffix: str | None = None
     echo: bool = False
     best_of: int | None = None
     logprobs: int | None = None
-    max_tokens: int | None = DEFAULT_MAX_TOKENS
 
     @property
     def wants_logprobs(self) -> bool:
