@@ -345,7 +345,7 @@ def test_what_would_abort_llama_quantize_is_an_error(
     f32: Path, tmp_path: Path, imatrix: ImportanceMatrix
 ) -> None:
     options = QuantOptions(imatrix=imatrix, pure=True)
-    with pytest.raises(ConversionError, match="output.weight would be IQ2_XXS.*--output-ty"):
+    with pytest.raises(ConversionError, match="output.weight would be IQ2_XXS.*output_ty"):
         quantize(f32, tmp_path / "x.gguf", "IQ2_XXS", options=options)
 
 

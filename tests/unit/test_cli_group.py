@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from codellama.cli import COMMANDS, LazyGroup, main
+from codellama.cli import COMMANDS, LazyGroup, main, option_names
 from codellama.errors import InvalidRequestError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,23 @@ def test_an_error_names_settings_as_the_commands_options_do(failing: list[BaseEx
     )
     result = CliRunner().invoke(main, ["fail"])
     assert result.stderr == "Error: --parallel is '{x}': set --kv-offload or n_ctx\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        ("convert", {"force", "restart", "imatrix", "output_type", "embedding_type"}),
+        ("quantize", {"force", "restart", "imatrix", "allow_requantize"}),
+        ("imatrix", {"force"}),
+        ("infill", {"experimental_infill"}),
+        ("chat", {"n_ctx", "n_seq_max", "n_gpu_layers", "type_k", "type_v"}),
+        ("serve", {"port", "host", "api_key"}),
+    ],
+)
+def test_what_remedies_name_has_an_option(command: str, settings: set[str]) -> None:
+    found = LazyGroup(name="codellama").get_command(click.Context(main), command)
+    assert found is not None
+    assert settings <= option_names(found).keys()
 
 
 def test_verbose_shows_where_it_came_from(failing: list[BaseException]) -> None:

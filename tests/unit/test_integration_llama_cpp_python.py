@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llama_cpp import llama_chat_format
 
-from codellama.errors import InvalidRequestError
+from codellama.errors import GrammarError, InvalidRequestError
 from codellama.integrations import llama_cpp_python as integration
 from codellama.integrations.llama_cpp_python import NAME, CodeLlama70BInstructHandler, register
 
@@ -68,6 +68,10 @@ def test_response_formats() -> None:
         assert ("word" in grammar._grammar) == ("schema" in str(response_format)[10:])
     with pytest.raises(InvalidRequestError, match=r"response_format\.type .* got 'yaml'"):
         integration._grammar({"type": "yaml"})
+    with pytest.raises(InvalidRequestError, match=r"response_format of type json_schema needs"):
+        integration._grammar({"type": "json_schema"})
+    with pytest.raises(GrammarError, match="Unrecognized schema"):
+        integration._grammar({"type": "json_object", "schema": {"type": "objekt"}})
 
 
 def completion(text: str, finish_reason: str | None, logprobs: Json | None = None) -> Json:
