@@ -118,8 +118,8 @@ def test_an_error_names_settings_as_the_commands_options_do(failing: list[BaseEx
         ("quantize", {"force", "restart", "imatrix", "allow_requantize"}),
         ("imatrix", {"force"}),
         ("infill", {"experimental_infill"}),
-        ("chat", {"n_ctx", "n_seq_max", "n_gpu_layers", "type_k", "type_v"}),
-        ("serve", {"port", "host", "api_key"}),
+        ("chat", {"n_ctx", "n_gpu_layers", "type_k", "type_v"}),
+        ("serve", {"n_ctx", "n_seq_max", "port", "host", "api_key"}),
     ],
 )
 def test_what_remedies_name_has_an_option(command: str, settings: set[str]) -> None:

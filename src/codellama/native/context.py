@@ -64,16 +64,9 @@ class Context:
         new_memory.make_pages_huge()
         if not handle:
             reason = lib.last_error() or "no reason given"
-            of_types = any(
-                words in reason for words in ("cache type", "cache quant", "quantized V")
-            )
-            remedy = (
-                "choose other {type_k} and {type_v}"
-                if of_types
-                else "a smaller {n_ctx} or {n_seq_max} needs less memory"
-            )
             raise ModelLoadError(
-                f"llama.cpp could not make a context of {settings.cells} tokens ({reason})", remedy
+                f"llama.cpp could not make a context of {settings.cells} tokens ({reason})",
+                _remedy(reason, settings),
             )
         self._handle = handle
         self._memory = llama_cpp.llama_get_memory(handle)
@@ -258,6 +251,13 @@ class Context:
         if not self._closed:
             self._closed = True
             llama_cpp.llama_free(self._handle)
+
+
+def _remedy(reason: str, settings: ContextSettings) -> str:
+    if any(words in reason for words in ("cache type", "cache quant", "quantized V")):
+        return "choose other {type_k} and {type_v}"
+    fewer = " or {n_seq_max}" if settings.n_seq_max > 1 else ""
+    return f"a smaller {{n_ctx}}{fewer} needs less memory"
 
 
 def _params(settings: ContextSettings) -> llama_cpp.llama_context_params:
