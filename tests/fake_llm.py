@@ -1,4 +1,4 @@
-"""An `LLM` without a model: what it says is scripted, everything around it is real.
+"""A `LanguageModel` without a model: what it says is scripted, everything around it is real.
 
 Tokens are bytes: id 3 + b stands for the byte b, 0 to 2 are `<unk>`, `<s>` and `</s>`.
 """
@@ -6,20 +6,34 @@ Tokens are bytes: id 3 + b stands for the byte b, 0 to 2 are `<unk>`, `<s>` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import Unpack
 
 from codellama.compat.llama import LlamaCompatible
 from codellama.devices.plan import LoadPlan
 from codellama.engine import EngineStatus
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
-from codellama.errors import InvalidRequestError
-from codellama.params import Message, ModelConfig, Prompt, SamplingParams
+from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.params import (
+    ContextPolicy,
+    Message,
+    ModelConfig,
+    Pooling,
+    Prompt,
+    SamplingOptions,
+    SamplingParams,
+)
 from codellama.prompts.history import drop_oldest
 from codellama.running.adapters import Adapter, AdapterTable, LoraScales
+from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, begin, delivery
+from codellama.running.embedding import Embeddings
+from codellama.running.kv_file import StaleStateError
 from codellama.running.mailbox import Mailbox
 
 N_VOCAB = 259
@@ -95,7 +109,7 @@ class FakeLLM(LlamaCompatible):
     def __init__(self, script: Sequence[Delta] = (), *, hold: bool = False) -> None:
         self.name = "fake"
         self.path = Path("fake.gguf")
-        self.plan: LoadPlan | None = None
+        self.opened_plan: LoadPlan | None = None
         self.metadata: dict[str, Any] = {}
         self.n_ctx = 64
         self.config = ModelConfig()
@@ -115,7 +129,7 @@ class FakeLLM(LlamaCompatible):
         self,
         messages: str | Iterable[Message],
         *,
-        context_policy: str | None = None,
+        context_policy: ContextPolicy | None = None,
         max_tokens: int | None = None,
     ) -> Prompt:
         assert self.chat_format is not None
@@ -137,21 +151,39 @@ class FakeLLM(LlamaCompatible):
         messages: str | Iterable[Message],
         *,
         n: int = 1,
-        context_policy: str | None = None,
-        **params: Any,
+        context_policy: ContextPolicy | None = None,
+        **params: Unpack[SamplingOptions],
     ) -> Completion:
         prompt = self.chat_prompt(messages, context_policy=context_policy)
         return self.generate(prompt, n=n, params=SamplingParams.of(**params))
 
     def complete(
-        self, prompt: str | Sequence[int], *, n: int = 1, echo: bool = False, **params: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n: int = 1,
+        best_of: int | None = None,
+        echo: bool = False,
+        **params: Unpack[SamplingOptions],
     ) -> Completion:
         sampling = SamplingParams.of(**params)
-        return self.generate(self.complete_prompt(prompt), n=n, params=sampling, echo=echo)
+        tokens = self.complete_prompt(prompt)
+        return self.generate(tokens, n=n, params=sampling, echo=echo, best_of=best_of)
 
-    def infill(self, prefix: str, suffix: str, *, n: int = 1, **params: Any) -> Completion:
+    def infill(
+        self, prefix: str, suffix: str, *, n: int = 1, **params: Unpack[SamplingOptions]
+    ) -> Completion:
         sampling = SamplingParams.of(**params)
         return self.generate(self.infill_prompt(prefix, suffix), n=n, params=sampling)
+
+    def embeddings(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | int = True,
+    ) -> Future[Embeddings]:
+        raise UnsupportedError("the script has no vectors")
 
     def generate(
         self,
@@ -160,12 +192,16 @@ class FakeLLM(LlamaCompatible):
         params: SamplingParams,
         n: int = 1,
         echo: bool = False,
+        best_of: int | None = None,
         deliver: Deliver | None = None,
     ) -> Completion:
         if self.error is not None:
             raise self.error
         self.table.scales(params.lora)  # raises if there is no such adapter
         self.calls.append(Call(prompt, n, params, echo))
+        candidates = n_candidates(n, best_of)
+        if best_of is not None:
+            params = replace(params, logprobs=params.logprobs or 0)
         script = [self._finished(delta, prompt, params) for delta in self.script]
         now, later = (script[:-1], script[-1:]) if self.hold else (script, [])
         mailbox: Mailbox[tuple[int, Delta]] = Mailbox()
@@ -173,7 +209,7 @@ class FakeLLM(LlamaCompatible):
 
         def put(deltas: Sequence[Delta]) -> None:
             for delta in deltas:
-                for index in range(n):
+                for index in range(candidates):
                     say_to(index, self.of_choice(index, delta))
 
         def cancel() -> None:
@@ -182,9 +218,17 @@ class FakeLLM(LlamaCompatible):
 
         used = params.with_defaults(self.config)
         own = mailbox if deliver is None else None
-        completion = Completion(prompt, n, own, cancel, params=used, scored=echo)
+        completion = Completion(
+            prompt,
+            candidates,
+            own,
+            cancel,
+            params=used,
+            scored=echo,
+            keep=None if best_of is None else n,
+        )
         if echo:
-            begin(say_to, n, self.tokenizer.decode(prompt.tokens))
+            begin(say_to, candidates, self.tokenizer.decode(prompt.tokens))
         put(now)
         self._held.append(lambda: put(later))
         return completion
@@ -192,6 +236,11 @@ class FakeLLM(LlamaCompatible):
     def of_choice(self, index: int, delta: Delta) -> Delta:
         """What choice number `index` says; all say the same."""
         return delta
+
+    @property
+    def plan(self) -> LoadPlan:
+        assert self.opened_plan is not None, "a test that wants a plan sets it"
+        return self.opened_plan
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -204,6 +253,14 @@ class FakeLLM(LlamaCompatible):
         """Let the held answers end."""
         for end in self._held:
             end()
+
+    def save_state(
+        self, tokens: Sequence[int], path: str | Path, *, lora: LoraScales | None = None
+    ) -> bool:
+        return False
+
+    def load_state(self, path: str | Path) -> None:
+        raise StaleStateError("the script has no states")
 
     def status(self) -> EngineStatus:
         return EngineStatus(n_slots=1, dead=self.dead)

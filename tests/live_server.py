@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from codellama.running.language_model import LanguageModel
 from codellama.server.config import ServerConfig
 from codellama.server.run import Server, bind, build, url_of
 
@@ -44,7 +45,7 @@ class Live:
 
 @contextmanager
 def running(
-    load: Callable[[], Any], config: ServerConfig | None = None, *, ready: bool = True
+    load: Callable[[], LanguageModel], config: ServerConfig | None = None, *, ready: bool = True
 ) -> Iterator[Live]:
     """Serve what `load` returns until the block ends; with `ready` it begins when the model is there."""
     config = config or ServerConfig(port=0)

@@ -21,9 +21,9 @@ from codellama.running.collected import Collected
 from codellama.running.kv_file import StaleStateError
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
     from codellama.running.adapters import LoraScales
     from codellama.running.completion import Completion
+    from codellama.running.language_model import LanguageModel
 
 log = logging.getLogger("codellama.session")
 
@@ -99,7 +99,10 @@ class Session:
     """
 
     def __init__(
-        self, llm: LLM, system: str | None = None, context_policy: ContextPolicy | None = None
+        self,
+        llm: LanguageModel,
+        system: str | None = None,
+        context_policy: ContextPolicy | None = None,
     ) -> None:
         self.llm = llm
         self.context_policy: ContextPolicy | None = context_policy
@@ -166,7 +169,7 @@ class Session:
         part.replace(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], llm: LLM) -> Session:
+    def load(cls, path: str | os.PathLike[str], llm: LanguageModel) -> Session:
         """The conversation that `save` wrote to `path`, to go on with `llm` (any model will do).
 
         A KV state beside it is used if it is of this model and these settings; else `notice` says

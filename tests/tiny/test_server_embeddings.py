@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from codellama.llm import LLM
-from codellama.params import ModelConfig
+from codellama.params import ModelConfig, Pooling, Prompt
 from codellama.running.embedding import Embeddings
 from codellama.server.config import ServerConfig
 from tests.fake_llm import FakeLLM
@@ -154,7 +154,13 @@ class Waiting(FakeLLM):
         super().__init__()
         self.futures: list[Future[Embeddings]] = []
 
-    def embeddings(self, prompts: Any, normalize: Any) -> Future[Embeddings]:
+    def embeddings(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | int = True,
+    ) -> Future[Embeddings]:
         self.futures.append(Future())
         return self.futures[-1]
 

@@ -4,7 +4,7 @@ import io
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import click
 import pytest
@@ -15,7 +15,6 @@ from codellama.cli import main
 from codellama.cli.repl import PlainStream, Repl
 from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ContextLengthError, DecodeError, QueueFullError, UnsupportedError
-from codellama.llm import LLM
 from codellama.params import ContextPolicy
 from codellama.session import Answer, Session
 from tests.fake_llm import say
@@ -108,7 +107,7 @@ def talk(llm: ScriptedLLM, *lines: str, context_policy: ContextPolicy | None = N
         file.write(f"> {line}\n")
         return line
 
-    session = Session(cast(LLM, llm), context_policy=context_policy)
+    session = Session(llm, context_policy=context_policy)
     Repl(session, console, next_line, PlainStream, {}).run()
     return file.getvalue()
 

@@ -373,7 +373,7 @@ def test_the_likeliest_candidates_are_sent_best_first(echo: bool) -> None:
     ],
 )
 def test_prompts(raw: Any, expected: list[tuple[int, ...]]) -> None:
-    llm: Any = FakeLLM()
+    llm = FakeLLM()
     assert [prompt.tokens for prompt in parse_prompts(raw, llm)] == expected
 
 
@@ -382,13 +382,13 @@ def test_prompts(raw: Any, expected: list[tuple[int, ...]]) -> None:
     [[], [[]], 5, True, [True], [5, None], [5, 999], [-1], {"prompt_string": "a", "x": 1}, None],
 )
 def test_bad_prompts(raw: Any) -> None:
-    llm: Any = FakeLLM()
+    llm = FakeLLM()
     with pytest.raises(InvalidRequestError):
         parse_prompts(raw, llm)
 
 
 def test_a_suffix_infills() -> None:
-    llm: Any = FakeLLM()
+    llm = FakeLLM()
     request = CompletionRequest.model_validate({"prompt": "a", "suffix": "b"})
     assert request.prompts(llm)[0].tokens == ids("<a|b>")
     for given in ({"prompt": [5]}, {"echo": True}):
@@ -398,7 +398,7 @@ def test_a_suffix_infills() -> None:
 
 
 def test_infill_puts_the_extra_texts_first_and_the_prompt_last() -> None:
-    llm: Any = FakeLLM()
+    llm = FakeLLM()
     body = {
         "input_prefix": "p",
         "input_suffix": "s",

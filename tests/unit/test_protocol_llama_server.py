@@ -36,7 +36,7 @@ def reply_to(
     body: dict[str, Any], script: list[Delta]
 ) -> tuple[NativeReply, list[Collected], list[Any]]:
     """The reply, its answers with the script taken in, and all chunks of the stream."""
-    llm: Any = FakeLLM()
+    llm = FakeLLM()
     request = NativeRequest.model_validate(body)
     params = request.sampling(llm.tokenizer)
     completions = [

@@ -67,7 +67,7 @@ def events(response: httpx.Response) -> list[Any]:
 
 def test_health_and_models(live: Live, llm: FakeLLM, tmp_path: Any) -> None:
     header = read_model(write(tmp_path / "tiny.gguf"))
-    llm.plan = plan_load(header, ModelConfig(), machine(64, 24))
+    llm.opened_plan = plan_load(header, ModelConfig(), machine(64, 24))
     llm.metadata = {
         "tokenizer.ggml.model": "llama",
         "llama.context_length": 64,

@@ -8,14 +8,13 @@ import pytest
 
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import ContextLengthError, DecodeError, InvalidRequestError
-from codellama.llm import LLM
 from codellama.session import Session
 from tests.fake_llm import say
 from tests.scripted_llm import ScriptedLLM, Turn
 
 
 def session(*turns: Turn, hold: bool = False, system: str | None = None) -> Session:
-    return Session(cast(LLM, ScriptedLLM(*turns, hold=hold)), system)
+    return Session(ScriptedLLM(*turns, hold=hold), system)
 
 
 def asked(talk: Session) -> list[str]:
@@ -154,7 +153,7 @@ def test_saved_conversations_go_on(tmp_path: Path) -> None:
     talk.save(path)
     assert json.loads(path.read_text("utf-8"))["model"] == "fake"
     assert list(tmp_path.iterdir()) == [path]
-    loaded = Session.load(path, cast(LLM, ScriptedLLM(say("two"))))
+    loaded = Session.load(path, ScriptedLLM(say("two")))
     assert loaded.messages == talk.messages
     loaded.regen().text()
     assert texts(loaded) == ["s", "hi", "two"]
@@ -176,4 +175,4 @@ def test_what_is_no_conversation_is_refused_by_name(tmp_path: Path, text: str) -
     path = tmp_path / "talk.json"
     path.write_text(text)
     with pytest.raises(InvalidRequestError, match=r"talk\.json"):
-        Session.load(path, cast(LLM, ScriptedLLM()))
+        Session.load(path, ScriptedLLM())

@@ -18,8 +18,8 @@ from codellama.cli.options import (
 from codellama.cli.streams import read_stdin, stream_text
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
     from codellama.params import SamplingOptions
+    from codellama.running.language_model import LanguageModel
 
 
 @click.command("chat", cls=SettingsCommand)
@@ -63,7 +63,9 @@ def command(
         start(llm, system, sampling, Console(highlight=False), plain=plain)
 
 
-def _answer_one(llm: LLM, question: str, system: str | None, sampling: SamplingOptions) -> None:
+def _answer_one(
+    llm: LanguageModel, question: str, system: str | None, sampling: SamplingOptions
+) -> None:
     from codellama.session import Session
 
     stream_text(Session(llm, system).ask(question, **sampling))

@@ -22,8 +22,8 @@ from codellama.errors import CodeLlamaError, ContextLengthError
 from codellama.session import Answer, Session
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
     from codellama.params import SamplingOptions
+    from codellama.running.language_model import LanguageModel
 
 HELP = {
     "/help": "this list",
@@ -49,7 +49,7 @@ class Writer(Protocol):
 
 
 def start(
-    llm: LLM,
+    llm: LanguageModel,
     system: str | None,
     sampling: SamplingOptions,
     console: Console,

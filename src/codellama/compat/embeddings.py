@@ -8,39 +8,25 @@ a vector per token for these models).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from codellama.compat.replies import Json
 from codellama.errors import InvalidRequestError
 from codellama.params import Pooling, Prompt
 from codellama.running.embedding import Embeddings
 
+if TYPE_CHECKING:
+    from codellama.running.language_model import LanguageModel
+
 Input = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 """A text, token ids, or several of one of them."""
-
-
-class _Host(Protocol):
-    """What the mixin needs of the class it is mixed into."""
-
-    name: str
-
-    def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt: ...
-
-    def embeddings(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        pooling: Pooling | None = None,
-        normalize: bool | int = True,
-    ) -> Future[Embeddings]: ...
 
 
 class EmbeddingCompatible:
     """Mixin for `LLM`: `embed`, `create_embedding`."""
 
     def embed(
-        self: _Host,
+        self: LanguageModel,
         input: Input,
         normalize: bool | int = False,
         truncate: bool = False,
@@ -65,7 +51,7 @@ class EmbeddingCompatible:
         result = vectors[0] if one else vectors
         return (result, sum(found.n_tokens)) if return_count else result
 
-    def create_embedding(self: _Host, input: Input, model: str | None = None) -> Json:
+    def create_embedding(self: LanguageModel, input: Input, model: str | None = None) -> Json:
         """OpenAI's dictionary with the vectors of one text or several, as they come from the model."""
         texts, _ = _texts(input)
         prompts = [_prompt(self, text) for text in texts]
@@ -98,7 +84,7 @@ def _texts(input: Any) -> tuple[list[Any], bool]:
     return list(input), False
 
 
-def _prompt(host: _Host, text: str | Sequence[int]) -> Prompt:
+def _prompt(host: LanguageModel, text: str | Sequence[int]) -> Prompt:
     if len(text) == 0:
         raise InvalidRequestError("{param} holds an empty text: leave it out", "input")
     try:

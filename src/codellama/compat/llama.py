@@ -8,10 +8,8 @@ infills, as it was meant to; special tags in text stay text; any number of calls
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
-
-from typing_extensions import Unpack
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from codellama.compat.openai import (
     chat_logprobs_count,
@@ -21,51 +19,17 @@ from codellama.compat.openai import (
 )
 from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.errors import InvalidRequestError, UnsupportedError
-from codellama.params import Message, SamplingOptions
 
 if TYPE_CHECKING:
     from codellama.running.completion import Completion
-
-
-class _Vocabulary(Protocol):
-    """What is needed of a tokenizer."""
-
-    def piece(self, token: int, /) -> bytes: ...
-
-    def decode(self, tokens: Iterable[int], /) -> str: ...
-
-
-class _Host(Protocol):
-    """What the mixin needs of the class it is mixed into."""
-
-    name: str
-
-    @property
-    def tokenizer(self) -> _Vocabulary: ...
-
-    def chat(
-        self, messages: str | Iterable[Message], *, n: int = 1, **params: Unpack[SamplingOptions]
-    ) -> Completion: ...
-
-    def complete(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        n: int = 1,
-        echo: bool = False,
-        **params: Unpack[SamplingOptions],
-    ) -> Completion: ...
-
-    def infill(
-        self, prefix: str, suffix: str, *, n: int = 1, **params: Unpack[SamplingOptions]
-    ) -> Completion: ...
+    from codellama.running.language_model import LanguageModel, TextTokenizer
 
 
 class LlamaCompatible:
     """Mixin for `LLM`: `create_completion` (also by calling the object), `create_chat_completion`."""
 
     def create_completion(
-        self: _Host,
+        self: LanguageModel,
         prompt: str | list[int],
         suffix: str | None = None,
         max_tokens: int | None = 16,
@@ -137,7 +101,7 @@ class LlamaCompatible:
     __call__ = create_completion
 
     def create_chat_completion(
-        self: _Host,
+        self: LanguageModel,
         messages: Sequence[Mapping[str, Any]],
         functions: Any = None,
         function_call: Any = None,
@@ -284,5 +248,5 @@ def _biases(logit_bias: Mapping[int, float] | None) -> dict[int, float]:
         ) from error
 
 
-def _text(prompt: str | list[int], tokenizer: _Vocabulary) -> str:
+def _text(prompt: str | list[int], tokenizer: TextTokenizer) -> str:
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)

@@ -21,7 +21,7 @@ from codellama.protocol.fields import Fields, parse_prompts, respell
 from codellama.running.embedding import EUCLIDEAN, Embeddings, Vectors, norm_number
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.running.language_model import LanguageModel
 
 MOST_INPUTS = 2048  # OpenAI's limit
 _NO_NORM = -1
@@ -42,7 +42,7 @@ class EmbeddingRequest(Fields):
         """Whether the answer has OpenAI's shape on an OpenAI `route`: `content` is not a field of its."""
         return route and self._spelling.get("input") == "input"
 
-    def submit(self, llm: LLM, openai: bool) -> Future[Embeddings]:
+    def submit(self, llm: LanguageModel, openai: bool) -> Future[Embeddings]:
         """Check the request and hand it to the engine. Raises what `LLM.embeddings` raises."""
         per_token = llm.config.pooling == "none"
         self._check(llm, openai, per_token)
@@ -73,7 +73,7 @@ class EmbeddingRequest(Fields):
         ]
         return f'{{"data":[{",".join(items)}],{json.dumps(frame)[1:]}'.encode()
 
-    def _check(self, llm: LLM, openai: bool, per_token: bool) -> None:
+    def _check(self, llm: LanguageModel, openai: bool, per_token: bool) -> None:
         if openai and per_token:
             raise InvalidRequestError(
                 "{param} none gives a vector per token, for which OpenAI's format has no room: use "

@@ -33,9 +33,8 @@ from codellama.running.collected import MOST_CHOICES
 from codellama.settings import settings_of
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
-    from codellama.native.model import Tokenizer
     from codellama.params import Prompt
+    from codellama.running.language_model import LanguageModel, TextTokenizer
 
 NO_LIMIT = -1  # of max_tokens, in llama-server's words
 
@@ -218,7 +217,7 @@ class SamplingFields(PlainFields):
             return None if self.max_tokens == NO_LIMIT else self.max_tokens
         return self._defaults.get("max_tokens", self.default_limit)
 
-    def params(self, tokenizer: Tokenizer, *, logprobs: int | None) -> SamplingParams:
+    def params(self, tokenizer: TextTokenizer, *, logprobs: int | None) -> SamplingParams:
         """The sampling parameters asked for; raises InvalidRequestError naming the field."""
         options: dict[str, Any] = {**self._defaults}
         for declared in settings_of(SamplingParams):
@@ -266,7 +265,7 @@ class SamplingFields(PlainFields):
 
 def token_biases(
     raw: Mapping[str, float | bool] | Sequence[Sequence[int | str | float | bool]],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
 ) -> dict[int, float]:
     """llama-server's `logit_bias`, an object or a list of pairs, as token id to bias.
 
@@ -282,7 +281,7 @@ def token_biases(
     return biases
 
 
-def parse_prompts(raw: Any, llm: LLM) -> list[Prompt]:
+def parse_prompts(raw: Any, llm: LanguageModel) -> list[Prompt]:
     """The prompts in a `prompt` field: a text, token ids, a mix of both, or a list of these.
 
     A list that holds a number anywhere is one prompt; texts in a mix are tokenized on their own,
@@ -295,7 +294,7 @@ def parse_prompts(raw: Any, llm: LLM) -> list[Prompt]:
     return [_prompt(raw, llm)]
 
 
-def _prompt(raw: Any, llm: LLM) -> Prompt:
+def _prompt(raw: Any, llm: LanguageModel) -> Prompt:
     if isinstance(raw, dict) and raw.keys() == {"prompt_string"}:
         raw = raw["prompt_string"]
     if isinstance(raw, str):
@@ -306,7 +305,7 @@ def _prompt(raw: Any, llm: LLM) -> Prompt:
 
 
 def mixed_tokens(
-    raw: Sequence[Any], tokenizer: Tokenizer, *, add_bos: bool, parse_special: bool = False
+    raw: Sequence[Any], tokenizer: TextTokenizer, *, add_bos: bool, parse_special: bool = False
 ) -> list[int]:
     """Token ids of a list of ids and texts. Raises InvalidRequestError naming `prompt`."""
     tokens: list[int] = []
@@ -376,7 +375,7 @@ def _bias(bias: Any) -> float:
     )
 
 
-def _tokens(key: int | str, tokenizer: Tokenizer) -> list[int]:
+def _tokens(key: int | str, tokenizer: TextTokenizer) -> list[int]:
     if isinstance(key, str) and not key.isdecimal():
         return tokenizer.encode(key)
     token = int(key)

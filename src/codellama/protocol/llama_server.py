@@ -29,9 +29,8 @@ from codellama.protocol.lora import lora_json
 from codellama.running.collected import Collected
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
-    from codellama.native.model import Tokenizer
     from codellama.running.completion import Completion
+    from codellama.running.language_model import LanguageModel, TextTokenizer
 
 NO_SLOT = -1
 SNIPPET = "\n\n--- snippet ---\n\n"  # what llama-server puts before a text of input_extra
@@ -52,15 +51,15 @@ class NativeRequest(SamplingFields):
         """This dialect has no echo."""
         return False
 
-    def prompts(self, llm: LLM) -> list[Prompt]:
+    def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """One prompt for each in the body."""
         return parse_prompts(self.prompt, llm)
 
-    def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
+    def sampling(self, tokenizer: TextTokenizer) -> SamplingParams:
         """The sampling parameters asked for; `n_probs` 0 means no probabilities."""
         return self.params(tokenizer, logprobs=self.logprobs or None)
 
-    def reply(self, llm: LLM, completions: Sequence[Completion]) -> NativeReply:
+    def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> NativeReply:
         """What turns the answers into a response or its chunks."""
         return NativeReply(
             model=llm.name,
@@ -91,7 +90,7 @@ class InfillRequest(NativeRequest):
     input_suffix: str
     input_extra: list[ExtraText] = Field(default_factory=list)
 
-    def prompts(self, llm: LLM) -> list[Prompt]:
+    def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of an infill request."""
         if not isinstance(self.prompt, str):
             raise InvalidRequestError("{param} must be a string", "prompt")
@@ -112,7 +111,7 @@ class TokenizeRequest(Fields):
     parse_special: bool = True
     with_pieces: bool = False
 
-    def answer(self, tokenizer: Tokenizer, n_ctx: int) -> Json:
+    def answer(self, tokenizer: TextTokenizer, n_ctx: int) -> Json:
         """The ids, or with pieces: text where it is UTF-8, bytes where not."""
         vllm = self._spelling["content"] == "prompt"
         content = [self.content] if isinstance(self.content, str) else self.content
@@ -135,7 +134,7 @@ class DetokenizeRequest(Fields):
 
     tokens: list[int]
 
-    def answer(self, tokenizer: Tokenizer) -> Json:
+    def answer(self, tokenizer: TextTokenizer) -> Json:
         """The text of the tokens, control tokens by their names: as llama-server's `content` and as
         vLLM's `prompt`."""
         pieces = [tokenizer.piece(t) or tokenizer.token_text(t).encode() for t in self.tokens]
@@ -143,7 +142,7 @@ class DetokenizeRequest(Fields):
         return {"content": text, "prompt": text}
 
 
-def tokenizer_info(tokenizer: Tokenizer, chat_template: str | None) -> Json:
+def tokenizer_info(tokenizer: TextTokenizer, chat_template: str | None) -> Json:
     """vLLM's `/tokenizer_info`, by which evaluation harnesses find out that they need no tokenizer of
     their own; `chat_template` is the one in the file."""
     return {
@@ -284,7 +283,7 @@ def select_fields(body: Mapping[str, Any], names: Sequence[str]) -> Json:
     return selected
 
 
-def _piece(token: int, tokenizer: Tokenizer) -> str | list[int]:
+def _piece(token: int, tokenizer: TextTokenizer) -> str | list[int]:
     raw = tokenizer.piece(token) or tokenizer.token_text(token).encode()
     try:
         return raw.decode("utf-8")

@@ -26,9 +26,8 @@ from codellama.protocol.fields import (
 from codellama.running.collected import n_candidates
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
-    from codellama.native.model import Tokenizer
     from codellama.running.completion import Completion
+    from codellama.running.language_model import LanguageModel, TextTokenizer
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -54,17 +53,17 @@ class ChatRequest(SamplingFields):
         """Whether the answer carries log probabilities."""
         return bool(self.logprobs or self.n_probs)
 
-    def prompts(self, llm: LLM) -> list[Prompt]:
+    def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
         messages, policy = text_messages(self.messages), self.context_policy
         return [llm.chat_prompt(messages, context_policy=policy, max_tokens=self.limit)]
 
-    def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
+    def sampling(self, tokenizer: TextTokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
         count = chat_logprobs_count(self.logprobs, self.top_logprobs)
         return self.params(tokenizer, logprobs=self.n_probs or count)
 
-    def reply(self, llm: LLM, completions: Sequence[Completion]) -> ChatReply:
+    def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> ChatReply:
         """What turns the answers into a response or its chunks."""
         return ChatReply(
             id=completions[0].id,
@@ -111,7 +110,7 @@ class CompletionRequest(SamplingFields):
         """Whether the best have to be found among more."""
         return self.candidates > self.n
 
-    def prompts(self, llm: LLM) -> list[Prompt]:
+    def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """One prompt for each in the body."""
         if self.suffix is None:
             return parse_prompts(self.prompt, llm)
@@ -121,14 +120,14 @@ class CompletionRequest(SamplingFields):
             raise InvalidRequestError("{param} cannot be used together with suffix", "echo")
         return [llm.infill_prompt(self.prompt, self.suffix)]
 
-    def sampling(self, tokenizer: Tokenizer) -> SamplingParams:
+    def sampling(self, tokenizer: TextTokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
         if self.ranked and self.stream:
             raise InvalidRequestError("the {param} several answers cannot be streamed", "best_of")
         count = 0 if self.ranked and self.logprobs is None else self.logprobs
         return self.params(tokenizer, logprobs=count)
 
-    def reply(self, llm: LLM, completions: Sequence[Completion]) -> TextReply:
+    def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> TextReply:
         """What turns the answers into a response or its chunks."""
         return TextReply(
             id=completions[0].id,
@@ -144,7 +143,7 @@ class CompletionRequest(SamplingFields):
             scored=self.echo,
         )
 
-    def _start(self, prompt: Prompt, tokenizer: Tokenizer) -> int:
+    def _start(self, prompt: Prompt, tokenizer: TextTokenizer) -> int:
         """Where the text of an answer begins, in characters: behind the prompt's unless it is echoed."""
         if not self.echo:
             return len(prompt_text(prompt, tokenizer))

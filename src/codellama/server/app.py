@@ -41,13 +41,13 @@ from codellama.server.models import model_meta
 from codellama.server.serving import Serving
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.running.language_model import LanguageModel
 
 RETRY_AFTER_S = 1
 
 
 def create_app(
-    load: Callable[[], LLM],
+    load: Callable[[], LanguageModel],
     config: ServerConfig | None = None,
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> FastAPI:

@@ -29,10 +29,9 @@ from codellama.server.serving import Serving
 from codellama.server.sse import DONE, PING, EventStream, sse
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
-    from codellama.native.model import Tokenizer
     from codellama.params import Prompt, SamplingOptions, SamplingParams
     from codellama.running.completion import Completion
+    from codellama.running.language_model import LanguageModel, TextTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +62,9 @@ class GenerationRequest(Protocol):
     def echo(self) -> bool: ...
     @property
     def candidates(self) -> int: ...
-    def prompts(self, llm: LLM) -> list[Prompt]: ...
-    def sampling(self, tokenizer: Tokenizer) -> SamplingParams: ...
-    def reply(self, llm: LLM, completions: Sequence[Completion]) -> Renderer: ...
+    def prompts(self, llm: LanguageModel) -> list[Prompt]: ...
+    def sampling(self, tokenizer: TextTokenizer) -> SamplingParams: ...
+    def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> Renderer: ...
 
 
 class ClientGone(Exception):
@@ -101,7 +100,7 @@ async def generate(
     return JSONResponse(job.reply.whole(job.answers))
 
 
-def submit(request: GenerationRequest, llm: LLM) -> Job:
+def submit(request: GenerationRequest, llm: LanguageModel) -> Job:
     """Check the request and hand all its prompts to the engine, or none."""
     params = request.sampling(llm.tokenizer)
     prompts, n = request.prompts(llm), request.candidates

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from codellama.compat.replies import Json
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.running.language_model import LanguageModel
 
 VOCAB_TYPES = {"llama": 1, "gpt2": 2}  # enum llama_vocab_type: SPM, BPE
 
 
-def model_meta(llm: LLM) -> Json:
+def model_meta(llm: LanguageModel) -> Json:
     """Vocabulary, context and size (tokens, tokens, weights and bytes), and the plan of the load."""
     return {
         "vocab_type": VOCAB_TYPES.get(str(llm.metadata.get("tokenizer.ggml.model")), 0),

@@ -17,7 +17,7 @@ from codellama.server.config import ServerConfig
 from codellama.server.serving import Serving
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.running.language_model import LanguageModel
 
 LAST_WORDS_S = 5.0  # for streams that were cut short to send their last event
 
@@ -81,7 +81,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def build(
-    load: Callable[[], LLM],
+    load: Callable[[], LanguageModel],
     config: ServerConfig,
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> Server:
@@ -104,7 +104,9 @@ def build(
     return server
 
 
-def serve(load: Callable[[], LLM], config: ServerConfig, announce: Callable[[str], None]) -> None:
+def serve(
+    load: Callable[[], LanguageModel], config: ServerConfig, announce: Callable[[str], None]
+) -> None:
     """Serve until SIGTERM or Ctrl-C; `announce` is told the URL once connections are accepted.
 
     Raises InvalidRequestError if the address cannot be had, and what `load` raised.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from codellama.errors import EngineDeadError
 
 if TYPE_CHECKING:
-    from codellama.llm import LLM
+    from codellama.running.language_model import LanguageModel
 
 LOADING = "Loading model"  # llama-server's wording; clients wait for it to go away
 
@@ -31,13 +31,15 @@ class Serving:
     """One model and what is running on it. `on_failure` hears of a model that cannot be loaded."""
 
     def __init__(
-        self, load: Callable[[], LLM], on_failure: Callable[[BaseException], None] | None = None
+        self,
+        load: Callable[[], LanguageModel],
+        on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.created = int(time.time())
         self.running: set[Running] = set()
         self._load = load
         self._on_failure = on_failure
-        self._llm: LLM | None = None
+        self._llm: LanguageModel | None = None
         self._unavailable: str | None = LOADING
 
     def start(self) -> None:
@@ -45,7 +47,7 @@ class Serving:
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._run, args=(loop,), name="load-model", daemon=True).start()
 
-    def llm(self) -> LLM:
+    def llm(self) -> LanguageModel:
         """The model, ready for requests; EngineDeadError (a 503) while or when there is none."""
         if self._unavailable is not None or self._llm is None:
             raise EngineDeadError(self._unavailable or LOADING)
@@ -75,7 +77,7 @@ class Serving:
             if not _tell(loop, self._ready, llm):
                 llm.close()
 
-    def _ready(self, llm: LLM) -> None:
+    def _ready(self, llm: LanguageModel) -> None:
         self._llm = llm
         if self._unavailable == LOADING:
             self._unavailable = None
