@@ -59,6 +59,11 @@ def next_token(tokens: Iterable[int], scales: Scales = ()) -> int:
     return cells[-1].value % VOCAB
 
 
+def written(cells: Iterable[Cell]) -> bytearray:
+    """A state that holds them, of eight bytes each."""
+    return bytearray(array("q", [(cell.token << 20) + cell.value for cell in cells]).tobytes())
+
+
 class FakeRunner:
     """Raises AssertionError where llama.cpp would abort or answer nonsense."""
 
@@ -102,8 +107,7 @@ class FakeRunner:
                 del cells[n_keep : n_keep + n_discard]
             case Save(source, state):
                 assert state.tokens == self.tokens(source)
-                pairs = [(cell.token << 20) + cell.value for cell in self.kv[source]]
-                state.data = bytearray(array("q", pairs).tobytes())
+                state.data = written(self.kv[source])
             case Restore(target, state):
                 assert state.data is not None
                 pairs = array("q", bytes(state.data)).tolist()

@@ -16,7 +16,8 @@ from codellama.engine.drafter import NgramDrafter, Outlook, Wish
 from codellama.engine.request import Request
 from codellama.engine.speculator import Speculator
 from tests import tiny_model
-from tests.unit.test_speculation import Eager, Scripted
+from tests.stepped_engine import Eager
+from tests.unit.test_speculation import Scripted
 
 # 32: the best token leads the second by 0.008 nats or more; wider batches move logits by 0.001.
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 32, "ignore_eos": True}

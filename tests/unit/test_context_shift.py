@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from codellama.engine import Engine, FinishReason, NgramDrafter, Request, Scheduler, Speculator
 from codellama.engine.batch import Fork, Restore, Save, Shift
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.request import ContextShift, State
+from codellama.engine.request import ContextShift
 from tests.fake_runner import FakeRunner, expected, request
 from tests.scheduler_loop import Loop
+from tests.stepped_engine import Eager
 from tests.unit.test_engine import Inbox
-from tests.unit.test_speculation import Eager, Scripted
+from tests.unit.test_speculation import Scripted
 
 HALF = ContextShift()
 
@@ -184,43 +182,6 @@ def test_drafts_end_before_a_shift() -> None:
         loop.run()
         check(loop, new)
     assert len(drafting.steps) < len(plain.steps) / 3
-
-
-@settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**32), n_slots=st.integers(1, 5), cells=st.integers(60, 300))
-def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
-    """Shifting or not, guessed ahead or not, cancelled or not: answers are those of lone requests."""
-    rng = random.Random(seed)
-    loop = Loop(
-        n_slots,
-        cells,
-        n_batch=rng.randint(8, 64),
-        chunk=rng.randint(1, 32),
-        cache_bytes=rng.choice([0, 3000]),
-    )
-    if rng.random() < 0.5:
-        loop.guess = lambda s: [rng.randrange(9) for _ in range(rng.randint(0, 6))]
-    n_ctx = rng.randint(10, cells)
-    beginnings = [[rng.randrange(9) for _ in range(n_ctx - 1)] for _ in range(2)]
-    everyone: list[Request] = []
-    for _ in range(40):
-        if rng.random() < 0.5:
-            prompt = rng.choice(beginnings)[: rng.randint(1, n_ctx - 1)]
-            shift = rng.choice([None, HALF, ContextShift(rng.randint(0, n_ctx), rng.randint(0, 9))])
-            most = n_ctx - len(prompt)
-            n = rng.randint(1, 3 * n_ctx) if shift else rng.randint(1, most)
-            new = request(prompt, n, n_ctx=n_ctx, shift=shift, scales=rng.choice([(0.0,), (1.0,)]))
-            everyone.append(new)
-            loop.submit(new)
-        if rng.random() < 0.1 and everyone:
-            victim = rng.choice(everyone)
-            if victim.state is not State.FINISHED:
-                loop.scheduler.release(victim)
-        loop.step()
-    loop.run()
-    for done in everyone:
-        assert done.state is State.FINISHED
-        check(loop, done)
 
 
 # -- in the engine --------------------------------------------------------------------------------

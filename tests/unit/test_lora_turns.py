@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from codellama.engine.batch import Fork, Restore
 from codellama.engine.prompt_cache import WORTH_KEEPING
@@ -141,37 +137,3 @@ def test_what_is_saved_is_what_was_asked_for(scales: tuple[float, ...]) -> None:
     for edit in edits:
         loop.runner.edit(edit)
     assert loop.scheduler.cache.plan_save(list(range(40)), PLAIN) == (None, [])
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**32), n_slots=st.integers(1, 5), cells=st.integers(60, 300))
-def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
-    """Whatever comes and goes, answers are those of lone requests with the same adapters."""
-    rng = random.Random(seed)
-    loop = Loop(
-        n_slots,
-        cells,
-        n_batch=rng.randint(8, 64),
-        chunk=rng.randint(1, 32),
-        cache_bytes=rng.choice([0, 700, 3000]),
-    )
-    if rng.random() < 0.5:
-        loop.guess = lambda s: expected(s.tokens, rng.randint(0, 4), s.scales) + [rng.randrange(9)]
-    beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, 90))] for _ in range(2)]
-    everyone: list[Request] = []
-    for _ in range(50):
-        if rng.random() < 0.5:
-            prompt = rng.choice(beginnings)[: rng.randint(1, 90)] + [rng.randrange(9)]
-            new = request(prompt, rng.randint(1, 10), scales=rng.choice([PLAIN, A, B]))
-            if new.reserve <= cells:
-                everyone.append(new)
-                loop.submit(new)
-        if rng.random() < 0.1 and everyone:
-            victim = rng.choice(everyone)
-            if victim.state is not State.FINISHED:
-                loop.scheduler.release(victim)
-        loop.step()  # checks that nobody waits for too long
-    loop.run()
-    for done in everyone:
-        got = answer(done)
-        assert got == expected(done.prompt, len(got), done.scales)

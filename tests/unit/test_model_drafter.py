@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from codellama.devices.draft_vocabulary import foreign_tokens
-from codellama.engine import Engine, ModelDrafter, Scheduler
+from codellama.engine import ModelDrafter
 from codellama.engine.batch import Fork
 from codellama.engine.drafter import Wish
 from codellama.engine.request import Request
 from codellama.errors import InvalidRequestError
 from tests.fake_runner import VOCAB, FakeRunner, expected, request
-from tests.unit.test_engine import ask
-from tests.unit.test_speculation import Eager
 
 
 def drafter(
@@ -98,29 +94,6 @@ def test_after_a_reset_it_starts_afresh() -> None:
     model.reset()
     assert runner.cleared == 1
     assert model.draft([Wish(new, 2)]) == [expected([1, 2, 3], 2)]
-
-
-def test_random_traffic_through_an_engine() -> None:
-    """The draft model is right now and then; the fake contexts check every edit and row."""
-    rng = random.Random(5)
-    model, runner = drafter(n_slots=4, cells=400, chunk=16)
-    best = runner.best
-    runner.best = lambda row: best(row) if rng.random() < 0.8 else (3, 0.9)  # type: ignore[method-assign]
-    target = FakeRunner(4, 400)
-    engine = Engine(target, Scheduler(4, 400, 64, 16), 1000, Eager([model], 5))
-    asked = []
-    for i in range(120):
-        prompt = [rng.randrange(4) for _ in range(rng.randint(1, 60))]
-        inbox, new = ask(engine, prompt, rng.randint(1, 30))
-        asked.append((inbox, prompt))
-        if i % 5 == 0:
-            engine.cancel(new)
-    for inbox, prompt in asked:
-        got = inbox.tokens()
-        assert got == expected(prompt, len(got))
-    assert engine.status.draft_accepted > 100
-    engine.close()
-    assert runner.closed
 
 
 TOKENS = [f"t{i}" for i in range(100)]

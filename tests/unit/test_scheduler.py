@@ -1,13 +1,8 @@
-"""The scheduler against a fake cache: admission, prefix reuse, order and budget, and its invariants under
-random traffic."""
+"""The scheduler against a fake cache: admission, prefix reuse, order and budget."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from codellama.engine.batch import Fork, Trim
 from codellama.engine.prefix import common_prefix
@@ -206,12 +201,6 @@ def test_release_of_a_waiting_request() -> None:
     assert loop.scheduler.live() == []
 
 
-def half_right(req: Request, rng: random.Random) -> list[int]:
-    """What will be answered, up to a place where the guess goes wrong; often too long."""
-    right = expected(req.tokens, rng.randint(0, 8))
-    return right + [rng.randrange(9) for _ in range(rng.randint(0, 8))]
-
-
 def test_right_guesses_save_steps_and_wrong_ones_leave_the_cache() -> None:
     loop = Loop(n_slots=1)
     new = request(range(10), 21)
@@ -316,45 +305,6 @@ def test_common_prefix(n: int) -> None:
     a = list(range(1000))
     b = [*range(n), *([-1] if n < 1000 else [])]
     assert common_prefix(a, b) == common_prefix(b, a) == n
-
-
-@settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**32), n_slots=st.integers(1, 5), cells=st.integers(60, 300))
-def test_random_traffic(seed: int, n_slots: int, cells: int) -> None:
-    """Whatever comes and goes, answers are those of lone requests and the invariants hold."""
-    rng = random.Random(seed)
-    loop = Loop(
-        n_slots,
-        cells,
-        n_batch=rng.randint(8, 64),
-        chunk=rng.randint(1, 32),
-        cache_bytes=rng.choice([0, 700, 3000]),
-    )
-    if rng.random() < 0.7:
-        loop.guess = lambda req: half_right(req, rng)
-    longest = rng.choice([50, 110])
-    beginnings = [[rng.randrange(9) for _ in range(rng.randint(1, longest))] for _ in range(3)]
-    everyone: list[Request] = []
-    for _ in range(60):
-        if rng.random() < 0.5:
-            prompt = rng.choice(beginnings)[: rng.randint(1, longest)]
-            prompt += [rng.randrange(9) for _ in range(rng.randint(0, 5))]
-            for _ in range(rng.choice([1, 1, 3])):
-                new = request(prompt, rng.randint(1, 12))
-                if new.reserve <= cells:
-                    everyone.append(new)
-                    loop.submit(new)
-        if rng.random() < 0.1 and everyone:
-            victim = rng.choice(everyone)
-            if victim.state is not State.FINISHED:
-                loop.scheduler.release(victim)
-        loop.step()
-    loop.run()
-    assert not loop.scheduler.has_work
-    for done in everyone:
-        assert done.state is State.FINISHED
-        got = answer(done)
-        assert got == expected(done.prompt, len(got))
 
 
 def test_the_fake_depends_on_all_tokens() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-
-import pytest
 
 from codellama.engine import Engine, FinishReason, Scheduler
 from codellama.engine.batch import TokenLogprob
@@ -102,31 +99,6 @@ def test_a_failing_score_ends_its_request_only() -> None:
     assert bad.final().finish_reason is FinishReason.ERROR
     check(good, [1, 2, 3], 0)
     assert closed_once(new)
-    it.close()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_traffic(seed: int) -> None:
-    """Scored or not, cancelled or not, whatever is reused: every score is that of a lone request."""
-    rng = random.Random(seed)
-    it, _ = engine(n_slots=rng.randint(1, 4), cells=400, max_outputs=rng.choice([4, 10, 40]))
-    beginnings = [[rng.randrange(5) for _ in range(rng.randint(1, 80))] for _ in range(3)]
-    asked = []
-    for i in range(80):
-        prompt = rng.choice(beginnings)[: rng.randint(1, 80)]
-        prompt += [rng.randrange(5) for _ in range(rng.randint(0, 4))]
-        n_top = rng.choice([None, 0, 1, 3])
-        inbox, new = ask(it, prompt, rng.randint(0, 8), prompt_logprobs=n_top)
-        asked.append((inbox, new, prompt, n_top))
-        if i % 6 == 0:
-            it.cancel(rng.choice(asked)[1])
-    for inbox, new, prompt, n_top in asked:
-        inbox.final()
-        got = inbox.tokens()
-        assert got == expected(prompt, len(got))
-        if n_top is not None and not new.cancelled:
-            check(inbox, prompt, n_top)
-    it._scheduler.check_integrity()
     it.close()
 
 

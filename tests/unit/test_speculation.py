@@ -10,6 +10,7 @@ import pytest
 from codellama.engine import Engine, FinishReason, Request, Scheduler, Speculator
 from codellama.engine.drafter import Outlook, Wish
 from tests.fake_runner import FakeRunner, expected, request
+from tests.stepped_engine import Eager
 from tests.unit.test_engine import Inbox, ask, closed_once
 
 Guess = Callable[[list[int], int], list[int]]
@@ -43,18 +44,6 @@ class Scripted:
 
     def close(self) -> None:
         self.closed += 1
-
-
-class Eager(Speculator):
-    """Drafts as much as it may, whatever it measured."""
-
-    def propose(self, requests: Sequence[Request], room: int) -> None:
-        for req in requests:
-            length = min(room, self._n_max, req.draft_limit)
-            idea = self._idea(req) if length > 0 else None
-            if idea is not None:
-                self._draft([(idea, length)])
-                room -= len(req.draft)
 
 
 class Measured(Speculator):
