@@ -1,4 +1,4 @@
-"""Fixtures for all tiers. No test downloads anything."""
+"""Fixtures for all tiers, and how long each tier took. No test downloads anything."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from codellama.llm import LLM
 from tests import tiny_model
+from tests.tiers import time_per_tier
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,13 @@ def real_vocab() -> Path:
     if path is None:
         pytest.skip("no Llama vocabulary: set CODELLAMA_REAL_VOCAB to ggml-vocab-llama-spm.gguf")
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what the time went to."""
+    stats = terminalreporter.stats.values()
+    reports = [r for group in stats for r in group if isinstance(r, pytest.TestReport)]
+    if reports:
+        terminalreporter.write_sep("=", "time per tier")
+        for line in time_per_tier(reports):
+            terminalreporter.write_line(line)

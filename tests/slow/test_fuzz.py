@@ -1,4 +1,4 @@
-"""As tests/unit/test_fuzz_files.py and tests/tiny/test_fuzz_load.py, with many more files."""
+"""As tests/fuzzing/test_files.py and tests/fuzzing/test_loads.py, with many more files."""
 
 from __future__ import annotations
 
