@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from make_random_model import Shape
+from stand_ins.checkpoint import tensor_shapes
 from stand_ins.formats import Piece as Piece
 from stand_ins.formats import safetensors_head as safetensors_head
 from stand_ins.formats import sentencepiece_model as sentencepiece_model
@@ -134,32 +136,18 @@ def tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def tensor_shapes(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor of the model, in the order transformers saves them."""
-    hidden, ffn = checkpoint.hidden, checkpoint.ffn
-    head_dim = checkpoint.head_dim or hidden // checkpoint.heads
-    q_rows, kv_rows = checkpoint.heads * head_dim, checkpoint.kv_heads * head_dim
-    yield "model.embed_tokens.weight", (checkpoint.vocab_size, hidden)
-    for layer in range(checkpoint.layers):
-        prefix = f"model.layers.{layer}."
-        yield f"{prefix}self_attn.q_proj.weight", (q_rows, hidden)
-        yield f"{prefix}self_attn.k_proj.weight", (kv_rows, hidden)
-        yield f"{prefix}self_attn.v_proj.weight", (kv_rows, hidden)
-        yield f"{prefix}self_attn.o_proj.weight", (hidden, q_rows)
-        yield f"{prefix}mlp.gate_proj.weight", (ffn, hidden)
-        yield f"{prefix}mlp.up_proj.weight", (ffn, hidden)
-        yield f"{prefix}mlp.down_proj.weight", (hidden, ffn)
-        yield f"{prefix}input_layernorm.weight", (hidden,)
-        yield f"{prefix}post_attention_layernorm.weight", (hidden,)
-    yield "model.norm.weight", (hidden,)
-    if not checkpoint.tied:
-        yield "lm_head.weight", (checkpoint.vocab_size, hidden)
-
-
 def random_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
     """Name, dtype and data of every tensor; BF16 data is held as its upper 16 bits."""
     generator = np.random.default_rng(checkpoint.seed)
-    for name, shape in tensor_shapes(checkpoint):
+    measures = Shape(
+        hidden=checkpoint.hidden,
+        ffn=checkpoint.ffn,
+        layers=checkpoint.layers,
+        heads=checkpoint.heads,
+        kv_heads=checkpoint.kv_heads,
+        vocab=checkpoint.vocab_size,
+    )
+    for name, shape in tensor_shapes(measures, checkpoint.head_dim, checkpoint.tied):
         values = generator.standard_normal(shape, np.float32) * np.float32(0.05)
         if len(shape) == 1:
             values += np.float32(1)

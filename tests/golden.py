@@ -12,6 +12,7 @@ from pathlib import Path
 import gguf
 
 from codellama.params import Message
+from tests.tiny_model import add_vocabulary
 
 STEP = 32015
 
@@ -95,13 +96,7 @@ def write_pieces(
 ) -> Path:
     """A vocabulary-only GGUF."""
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(pieces)
-    writer.add_token_scores(scores)
-    writer.add_token_types(types)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    add_vocabulary(writer, pieces, scores, types)
     if eot is not None:
         writer.add_eot_token_id(eot)
     for name in ("context_length", "embedding_length", "block_count", "feed_forward_length"):

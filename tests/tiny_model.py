@@ -34,6 +34,19 @@ def vocabulary(step: bool = True) -> tuple[list[str], list[float], list[int]]:
     return pieces, scores, types
 
 
+def add_vocabulary(
+    writer: gguf.GGUFWriter, pieces: list[str], scores: list[float], types: list[int]
+) -> None:
+    """A SentencePiece vocabulary that begins with `<unk>`, `<s>` and `</s>`."""
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+
+
 def write(
     path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX, head_dim: int = 16
 ) -> Path:
@@ -53,13 +66,7 @@ def write(
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(pieces))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(pieces)
-    writer.add_token_scores(scores)
-    writer.add_token_types(types)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    add_vocabulary(writer, pieces, scores, types)
     writer.add_add_bos_token(True)
     if step:
         writer.add_eot_token_id(len(pieces) - 1)

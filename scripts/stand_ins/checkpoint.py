@@ -51,24 +51,31 @@ class Tensor:
         return 2 * math.prod(self.shape)
 
 
-def tensor_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor of the model, in the order transformers saves them."""
+def tensor_shapes(
+    shape: Shape, head_dim: int | None = None, tied: bool = False
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor of the model, in the order transformers saves them; `tied` ones lack the last.
+
+    `head_dim` is the width of a head, None for the hidden size by the number of heads.
+    """
     hidden, ffn = shape.hidden, shape.ffn
-    kv = hidden // shape.heads * shape.kv_heads
+    head_dim = head_dim or hidden // shape.heads
+    q, kv = head_dim * shape.heads, head_dim * shape.kv_heads
     yield "model.embed_tokens.weight", (shape.vocab, hidden)
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
-        yield f"{prefix}self_attn.q_proj.weight", (hidden, hidden)
+        yield f"{prefix}self_attn.q_proj.weight", (q, hidden)
         yield f"{prefix}self_attn.k_proj.weight", (kv, hidden)
         yield f"{prefix}self_attn.v_proj.weight", (kv, hidden)
-        yield f"{prefix}self_attn.o_proj.weight", (hidden, hidden)
+        yield f"{prefix}self_attn.o_proj.weight", (hidden, q)
         yield f"{prefix}mlp.gate_proj.weight", (ffn, hidden)
         yield f"{prefix}mlp.up_proj.weight", (ffn, hidden)
         yield f"{prefix}mlp.down_proj.weight", (hidden, ffn)
         yield f"{prefix}input_layernorm.weight", (hidden,)
         yield f"{prefix}post_attention_layernorm.weight", (hidden,)
     yield "model.norm.weight", (hidden,)
-    yield "lm_head.weight", (shape.vocab, hidden)
+    if not tied:
+        yield "lm_head.weight", (shape.vocab, hidden)
 
 
 @functools.cache
