@@ -251,9 +251,12 @@ def test_stopping_criteria_are_refused() -> None:
 
 
 def test_neutral_tool_options_are_accepted() -> None:
-    FakeLLM().create_chat_completion(
-        MESSAGES, tools=[], tool_choice="auto", functions=[], function_call="none"
+    told, plain = FakeLLM(), FakeLLM()
+    told.create_chat_completion(
+        MESSAGES, seed=1, tools=[], tool_choice="auto", functions=[], function_call="none"
     )
+    plain.create_chat_completion(MESSAGES, seed=1)
+    assert told.calls == plain.calls, "and change nothing"
 
 
 def test_messages_as_text() -> None:

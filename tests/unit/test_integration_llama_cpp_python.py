@@ -1,3 +1,5 @@
+"""The chat handler over a stand-in for `llama_cpp.Llama`: what it renders, asks for and refuses."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
