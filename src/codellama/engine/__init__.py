@@ -54,10 +54,11 @@ does nothing for what nobody uses.
 
 from codellama.engine.batch import Batch, TokenLogprob
 from codellama.engine.drafter import Drafter, NgramDrafter
-from codellama.engine.engine import Engine, Runner
+from codellama.engine.engine import Engine
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.prompt_cache import PromptCache
 from codellama.engine.request import Delta, FinishReason, Request, State, Timings, Usage
+from codellama.engine.runner import Runner
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Slot
 from codellama.engine.speculator import Speculator

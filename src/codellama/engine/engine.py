@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from codellama.engine.background import Background, Work
 from codellama.engine.batch import Batch, KVState, Scales, TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Request, State
+from codellama.engine.runner import Runner
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
@@ -30,28 +31,6 @@ T = TypeVar("T")
 
 # A context that fails this often in a row is taken to be beyond repair.
 MOST_FAILURES = 3
-
-
-class Runner(Protocol):
-    """The native side, as the engine sees it. Only the engine's thread calls it."""
-
-    def run(self, batch: Batch) -> None:
-        """Carry out the KV edits and decode the rows; raises if it cannot."""
-
-    def sample(self, sampler: Any, row: int) -> int:
-        """Draw the token after batch row `row`."""
-
-    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        """The probability of `token` after batch row `row`, and the `n_top` likeliest."""
-
-    def n_cached(self, sequence: int) -> int:
-        """Number of tokens of a sequence in the KV cache."""
-
-    def clear(self) -> None:
-        """Forget all sequences."""
-
-    def close(self) -> None:
-        """Free everything."""
 
 
 class Engine:

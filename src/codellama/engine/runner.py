@@ -1,0 +1,32 @@
+"""What the engine needs of the native side: a context that decodes batches and draws tokens.
+
+`native.context.Context` is one; tests have one that is pure Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from codellama.engine.batch import Batch, TokenLogprob
+
+
+class Runner(Protocol):
+    """The native side, as the engine sees it. Only the engine's thread calls it."""
+
+    def run(self, batch: Batch) -> None:
+        """Carry out the KV edits and decode the rows; raises if it cannot."""
+
+    def sample(self, sampler: Any, row: int) -> int:
+        """Draw the token after batch row `row`."""
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        """The probability of `token` after batch row `row`, and the `n_top` likeliest."""
+
+    def n_cached(self, sequence: int) -> int:
+        """Number of tokens of a sequence in the KV cache."""
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+
+    def close(self) -> None:
+        """Free everything."""
