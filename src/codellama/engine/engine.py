@@ -318,8 +318,7 @@ class Engine:
         if token in request.stop_tokens:
             # Who scores a prompt is told of the end too: evaluation harnesses ask for one token
             # more than they score and cut the last entry off, whatever it is.
-            scoring = request.prompt_logprobs is not None
-            end = Delta(logprobs=logprobs if scoring else ())
+            end = Delta(logprobs=() if request.prompt_logprobs is None else logprobs)
             self._end(request, FinishReason.STOP, stop=token, last=end)
             return
         text = request.detokenizer.push(token)
@@ -344,19 +343,10 @@ class Engine:
         """The one place where a request ends: slot, sampler, final delta, count."""
         self._scheduler.release(request)
         self._speculator.forget(request)
-        last = last or Delta()
         timings = request.timings()
         self._totals.prompt_seconds += timings.prompt_s
         self._totals.decode_seconds += timings.decode_s
-        final = last._replace(
-            text=last.text + request.detokenizer.flush(),
-            finish_reason=reason,
-            stop=stop,
-            usage=request.usage(),
-            timings=timings,
-            error=error,
-            truncated=request.truncated,
-        )
+        final = request.final(last or Delta(), reason, stop, timings, error)
         request.sampler.close()
         self._send(request, final)
         self._forget(1)

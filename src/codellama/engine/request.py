@@ -216,3 +216,22 @@ class Request:
             draft_n=self.draft_n,
             draft_accepted=self.draft_accepted,
         )
+
+    def final(
+        self,
+        last: Delta,
+        reason: FinishReason,
+        stop: str | int | None,
+        timings: Timings,
+        error: BaseException | None,
+    ) -> Delta:
+        """The final delta: what is new in `last`, the text held back until now, and how it ended."""
+        return last._replace(
+            text=last.text + self.detokenizer.flush(),
+            finish_reason=reason,
+            stop=stop,
+            usage=self.usage(),
+            timings=timings,
+            error=error,
+            truncated=self.truncated,
+        )
