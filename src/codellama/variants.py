@@ -63,8 +63,8 @@ SHAPES: dict[str, Shape] = {
 class Variant:
     """One published model. `n_ctx` is the context it was trained for, in tokens.
 
-    `eos_ids` end generation (generation_config.json). `shards` is the number of safetensors files
-    and `n_ctx_config` the `max_position_embeddings` of config.json, None where no source shows it.
+    `eos_ids` end generation (generation_config.json). `shards` is the number of safetensors files,
+    None where no source shows it.
     `remark` says what to know, `sources` where the row comes from.
     """
 
@@ -79,7 +79,6 @@ class Variant:
     eos_ids: tuple[int, ...]
     sources: tuple[str, ...]
     shards: int | None = None
-    n_ctx_config: int | None = None
     remark: str = ""
 
     @property
@@ -122,7 +121,6 @@ def _small(
     size: str,
     kind: Kind,
     sources: tuple[str, ...],
-    n_ctx_config: int | None = None,
     remark: str = "",
 ) -> Variant:
     """A 7B or 13B model: 16k context, infill for base and Instruct (Meta's README)."""
@@ -138,7 +136,6 @@ def _small(
         infill="no" if python else "yes",
         eos_ids=(2,),
         sources=(*sources, META_README),
-        n_ctx_config=n_ctx_config,
         remark=remark,
     )
 
@@ -156,18 +153,17 @@ def _medium(kind: Kind) -> Variant:
         infill="no",
         eos_ids=(2,),
         sources=(LITGPT, DERIVED_34B, META_README),
-        n_ctx_config=16384,
     )
 
 
 VARIANTS: tuple[Variant, ...] = (
-    _small("7b", "base", (_config("codellama/CodeLlama-7b-hf"),), 16384),
-    _small("7b", "python", (_config("codellama/CodeLlama-7b-Python-hf"),), 16384),
-    _small("7b", "instruct", ("generation_config.json of the repository", LITGPT), 16384),
-    _small("13b", "base", (LITGPT,), 16384),
-    _small("13b", "python", (LITGPT,), 16384),
+    _small("7b", "base", (_config("codellama/CodeLlama-7b-hf"),)),
+    _small("7b", "python", (_config("codellama/CodeLlama-7b-Python-hf"),)),
+    _small("7b", "instruct", ("generation_config.json of the repository", LITGPT)),
+    _small("13b", "base", (LITGPT,)),
+    _small("13b", "python", (LITGPT,)),
     _small(
-        "13b", "instruct", (LITGPT,), None,
+        "13b", "instruct", (LITGPT,),
         "litgpt lists 2048 positions, probably an early config.json: the checkpoint decides",
     ),
     _medium("base"),
@@ -176,7 +172,6 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(
         name="70b", kind="base", shape=SHAPES["70b"], vocab_size=32016, n_ctx=16384,
         rope_theta=1e6, chat_format="none", infill="experimental", eos_ids=(2,), shards=29,
-        n_ctx_config=16384,
         sources=(_config("monsterapi/CodeLlama-70b-hf_4bit_bnb"), LITGPT, ISSUE_188, META_CARD, EXL2),
         remark="Meta's model card says it infills, Meta's README does not: only when asked to",
     ),
@@ -188,7 +183,6 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(
         name="70b-instruct", kind="instruct", shape=SHAPES["70b"], vocab_size=32016, n_ctx=4096,
         rope_theta=1e4, chat_format="turn", infill="no", eos_ids=(2, 32015), shards=29,
-        n_ctx_config=4096,
         sources=(
             _config("VishaalY/CodeLlama-70b-instruct-neuron"), _config("openbmb/Eurus-70b-nca"),
             "codellama/CodeLlama-70b-Instruct-hf commits 8050903 and c9f6cf9", META_CARD, EXL2,
