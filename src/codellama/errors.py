@@ -54,14 +54,16 @@ class CodeLlamaError(Exception):
     def spelled(self, names: Mapping[str, str]) -> str:
         """The text with settings named as in `names`; those that are not in it keep their own name."""
         sentence = self._sentence(names)
-        if not self.remedy:
-            return sentence
-        settings = [name for _, name, _, _ in Formatter().parse(self.remedy) if name]
-        remedy = self.remedy.format_map({name: names.get(name, name) for name in settings})
-        return f"{sentence}: {remedy}"
+        return f"{sentence}: {_filled(self.remedy, names, {})}" if self.remedy else sentence
 
     def _sentence(self, names: Mapping[str, str]) -> str:
         return self.sentence
+
+
+def _filled(template: str, names: Mapping[str, str], values: Mapping[str, object]) -> str:
+    """The template with its values; a name that has none is that of a setting, spelled as in `names`."""
+    fields = {name.partition(".")[0] for _, name, _, _ in Formatter().parse(template) if name}
+    return template.format_map({name: names.get(name, name) for name in fields} | dict(values))
 
 
 def _remade(
@@ -76,9 +78,10 @@ class InvalidRequestError(CodeLlamaError, ValueError):
     """A request that cannot work as it is written.
 
     `param` is the name of the offending parameter, or None if no single one is at fault. In the sentence
-    `{param}` stands for it, and other names in braces for `values`::
+    `{param}` stands for it, other names in braces for `values`, or else for settings::
 
         InvalidRequestError("{param} must be at least {least}", "n", least=1)
+        InvalidRequestError("{param} must not be larger than {n_batch}", "n_ubatch")
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class InvalidRequestError(CodeLlamaError, ValueError):
 
     def _sentence(self, names: Mapping[str, str]) -> str:
         param = self.param or ""
-        return self.sentence.format(param=names.get(param, param), **self.values)
+        return _filled(self.sentence, names, {"param": names.get(param, param), **self.values})
 
     def rename(self, name: str) -> Self:
         """Call the parameter `name`, as the caller spelled it; returns the error itself."""

@@ -167,3 +167,12 @@ def test_a_bad_schema_is_told_in_words(schema: Any, reason: str) -> None:
         schema_to_gbnf(schema)
     assert str(caught.value) == f"the JSON schema cannot be used: {reason}"
     assert caught.value.param == "json_schema"
+
+
+def test_a_sentence_names_other_settings_as_the_caller_spells_them() -> None:
+    error = InvalidRequestError(
+        "{param} must not be larger than {n_batch} ({most})", "n_ubatch", most=9
+    )
+    assert str(error) == "n_ubatch must not be larger than n_batch (9)"
+    flags = {"n_ubatch": "--ubatch-size", "n_batch": "--batch-size"}
+    assert error.spelled(flags) == "--ubatch-size must not be larger than --batch-size (9)"

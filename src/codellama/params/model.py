@@ -219,17 +219,17 @@ class ModelConfig:
     def _check_batches(self) -> None:
         if self.n_ubatch > self.n_batch:
             raise InvalidRequestError(
-                "{param} ({n_ubatch}) must not be larger than n_batch ({n_batch})",
+                "{param} ({value}) must not be larger than {n_batch} ({most})",
                 "n_ubatch",
-                n_ubatch=self.n_ubatch,
-                n_batch=self.n_batch,
+                value=self.n_ubatch,
+                most=self.n_batch,
             )
         if self.n_batch < self.n_seq_max:
             raise InvalidRequestError(
-                "{param} ({n_batch}) must be at least n_seq_max ({n_seq_max})",
+                "{param} ({value}) must be at least {n_seq_max} ({least})",
                 "n_batch",
-                n_batch=self.n_batch,
-                n_seq_max=self.n_seq_max,
+                value=self.n_batch,
+                least=self.n_seq_max,
             )
 
     def _check_draft(self) -> None:
@@ -237,7 +237,7 @@ class ModelConfig:
             raise InvalidRequestError("spec_type draft needs a {param}", "draft_model")
         if self.spec_type in ("none", "ngram") and self.draft_model is not None:
             raise InvalidRequestError(
-                "a draft_model is not used with {param} {kind}",
+                "a {draft_model} is not used with {param} {kind}",
                 "spec_type",
                 "choose auto or draft",
                 kind=self.spec_type,

@@ -168,7 +168,7 @@ class SamplingParams:
             check_scales(self.lora)
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidRequestError(
-                "grammar and json_schema exclude each other: give one of them", "grammar"
+                "{param} and {json_schema} exclude each other: give one of them", "grammar"
             )
 
     def _check_lists(self) -> None:
