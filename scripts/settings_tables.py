@@ -1,13 +1,16 @@
-"""Writes the tables of settings: in PYTHON_API.md, and in the server's README what a request may set.
+"""Writes what follows from the declarations in `params`: tables in two documents, and `params/options.py`.
 
-The rows are the declarations in `params`, with the flags of the command line and the names of HTTP.
+The tables are in PYTHON_API.md and, for what a request may set, in the server's README. They have the flags
+of the command line and the names of HTTP. `params/options.py` has the same settings as keyword arguments.
 
-scripts/settings_tables.py            rewrite the tables
+scripts/settings_tables.py            rewrite all of it
 scripts/settings_tables.py --check    fail if one is out of date (run by scripts/check)
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 import types
 from pathlib import Path
@@ -17,8 +20,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "codellama"
 PYTHON_API = PACKAGE / "PYTHON_API.md"
 SERVER = PACKAGE / "server" / "README.md"
+OPTIONS = PACKAGE / "params" / "options.py"
 BEGIN = "<!-- {name}: made by scripts/settings_tables.py -->\n"
 END = "<!-- end of {name} -->\n"
+CODE_BEGIN = "    # {name}: made by scripts/settings_tables.py\n"
+CODE_END = "    # end of {name}\n"
 
 sys.path.insert(0, str(PACKAGE.parent))
 
@@ -106,20 +112,31 @@ def server_table() -> str:
     return "".join(rows)
 
 
+def keywords(cls: type) -> str:
+    """The fields of a dataclass as those of a TypedDict; where it has a tuple, any sequence will do."""
+    lines = []
+    for field in dataclasses.fields(cls):
+        kind = re.sub(r"^tuple\[(.*), \.\.\.\]$", r"Sequence[\1]", str(field.type))
+        lines.append(f"    {field.name}: {kind}\n")
+    return "".join(lines)
+
+
 def documents() -> dict[Path, str]:
-    """Every document and what it ought to be."""
-    api = PYTHON_API.read_text("utf-8")
+    """Every file and what it ought to be."""
+    api, options = PYTHON_API.read_text("utf-8"), OPTIONS.read_text("utf-8")
     for name, cls in (("sampling", SamplingParams), ("model", ModelConfig)):
-        api = replaced(api, name, python_table(cls))
-    server = replaced(SERVER.read_text("utf-8"), "fields", server_table())
-    return {PYTHON_API: api, SERVER: server}
+        api = replaced(api, python_table(cls), BEGIN.format(name=name), END.format(name=name))
+        marks = CODE_BEGIN.format(name=name), CODE_END.format(name=name)
+        options = replaced(options, keywords(cls), *marks)
+    marks = BEGIN.format(name="fields"), END.format(name="fields")
+    server = replaced(SERVER.read_text("utf-8"), server_table(), *marks)
+    return {PYTHON_API: api, OPTIONS: options, SERVER: server}
 
 
-def replaced(text: str, name: str, table: str) -> str:
-    """`text` with this table between the marks of `name`."""
-    begin, end = BEGIN.format(name=name), END.format(name=name)
+def replaced(text: str, part: str, begin: str, end: str) -> str:
+    """`text` with this part between two marks."""
     head, rest = text.split(begin)
-    return head + begin + table + end + rest.split(end)[1]
+    return head + begin + part + end + rest.split(end)[1]
 
 
 def main() -> int:

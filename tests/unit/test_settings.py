@@ -22,7 +22,7 @@ from codellama.protocol.fields import OWN_FORM, SamplingFields, wire_type
 from codellama.protocol.llama_server import InfillRequest, NativeRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest
 from codellama.settings import Face, Setting, check_settings, setting, settings_of
-from settings_tables import documents
+from settings_tables import PYTHON_API, SERVER, documents
 
 CLASSES = (SamplingParams, ModelConfig)
 SETTINGS = [(cls, s) for cls in CLASSES for s in settings_of(cls)]
@@ -114,7 +114,8 @@ def test_a_models_setting_is_an_option_of_serve(declared: Setting) -> None:
 
 @every_setting
 def test_every_setting_is_in_the_documents(cls: type, declared: Setting) -> None:
-    api, server = documents().values()
+    made = documents()
+    api, server = made[PYTHON_API], made[SERVER]
     assert f"\n| `{declared.name}` |" in api
     if cls is SamplingParams:
         assert f"\n| `{declared.name}` |" in server or f"\n| `{declared.name}, " in server

@@ -1,7 +1,7 @@
 """The settings as keyword arguments, so that an editor completes them: `Unpack[SamplingOptions]`.
 
-Python has no way to make these from the dataclasses; a test keeps names and types in step. Where a field
-is a tuple, any sequence will do.
+Python has no way to make these from the dataclasses, so `scripts/settings_tables.py` writes them. Where a
+field is a tuple, any sequence will do.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from codellama.variants import ChatFormatName
 class SamplingOptions(TypedDict, total=False):
     """The fields of `SamplingParams`, which says what they mean."""
 
+    # sampling: made by scripts/settings_tables.py
     max_tokens: int | None
     temperature: float
     top_k: int
@@ -64,11 +65,13 @@ class SamplingOptions(TypedDict, total=False):
     context_shift: bool | None
     n_keep: int | None
     n_discard: int
+    # end of sampling
 
 
 class ModelOptions(TypedDict, total=False):
     """The fields of `ModelConfig`, which says what they mean."""
 
+    # model: made by scripts/settings_tables.py
     n_ctx: int | None
     n_seq_max: int
     kv_cells: int | None
@@ -112,3 +115,4 @@ class ModelOptions(TypedDict, total=False):
     yarn_attn_factor: float | None
     yarn_beta_fast: float | None
     yarn_beta_slow: float | None
+    # end of model

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from typing_extensions import assert_never
+
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.params import Message, ModelConfig, Prompt
 from codellama.prompts.chat import (
@@ -71,10 +73,15 @@ class Prompts:
         self._config = config
         self.chat_format: ChatFormat | None = None
         chosen = config.chat_format or chat_format_name(metadata, variant)
-        if chosen == "turn":
-            self.chat_format = TurnFormat(vocabulary, config.special_tags)
-        elif chosen == "inst":
-            self.chat_format = InstFormat(vocabulary, config.special_tags)
+        match chosen:
+            case "turn":
+                self.chat_format = TurnFormat(vocabulary, config.special_tags)
+            case "inst":
+                self.chat_format = InstFormat(vocabulary, config.special_tags)
+            case "none":
+                pass
+            case _:
+                assert_never(chosen)
 
     def chat(self, messages: str | Iterable[Message]) -> Prompt:
         """The ids of a dialog; a text is one user turn. Raises ChatFormatError, UnsupportedError."""
