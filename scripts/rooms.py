@@ -44,7 +44,7 @@ OUTSIDE = {
     "pydantic_core": {"server"},
     "rich": {"cli"},
     "starlette": {"server"},
-    "typing_extensions": {"errors", "llm", "params", "prompts", "protocol", "running"},
+    "typing_extensions": {"errors", "llm", "params", "prompts", "protocol", "running", "session"},
     "uvicorn": {"server"},
     "yaml": {"weights"},
 }

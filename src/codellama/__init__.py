@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from codellama.running.adapters import Adapter
     from codellama.running.completion import Choice, Completion, Result
     from codellama.running.embedding import Embeddings
+    from codellama.session import Session
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "QueueFullError",
     "Result",
     "SamplingParams",
+    "Session",
     "Timings",
     "UnsupportedError",
     "Usage",
@@ -72,6 +74,7 @@ _HOMES = {
     "codellama.running.embedding": ("Embeddings",),
     "codellama.engine.request": ("Delta", "FinishReason", "Timings", "Usage"),
     "codellama.llm": ("LLM",),
+    "codellama.session": ("Session",),
     "codellama.params": ("Message", "ModelConfig", "Prompt", "SamplingParams"),
 }
 

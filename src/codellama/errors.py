@@ -39,12 +39,13 @@ class CodeLlamaError(Exception):
 
     The text is composed of `sentence`, what is wrong, and `remedy`, what to do about it. A remedy writes
     the settings that it speaks of as `{n_ctx}`: Python's spelling by default, an option's on the command
-    line (see `spelled`).
+    line (see `spelled`). The text begins with `setting`, the name of the one that is at fault, if given.
     """
 
-    def __init__(self, sentence: str, remedy: str = "") -> None:
+    def __init__(self, sentence: str, remedy: str = "", setting: str = "") -> None:
         self.sentence = sentence
         self.remedy = remedy
+        self.setting = setting
         super().__init__(self.spelled({}))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,8 +57,14 @@ class CodeLlamaError(Exception):
         sentence = self._sentence(names)
         return f"{sentence}: {_filled(self.remedy, names, {})}" if self.remedy else sentence
 
+    def about(self, setting: str) -> Self:
+        """Say that it is this setting's value that is at fault; returns the error itself."""
+        self.setting, self.sentence = setting, f": {self.sentence}"
+        self.args = (self.spelled({}),)
+        return self
+
     def _sentence(self, names: Mapping[str, str]) -> str:
-        return self.sentence
+        return names.get(self.setting, self.setting) + self.sentence
 
 
 def _filled(template: str, names: Mapping[str, str], values: Mapping[str, object]) -> str:

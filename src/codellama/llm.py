@@ -28,7 +28,7 @@ from codellama.engine import EngineStatus
 from codellama.engine.request import Delta, Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
-from codellama.files.loadable import check_adapter, read_model
+from codellama.files.loadable import read_model
 from codellama.models import resolve_model
 from codellama.native.model import Tokenizer
 from codellama.params import (
@@ -53,11 +53,13 @@ from codellama.running.kv_file import StaleStateError, read_state, write_state
 from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
     adapter_table,
+    check_adapters,
     load_adapters,
     open_context,
     open_drafters,
     open_encoder,
     open_model,
+    read_draft,
     shift_problem,
     start_engine,
     state_owner,
@@ -97,9 +99,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
         self.path = resolve_model(model)
         self.name = self.path.stem
         header = read_model(self.path)
-        draft = None if self.config.draft_model is None else read_model(self.config.draft_model)
-        for adapter, _ in self.config.adapters:
-            check_adapter(adapter)
+        draft = read_draft(self.config)
+        check_adapters(self.config)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
         self.plan: LoadPlan = plan_load(header, self.config, this_machine(), draft)

@@ -105,9 +105,11 @@ def demo_gguf(say: Callable[[str], None] = logger.info) -> Path:
             f"{DEMO_CHECKPOINT}: no demo checkpoint; it is part of the source checkout, from which "
             "`scripts/setup` installs"
         )
+    from codellama.files.provenance import manifest_path  # with it comes llama.cpp
+
     folder = cache_folder() / "demo" / _checksum(DEMO_CHECKPOINT)
     path = folder / f"codellama-demo.{DEMO_TYPE}.gguf"
-    if not path.is_file():
+    if not path.is_file() or not manifest_path(path).is_file():
         say(f"Converting {DEMO_CHECKPOINT.name} to {DEMO_TYPE} ...")
         _convert_demo(path)
     return path
@@ -172,12 +174,15 @@ def _list(paths: list[Path]) -> str:
 
 def _convert_demo(path: Path) -> None:
     """Convert beside the place and move there, so that two demos at once do not meet."""
+    from codellama.files.provenance import manifest_path
     from codellama.weights.convert import convert
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        convert(DEMO_CHECKPOINT, Path(scratch) / path.name, DEMO_TYPE)
-        os.replace(Path(scratch) / path.name, path)
+        made = Path(scratch) / path.name
+        convert(DEMO_CHECKPOINT, made, DEMO_TYPE)
+        os.replace(manifest_path(made), manifest_path(path))
+        os.replace(made, path)  # last: who finds it finds its manifest too
 
 
 def _checksum(folder: Path) -> str:

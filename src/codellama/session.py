@@ -12,11 +12,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import Unpack
 
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.params import ContextPolicy, Message
+from codellama.params.options import SamplingOptions
 from codellama.running.collected import Collected
 from codellama.running.kv_file import StaleStateError
 
@@ -42,6 +45,9 @@ class Answer:
         self._keep = keep
         self._collected = Collected()
         self.dropped = len(completion.dropped)
+
+    def __repr__(self) -> str:
+        return f"<Answer by {self._completion!r}>"
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -130,7 +136,7 @@ class Session:
         """The conversation so far, with the system turn: a new list."""
         return self._with_system(self._turns)
 
-    def ask(self, text: str, **params: Any) -> Answer:
+    def ask(self, text: str, **params: Unpack[SamplingOptions]) -> Answer:
         """Ask the next question; `params` are fields of `SamplingParams`.
 
         Raises what `LLM.chat` raises; the conversation is then unchanged. An answer that is still
@@ -138,7 +144,7 @@ class Session:
         """
         return self._ask(self._turns, text, params)
 
-    def regen(self, **params: Any) -> Answer:
+    def regen(self, **params: Unpack[SamplingOptions]) -> Answer:
         """Ask the last question again; the new answer takes the place of the old one.
 
         Raises InvalidRequestError if nothing has been asked yet.
@@ -214,11 +220,10 @@ class Session:
         head = [] if self._system is None else [Message(role="system", content=self._system)]
         return head + turns
 
-    def _ask(self, before: list[Message], text: str, params: dict[str, Any]) -> Answer:
+    def _ask(self, before: list[Message], text: str, params: SamplingOptions) -> Answer:
         question = Message(role="user", content=text)
-        if self.context_policy is not None:
-            params = {"context_policy": self.context_policy, **params}
-        completion = self.llm.chat([*self._with_system(before), question], **params)
+        messages = [*self._with_system(before), question]
+        completion = self.llm.chat(messages, context_policy=self.context_policy, **params)
         self._stop()
         self._turns, self._question, self._answered = list(before), text, False
 

@@ -18,6 +18,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from codellama.errors import InvalidRequestError
 
+ELSEWHERE = {
+    "stream": "what is returned is a stream already: iterate it",
+    "response_format": "json_schema takes the schema",
+    "system": "give a message with the role system, or use a Session",
+}
+"""What other libraries have as a parameter, and where it is here."""
+
 T = TypeVar("T")
 Face = Literal["Python", "command line", "HTTP"]
 """Where a setting can be given."""
@@ -156,7 +163,8 @@ def make(cls: type[T], options: Mapping[str, Any]) -> T:
     for name in options:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = ELSEWHERE.get(name) or (f"did you mean {close[0]}?" if close else "")
+            hint = f"; {hint}" if hint else ""
             raise InvalidRequestError("unknown parameter {param!r}{hint}", name, hint=hint)
     return cls(**options)
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from codellama import models
 from codellama.cli import demo, main
+from codellama.files.provenance import manifest_path
 from codellama.llm import LLM
 from codellama.native.library import library
 from tests import tiny_model
@@ -118,7 +119,7 @@ def test_gpu_layers_without_a_gpu(tiny_gguf: Path) -> None:
     if library().gpus():
         pytest.skip("this machine has a GPU")
     line = one_line(invoke("complete", tiny_gguf, "x", "--n-gpu-layers", "all"))
-    assert "n_gpu_layers=all was asked for, but this llama.cpp has no GPU backend" in line
+    assert "--n-gpu-layers=all was asked for, but this llama.cpp has no GPU backend" in line
 
 
 def test_a_bad_grammar(tiny_gguf: Path, tmp_path: Path) -> None:
@@ -176,7 +177,9 @@ def test_the_demo_is_converted_again_when_the_checkpoint_changes(checkpoint: Pat
     (checkpoint / "generation_config.json").write_text('{"eos_token_id": 2}')
     after = models.demo_gguf()
     assert before != after
-    assert list(after.parent.iterdir()) == [after]  # nothing is left beside it
+    # Nothing is left beside it but its manifest, by which `verify demo` checks it.
+    assert sorted(after.parent.iterdir()) == [after, manifest_path(after)]
+    assert invoke("verify", "demo").exit_code == 0
 
 
 def test_demo_is_a_model_everywhere(checkpoint: Path) -> None:

@@ -212,11 +212,11 @@ def test_a_saved_state_comes_back_under_its_own_adapters(
         talk = Session(llm)
         talk.ask(question, lora={0: 0.5}, **GREEDY).text()
         talk.save(tmp_path / "talk.json", kv=True)
-    for lora, cached in (({0: 0.5}, True), ({0: 1.0}, False)):
+    for scale, cached in ((0.5, True), (1.0, False)):
         with LLM(tiny_gguf, **options) as llm:
             talk = Session.load(tmp_path / "talk.json", llm)
             assert talk.notice is None
-            answer = talk.ask("And a tuple?", lora=lora, **GREEDY)
+            answer = talk.ask("And a tuple?", lora={0: scale}, **GREEDY)
             answer.text()
             assert (answer.usage.cached_tokens > len(question)) is cached
 

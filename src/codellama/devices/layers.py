@@ -46,8 +46,9 @@ def place(
     offloaded = kv_bytes if config.offload_kqv else 0
     if not gpus and wanted not in ("auto", 0):
         raise UnsupportedError(
-            f"{setting}={wanted} was asked for, but this llama.cpp has no GPU backend or sees no GPU",
+            f"={wanted} was asked for, but this llama.cpp has no GPU backend or sees no GPU",
             f"set {{{setting}}} to auto or 0, or run scripts/setup on a machine with one",
+            setting,
         )
     if not gpus:
         placement = fit.placed(layers, offloaded, 0)

@@ -44,7 +44,7 @@ def plan_load(
     cache_bytes, cache_reason = _choose_prompt_cache(config, machine)
     problem = shift_problem(header, config, machine)
     if problem is not None and config.context_shift:
-        raise UnsupportedError(f"context_shift: {problem}")
+        raise UnsupportedError(f": {problem}", setting="context_shift")
     host_bytes = model.host_bytes + (drafting.host_bytes if drafting else 0)
     warnings = (
         *_context_warnings(n_ctx, trained),

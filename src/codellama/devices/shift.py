@@ -16,10 +16,10 @@ def shift_problem(header: GGUFHeader, config: ModelConfig, machine: Machine) -> 
     process; on quantized ones it crashes unless it stores them rotated, which it does in blocks of 64.
     """
     if config.type_k == "bf16":
-        return "llama.cpp cannot move keys of type bf16: choose another type_k, such as f16"
+        return "llama.cpp cannot move keys of type bf16, but those of type f16"
     unrotated = head_dim(header) % 64 or not machine.rotates_keys
     if config.type_k not in ("f32", "f16") and unrotated:
-        return f"llama.cpp cannot move this model's keys of type {config.type_k}: set type_k to f16"
+        return f"llama.cpp cannot move this model's keys of type {config.type_k}, but those of type f16"
     meta, prefix = header.metadata, "llama.rope.scaling."
     scaling = config.rope_scaling or meta.get(prefix + "type")
     factors = (

@@ -62,7 +62,7 @@ class RequestMaker:
         if not params.context_shift:
             return None
         if self.shift_problem is not None:
-            raise UnsupportedError(f"context_shift: {self.shift_problem}")
+            raise UnsupportedError(f": {self.shift_problem}", setting="context_shift")
         n_keep = params.n_keep or 0
         if n_keep < 0:
             n_keep = len(prompt.tokens)

@@ -19,8 +19,9 @@ from codellama.engine import (
     Scheduler,
     Speculator,
 )
-from codellama.errors import UnsupportedError
+from codellama.errors import ModelLoadError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
+from codellama.files.loadable import check_adapter, read_model
 from codellama.files.provenance import sha256
 from codellama.native.context import Context
 from codellama.native.library import library
@@ -29,6 +30,25 @@ from codellama.native.settings import ContextSettings
 from codellama.params import ModelConfig, Progress
 from codellama.running.adapters import Adapter, AdapterTable
 from codellama.running.kv_file import fingerprint
+
+
+def read_draft(config: ModelConfig) -> GGUFHeader | None:
+    """The header of the draft model, if there is one. Raises ModelLoadError naming `draft_model`."""
+    if config.draft_model is None:
+        return None
+    try:
+        return read_model(config.draft_model)
+    except ModelLoadError as error:
+        raise error.about("draft_model") from error.__cause__
+
+
+def check_adapters(config: ModelConfig) -> None:
+    """Raises ModelLoadError naming `lora` for an adapter's file that llama.cpp cannot be trusted with."""
+    for path, _ in config.adapters:
+        try:
+            check_adapter(path)
+        except ModelLoadError as error:
+            raise error.about("lora") from error.__cause__
 
 
 def open_model(plan: ModelPlan, undo: ExitStack, progress: Progress | None = None) -> Model:
@@ -84,7 +104,7 @@ def shift_problem(plan: LoadPlan, context: Context, config: ModelConfig) -> str 
         return plan.shift_problem
     problem = "llama.cpp cannot move the tokens of this model"
     if config.context_shift:
-        raise UnsupportedError(f"context_shift: {problem}")
+        raise UnsupportedError(f": {problem}", setting="context_shift")
     return problem
 
 
