@@ -5,7 +5,7 @@ were decoded, so that a wrong cache shows in the answer."""
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from codellama.engine.batch import (
@@ -30,6 +30,9 @@ class FakeSampler:
 
     def __init__(self) -> None:
         self.closed = 0
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        return len(tokens)
 
     def close(self) -> None:
         self.closed += 1

@@ -6,7 +6,7 @@
     ├── InvalidRequestError (ValueError)   a request that can never work; `.param` names the culprit
     │   ├── ContextLengthError             prompt (and output) longer than the context
     │   ├── ChatFormatError                role order, unknown role, special tags, empty dialog
-    │   └── GrammarError                   a grammar or JSON schema that does not parse
+    │   └── GrammarError                   a grammar or JSON schema that cannot be enforced
     ├── UnsupportedError                   right request, wrong model or build
     ├── QueueFullError                     too many requests wait; try again later
     ├── EngineDeadError                    the engine has stopped; load the model again
@@ -142,7 +142,7 @@ class ChatFormatError(InvalidRequestError):
 
 
 class GrammarError(InvalidRequestError):
-    """A GBNF grammar or JSON schema that llama.cpp cannot parse."""
+    """A grammar, JSON schema or regular expression that is wrong, too large or cannot be enforced."""
 
     def __init__(
         self, sentence: str, param: str = "grammar", remedy: str = "", **values: object

@@ -48,6 +48,7 @@ from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, begin, delivery
 from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
+from codellama.running.form import Forms
 from codellama.running.intake import RequestMaker, close
 from codellama.running.kv_file import StaleStateError, read_state, write_state
 from codellama.running.mailbox import Mailbox
@@ -129,6 +130,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible):
             plan.n_ctx,
             self.tokenizer,
             self._adapters,
+            Forms(self.tokenizer),
             shift_problem(plan, context, config),
             plan.n_ctx_train,
         )

@@ -120,6 +120,14 @@ def test_the_engine(tiny_gguf: Path) -> None:
         assert 0 < outside < 100
 
 
+def test_what_a_schema_costs(tiny_gguf: Path) -> None:
+    options = ["--runs", "2", "--threads", "1", "--tokens", "16", "--alone"]
+    rows = results(document("bench_schema.py", str(tiny_gguf), *options))
+    costs = {f"{name}_{n}" for name in ("plain", "sections", "choices") for n in (1, 8)}
+    ratios = {"beside_sections", "beside_choices"}
+    assert set(rows) == costs | ratios | {"sections_cost", "choices_cost", "first", "very_first"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

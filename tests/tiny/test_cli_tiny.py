@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,15 @@ def test_a_bad_grammar(tiny_gguf: Path, tmp_path: Path) -> None:
     file = tmp_path / "bad.gbnf"
     file.write_text("root ::= (")
     assert "grammar" in one_line(invoke("complete", tiny_gguf, "x", "--grammar", file))
+
+
+def test_an_expression_and_a_lark_grammar(tiny_gguf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "g.lark"
+    file.write_text('start: "yes" | "no"')
+    text = invoke("complete", tiny_gguf, "x", "--regex", "[ab]{3}").stdout.strip()
+    assert re.fullmatch("[ab]{3}", text)
+    assert invoke("complete", tiny_gguf, "x", "--lark", file).stdout.strip() in ("yes", "no")
+    assert "--regex cannot be" in one_line(invoke("complete", tiny_gguf, "x", "--regex", "("))
 
 
 def test_bad_messages(tiny_gguf: Path, tmp_path: Path) -> None:

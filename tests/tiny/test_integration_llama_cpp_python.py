@@ -18,9 +18,9 @@ from codellama.errors import ChatFormatError, ContextLengthError, UnsupportedErr
 from codellama.integrations.llama_cpp_python import (
     NAME,
     CodeLlama70BInstructHandler,
-    LlamaVocabulary,
     register,
 )
+from codellama.integrations.llama_vocabulary import LlamaVocabulary
 from codellama.llm import LLM
 from codellama.prompts.chat import TurnFormat
 from tests import golden, tiny_model
@@ -175,7 +175,12 @@ def test_a_bias_and_processors_work_together(llama: llama_cpp.Llama, step: int) 
 
 
 def test_json_ends_with_the_turn(llama: llama_cpp.Llama, step: int) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     text, finish_reason = answer(
         llama.create_chat_completion(
             messages=HI,

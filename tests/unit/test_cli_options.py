@@ -118,7 +118,10 @@ def test_sampling_options(args: list[str], expected: dict[str, Any]) -> None:
 
 
 def test_grammars_and_schemas_are_read_from_files(tmp_path: Path) -> None:
-    grammar, schema = tmp_path / "g.gbnf", tmp_path / "s.json"
+    grammar, schema, lark = tmp_path / "g.gbnf", tmp_path / "s.json", tmp_path / "g.lark"
+    lark.write_text('start: "a"')
+    assert fields("--lark", str(lark))[1] == {"lark": 'start: "a"'}
+    assert fields("--regex", "a+")[1] == {"regex": "a+"}
     grammar.write_text('root ::= "a"')
     schema.write_text('{"type": "object"}')
     assert fields("--grammar", str(grammar))[1] == {"grammar": 'root ::= "a"'}

@@ -17,7 +17,6 @@ from codellama.errors import (
     UnsupportedError,
     unknown_token,
 )
-from codellama.native.json_schema import schema_to_gbnf
 from codellama.prompts.chat import reject_tags
 from codellama.protocol.embeddings import EmbeddingRequest
 from codellama.protocol.llama_server import TokenizeRequest
@@ -138,35 +137,6 @@ def test_a_tag_in_an_infill_text_names_that_text() -> None:
         reject_tags("a<MID>", ["<MID>"], "suffix")
     assert str(caught.value) == "suffix: the special tag <MID> is not allowed in the text"
     assert caught.value.param == "suffix"
-
-
-# -- JSON schemas -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("schema", "reason"),
-    [
-        ({"type": "objekt"}, "Unrecognized schema: {'type': 'objekt'}"),
-        ({"type": "string", "pattern": "a"}, 'Pattern must start with "^" and end with "$"'),
-        ({"$ref": "elsewhere"}, "Unsupported ref elsewhere"),
-        ({"properties": 5}, "properties in the schema must be an object"),
-        ({"properties": {"a": {"enum": 5}}}, "enum in properties.a must be a list"),
-        ({"anyOf": [{}, 5]}, "anyOf[1] must be an object"),
-        ({"type": "array", "items": 5}, "items must be an object"),
-        ([], "the schema must be an object"),
-        (
-            {"type": "string", "pattern": "^a{1,2,3}$"},
-            "llama.cpp's converter does not understand it",
-        ),
-        ({"a": {1}}, "Object of type set is not JSON serializable"),
-        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-    ],
-)
-def test_a_bad_schema_is_told_in_words(schema: Any, reason: str) -> None:
-    with pytest.raises(GrammarError) as caught:
-        schema_to_gbnf(schema)
-    assert str(caught.value) == f"the JSON schema cannot be used: {reason}"
-    assert caught.value.param == "json_schema"
 
 
 def test_a_sentence_names_other_settings_as_the_caller_spells_them() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from llama_cpp import llama_chat_format
 
-from codellama.errors import GrammarError, InvalidRequestError
+from codellama.errors import DecodeError, GrammarError, InvalidRequestError
 from codellama.integrations import llama_cpp_python as integration
 from codellama.integrations.llama_cpp_python import NAME, CodeLlama70BInstructHandler, register
+from codellama.integrations.schema_processor import Schemas
 
 Json = dict[str, Any]
 
@@ -56,24 +57,59 @@ def test_a_bias_is_added() -> None:
     assert list(integration._Bias({1: 2.0, 3: -1.0})([], scores)) == [0.0, 2.0, 0.0, -1.0]
 
 
-def test_response_formats() -> None:
-    assert integration._grammar(None) is None
-    assert integration._grammar({"type": "text"}) is None
-    schema = {"type": "object", "properties": {"word": {"type": "string"}}}
-    for response_format in (
-        {"type": "json_object"},
-        {"type": "json_object", "schema": schema},
-        {"type": "json_schema", "json_schema": {"schema": schema}},
-    ):
-        grammar = integration._grammar(response_format)
-        assert grammar is not None
-        assert ("word" in grammar._grammar) == ("schema" in str(response_format)[10:])
-    with pytest.raises(InvalidRequestError, match=r"response_format\.type .* got 'yaml'"):
-        integration._grammar({"type": "yaml"})
-    with pytest.raises(InvalidRequestError, match=r"response_format of type json_schema needs"):
-        integration._grammar({"type": "json_schema"})
-    with pytest.raises(GrammarError, match="Unrecognized schema"):
-        integration._grammar({"type": "json_object", "schema": {"type": "objekt"}})
+class Spelled:
+    """A model whose tokens are single characters, the last two of them ends."""
+
+    n_vocab = 130
+    eos = 128
+
+    def pieces(self) -> list[bytes]:
+        return [bytes([i]) for i in range(128)] + [b"", b""]
+
+
+def test_what_does_not_fit_a_schema_is_banned() -> None:
+    schemas = Schemas(cast(Any, Spelled()), step=129)
+    follows = schemas.processor({"enum": ["a", "b"]}, n_prompt=2)
+    ids, left = [1, 1], []
+    for token in (*b'"a"', 129):
+        scores = follows(ids, np.zeros(130, dtype=np.single))
+        left.append(np.flatnonzero(np.isfinite(scores)).tolist())
+        ids.append(token)
+    assert left == [[ord('"')], [ord("a"), ord("b")], [ord('"')], [128, 129]]
+    follows.check()
+
+
+def test_an_answer_that_cannot_go_on_ends_and_says_so() -> None:
+    follows = Schemas(cast(Any, Spelled()), step=129).processor({"const": "a"}, n_prompt=0)
+    scores = np.full(130, -np.inf, dtype=np.single)
+    scores[5] = 1
+    assert np.flatnonzero(np.isfinite(follows([], scores))).tolist() == [128]
+    with pytest.raises(DecodeError, match="no token fits response_format"):
+        follows.check()
+
+
+@pytest.mark.parametrize(
+    ("response_format", "message"),
+    [
+        ({"type": "yaml"}, r"response_format\.type .* got 'yaml'"),
+        ({"type": "json_schema"}, r"response_format of type json_schema needs"),
+        ({"type": "json_object"}, r"response_format and grammar exclude each other"),
+    ],
+)
+def test_response_formats_that_mean_nothing(response_format: Json, message: str) -> None:
+    handler = integration.CodeLlama70BInstructHandler()
+    with pytest.raises(InvalidRequestError, match=message):
+        handler(
+            llama=cast(Any, None),
+            messages=[],
+            response_format=response_format,
+            grammar=cast(Any, "a grammar"),
+        )
+
+
+def test_a_schema_that_cannot_be_enforced_is_named() -> None:
+    with pytest.raises(GrammarError, match=r"response_format: at #/type: unknown type 'objekt'"):
+        Schemas(cast(Any, Spelled()), step=129).processor({"type": "objekt"}, n_prompt=0)
 
 
 def completion(text: str, finish_reason: str | None, logprobs: Json | None = None) -> Json:

@@ -9,7 +9,7 @@ import pytest
 
 from codellama.engine import Engine, FinishReason, Request, Scheduler, Speculator
 from codellama.engine.drafter import Outlook, Wish
-from tests.fake_runner import FakeRunner, expected, request
+from tests.fake_runner import FakeRunner, FakeSampler, expected, request
 from tests.stepped_engine import Eager
 from tests.unit.test_engine import Inbox, ask, closed_once
 
@@ -94,6 +94,19 @@ def test_wrong_guesses_change_nothing(start: Start) -> None:
     assert final.timings is not None
     assert final.timings.draft_accepted == 0
     assert final.timings.draft_n > 0
+
+
+def test_a_draft_ends_where_it_no_longer_fits_the_answers_form(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeSampler, "fitting", lambda self, tokens: min(2, len(tokens)))
+    engine, runner = start(Scripted(right))
+    inbox, _ = ask(engine, [1, 2, 3], 28)
+    timings = inbox.final().timings
+    assert inbox.tokens() == expected([1, 2, 3], 28)
+    assert len(runner.batches) == 1 + 9, "28 tokens: one, then three per step"
+    assert timings is not None
+    assert timings.draft_n == timings.draft_accepted == 18
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9, 10, 11])

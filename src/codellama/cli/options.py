@@ -152,6 +152,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "seed": ("-s", "--seed"),
     "grammar": ("--grammar", "--grammar-file"),
     "json_schema": ("--json-schema", "--json-schema-file", "-jf"),
+    "lark": ("--lark", "--lark-file"),
     "stop": ("--stop", "-r", "--reverse-prompt"),
     "stop_tokens": ("--stop-token",),
     "samplers": ("--samplers",),
@@ -174,6 +175,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "samplers": {"type": steps, "multiple": False, "metavar": "NAME;NAME..."},
     "grammar": _FILE,
     "json_schema": _FILE,
+    "lark": _FILE,
 }
 """Attributes of options whose form does not follow from the setting's type."""
 

@@ -140,27 +140,32 @@ class LlamaCompatible:
         _refuse_processors(logits_processor, None)
         _refuse_tfs_z(tfs_z)
         schema = response_schema(response_format)
-        completion = self.chat(
-            text_messages(messages),
-            max_tokens=_max_tokens(max_tokens),
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            typical_p=typical_p,
-            stop=stop or (),
-            seed=seed_or_random(seed),
-            json_schema=schema,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            repeat_penalty=repeat_penalty,
-            mirostat=mirostat_mode,
-            mirostat_tau=mirostat_tau,
-            mirostat_eta=mirostat_eta,
-            grammar=_grammar_text(grammar),
-            logit_bias=_biases(logit_bias),
-            logprobs=chat_logprobs_count(logprobs, top_logprobs),
-        )
+        try:
+            completion = self.chat(
+                text_messages(messages),
+                max_tokens=_max_tokens(max_tokens),
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                typical_p=typical_p,
+                stop=stop or (),
+                seed=seed_or_random(seed),
+                json_schema=schema,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
+                repeat_penalty=repeat_penalty,
+                mirostat=mirostat_mode,
+                mirostat_tau=mirostat_tau,
+                mirostat_eta=mirostat_eta,
+                grammar=_grammar_text(grammar),
+                logit_bias=_biases(logit_bias),
+                logprobs=chat_logprobs_count(logprobs, top_logprobs),
+            )
+        except InvalidRequestError as error:
+            if error.param == "json_schema":
+                error.rename("response_format")
+            raise
         reply = ChatReply(
             id=completion.id,
             created=completion.created,

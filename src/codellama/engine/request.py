@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -117,7 +117,10 @@ Sink = Callable[[Delta], None]
 
 
 class SamplerHandle(Protocol):
-    """What the engine needs of a native sampler: to let go of it, and nothing else."""
+    """What the engine needs of a native sampler."""
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens may follow one another from here, as far as that is known."""
 
     def close(self) -> None:
         """Free the native side; called once, by the engine."""

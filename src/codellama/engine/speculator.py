@@ -124,7 +124,7 @@ class Speculator:
                 self._drop(drafter, error)
                 continue
             for (idea, _), draft in zip(mine, drafts, strict=True):
-                idea.request.draft = draft
+                idea.request.draft = draft[: idea.request.sampler.fitting(draft)]
                 self._history(idea).kind = idea.kind
 
     def _drop(self, drafter: Drafter, error: Exception) -> None:

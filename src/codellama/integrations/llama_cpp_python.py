@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
@@ -26,8 +27,9 @@ from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
 from llama_cpp.llama_grammar import LlamaGrammar
 
 from codellama.compat.openai import chat_logprobs_count, response_schema, text_messages
-from codellama.errors import ContextLengthError, UnsupportedError
-from codellama.native.json_schema import schema_to_gbnf
+from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from codellama.integrations.llama_vocabulary import LlamaVocabulary
+from codellama.integrations.schema_processor import SchemaProcessor, Schemas
 from codellama.params import SpecialTags
 from codellama.prompts.chat import TurnFormat
 
@@ -36,8 +38,6 @@ NAME = "codellama-70b-instruct"
 
 Json = dict[str, Any]
 Logits = npt.NDArray[np.single]
-
-_UNMERGED = "☺"
 
 
 def register(overwrite: bool = False) -> None:
@@ -60,7 +60,7 @@ class CodeLlama70BInstructHandler:
 
     def __init__(self, special_tags: SpecialTags = "literal") -> None:
         self._special_tags = special_tags
-        self._formats: weakref.WeakKeyDictionary[llama_cpp.Llama, TurnFormat] = (
+        self._models: weakref.WeakKeyDictionary[llama_cpp.Llama, _Model] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -92,7 +92,13 @@ class CodeLlama70BInstructHandler:
         """
         if functions or tools:
             raise UnsupportedError("tools: Code Llama models were not trained to call tools")
-        turns = self._format(llama)
+        schema = response_schema(response_format)
+        if schema is not None and grammar is not None:
+            raise InvalidRequestError(
+                "{param} and grammar exclude each other: give one of them", "response_format"
+            )
+        model = self._model(llama)
+        turns = model.turns
         prompt = turns.encode(text_messages(messages))
         if len(prompt.tokens) >= llama.n_ctx():
             raise ContextLengthError(len(prompt.tokens), llama.n_ctx(), "messages")
@@ -100,54 +106,40 @@ class CodeLlama70BInstructHandler:
         processors = llama_cpp.LogitsProcessorList(logits_processor or [])
         if logit_bias:
             processors.append(_Bias({int(k): float(v) for k, v in logit_bias.items()}))
+        follows = None if schema is None else model.schemas.processor(schema, len(prompt.tokens))
+        if follows is not None:
+            processors.append(follows)
         processors.append(_EndOfTurn(turns.step, llama.token_eos()))
         reply: Any = llama.create_completion(
             prompt=list(prompt.tokens),
             temperature=temperature,
             max_tokens=max_tokens,
             stream=stream,
-            grammar=_grammar(response_format) or grammar,
+            grammar=grammar,
             logits_processor=processors,
             logprobs=chat_logprobs_count(logprobs, top_logprobs),
             **options,
         )
         if stream:
-            return _chat_chunks(reply, prompt.drop_leading_space)
+            return _chat_chunks(_checked(reply, follows), prompt.drop_leading_space)
+        if follows is not None:
+            follows.check()
         return _chat_completion(reply, prompt.drop_leading_space)
 
-    def _format(self, llama: llama_cpp.Llama) -> TurnFormat:
-        if llama not in self._formats:
-            self._formats[llama] = TurnFormat(LlamaVocabulary(llama), self._special_tags)
-        return self._formats[llama]
+    def _model(self, llama: llama_cpp.Llama) -> _Model:
+        if llama not in self._models:
+            vocabulary = LlamaVocabulary(llama)
+            turns = TurnFormat(vocabulary, self._special_tags)
+            self._models[llama] = _Model(turns, Schemas(vocabulary, turns.step))
+        return self._models[llama]
 
 
-class LlamaVocabulary:
-    """The vocabulary of a `llama_cpp.Llama`, as the chat formats want it (`chat.Vocabulary`)."""
+@dataclass(frozen=True)
+class _Model:
+    """What is made of a `Llama`'s vocabulary once."""
 
-    def __init__(self, llama: llama_cpp.Llama) -> None:
-        self._tokenize = weakref.WeakMethod(llama.tokenize)
-        self.bos = llama.token_bos()
-        self.eos = llama.token_eos()
-        # Asked for and not read from the metadata, which kv_overrides do not change.
-        self.add_space_prefix = llama.detokenize(self.encode("a")).startswith(b" ")
-        vocab = llama_cpp.llama_model_get_vocab(llama.model)
-        texts = (llama_cpp.llama_vocab_get_text(vocab, i) for i in range(llama.n_vocab()))
-        self._ids = {(text or b"").decode("utf-8", "replace"): i for i, text in enumerate(texts)}
-
-    def encode(self, text: str, *, raw: bool = False) -> list[int]:
-        """Token ids of plain text; `raw` without the space that the vocabulary puts before it."""
-        if raw and self.add_space_prefix:
-            # Behind a character that merges with nothing, whose own ids are dropped.
-            lead = self.encode(_UNMERGED)
-            return self.encode(_UNMERGED + text)[len(lead) :]
-        data = text.encode("utf-8", "surrogatepass")
-        tokenize = self._tokenize()
-        assert tokenize is not None, "the model is in use, so it is alive"
-        return tokenize(data, add_bos=False, special=False)
-
-    def token_id(self, text: str) -> int | None:
-        """The id of a vocabulary entry."""
-        return self._ids.get(text)
+    turns: TurnFormat
+    schemas: Schemas
 
 
 class _EndOfTurn:
@@ -181,12 +173,12 @@ class _Bias:
         return scores
 
 
-def _grammar(response_format: Mapping[str, Any] | None) -> LlamaGrammar | None:
-    """The grammar of the JSON that `response_format` asks for, if it asks for any."""
-    schema = response_schema(response_format)
-    if schema is None:
-        return None
-    return LlamaGrammar.from_string(schema_to_gbnf(schema), verbose=False)
+def _checked(chunks: Iterator[Json], follows: SchemaProcessor | None) -> Iterator[Json]:
+    """The chunks, and what went wrong where llama.cpp called the processor."""
+    for chunk in chunks:
+        if follows is not None:
+            follows.check()
+        yield chunk
 
 
 def _chat_completion(completion: Json, drop_leading_space: bool) -> Json:

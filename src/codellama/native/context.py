@@ -170,7 +170,7 @@ class Context:
         logits = self._numbers(row)
         if sampler.greedy:
             token = int(logits.argmax())  # the first of equals, as llama.cpp's greedy sampler takes
-            if sampler.allows(token):
+            if sampler.take(token):
                 return token
         return sampler.sample(self._handle, row)
 

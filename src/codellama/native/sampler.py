@@ -2,24 +2,28 @@
 
 The steps and their order are llama.cpp's own (common/sampling.cpp): logit bias, penalties, DRY, top-n-sigma,
 top-k, typical, top-p, min-p, XTC, temperature, draw; mirostat replaces what comes after the penalties. A
-grammar stands beside the chain: it is asked about the drawn token first, and the whole vocabulary only goes
-through it when that token does not fit. Build a sampler in the caller's thread, where a bad grammar is the
-caller's error; use it in the engine's.
+grammar stands beside the chain: it is asked about the drawn token first, and only when that token does not
+fit is another one drawn, among those that do. GBNF is llama.cpp's to enforce, all else a `Matcher`'s.
+Build a sampler in the caller's thread, where a bad grammar is the caller's error; use it in the engine's.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from codellama.errors import DecodeError, GrammarError, unknown_token
 from codellama.native.binding import llama_cpp
-from codellama.native.json_schema import schema_to_gbnf
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
 from codellama.params import RANDOM_SEED, SamplingParams
+
+if TYPE_CHECKING:
+    from codellama.constraints import Matcher
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MIROSTAT_M = 100  # llama.cpp's constant
@@ -35,8 +39,11 @@ class Sampler:
         n_ctx: int,
         prompt: Sequence[int] = (),
         banned: Sequence[int] = (),
+        matcher: Matcher | None = None,
     ) -> None:
         """Build the chain. `prompt` counts for the penalties; `banned` tokens are never drawn.
+
+        With a `matcher`, which is the sampler's from now on, only tokens that fit it are.
 
         Raises GrammarError or InvalidRequestError, naming the parameter.
         """
@@ -44,13 +51,18 @@ class Sampler:
         self._n_vocab = tokenizer.n_vocab
         self._keep: list[object] = [tokenizer]  # what the native side points to
         self._banned = frozenset(banned)
+        self._matcher = matcher
         self._grammar = _grammar(params, tokenizer)
+        self._remembers = _remembers(params)
+        self._never = [
+            *banned, *(token for token, bias in params.logit_bias.items() if bias == -np.inf)
+        ]  # fmt: skip
         self.greedy = (
             self._grammar is None
             and _only_likeliest(params)
-            and not (params.logit_bias or _remembers(params))
+            and not (params.logit_bias or self._remembers)
         )
-        """Whether the likeliest token is drawn if `allows` does, whatever came before."""
+        """Whether the likeliest token is drawn if it may be, whatever came before (see `take`)."""
         self._chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
@@ -59,7 +71,7 @@ class Sampler:
         except BaseException:
             self.close()
             raise
-        if _remembers(params):
+        if self._remembers:
             for token in prompt:
                 llama_cpp.llama_sampler_accept(self._chain, token)
 
@@ -157,34 +169,76 @@ class Sampler:
             step = llama_cpp.llama_sampler_init_mirostat_v2(seed, tau, eta)
         self._add(step)
 
-    def allows(self, token: int) -> bool:
-        """Whether this token may be drawn at all."""
-        return token not in self._banned
+    def take(self, token: int) -> bool:
+        """Draw this token, if a `greedy` sampler may; False: it may not, nothing is drawn."""
+        if token in self._banned:
+            return False
+        if self._matcher is not None:
+            if not self._matcher.fits(token):
+                return False
+            self._matcher.accept(token)
+        return True
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens a `matcher` lets follow one another from here; all without one."""
+        return len(tokens) if self._matcher is None else self._matcher.fits_all(tokens)
 
     def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """Draw the token after batch row `row` of `context`, and remember it.
 
         Raises DecodeError if no token fits the grammar: accepting another would abort the process.
         """
+        if self._matcher is not None:
+            return self._sample_matching(self._matcher, context, row)
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, context, row))
-        token = self._draw(context, row, grammar_first=False)
+        token = self._draw(context, row)
         if not self._fits(token):
             token = self._draw(context, row, grammar_first=True)
             if not self._fits(token):
-                raise DecodeError(
-                    "no token fits the grammar: what it wants next is banned by logit_bias or "
-                    "ignore_eos"
-                )
+                raise _dead_end()
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
-    def _draw(self, context: llama_cpp.llama_context_p, row: int, *, grammar_first: bool) -> int:
-        logits = llama_cpp.llama_get_logits_ith(context, row)
-        data = np.empty(self._n_vocab, dtype=_TOKEN_DATA)
-        data["id"] = np.arange(self._n_vocab, dtype=np.int32)
-        data["logit"] = np.ctypeslib.as_array(logits, shape=(self._n_vocab,))
+    def _sample_matching(
+        self, matcher: Matcher, context: llama_cpp.llama_context_p, row: int
+    ) -> int:
+        token = None if self.greedy else self._draw_freely(context, row)  # greedy: see `take`
+        if token is None or not matcher.fits(token):
+            mask = np.empty(self._n_vocab, dtype=np.bool_)
+            matcher.allowed(mask)
+            mask[self._never] = False
+            ids = np.flatnonzero(mask)
+            if not len(ids):
+                raise _dead_end()
+            token = self._draw(context, row, ids)
+        matcher.accept(token)
+        if self._remembers:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _draw_freely(self, context: llama_cpp.llama_context_p, row: int) -> int:
+        """What is drawn without a grammar; a chain that remembers tokens is not told of it."""
+        if self._remembers:
+            return self._draw(context, row)
+        return int(llama_cpp.llama_sampler_sample(self._chain, context, row))  # quicker
+
+    def _draw(
+        self,
+        context: llama_cpp.llama_context_p,
+        row: int,
+        ids: npt.NDArray[np.intp] | None = None,
+        *,
+        grammar_first: bool = False,
+    ) -> int:
+        """What the chain draws, among these ids or all; it is not told of it."""
+        logits = np.ctypeslib.as_array(
+            llama_cpp.llama_get_logits_ith(context, row), shape=(self._n_vocab,)
+        )
+        data = np.empty(self._n_vocab if ids is None else len(ids), dtype=_TOKEN_DATA)
+        data["id"] = np.arange(self._n_vocab, dtype=np.int32) if ids is None else ids
+        data["logit"] = logits if ids is None else logits[ids]
         data["p"] = 0
         candidates = _candidates(data)
         if grammar_first and self._grammar is not None:
@@ -193,6 +247,7 @@ class Sampler:
         return int(data["id"][candidates.selected])
 
     def _fits(self, token: int) -> bool:
+        """Whether the GBNF grammar lets the token come next."""
         data = np.array([(token, 1.0, 0.0)], dtype=_TOKEN_DATA)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_candidates(data)))
         return bool(data["logit"][0] != -np.inf)
@@ -249,18 +304,22 @@ def _candidates(
     return array
 
 
+def _dead_end() -> DecodeError:
+    return DecodeError(
+        "no token fits the grammar: what it wants next is banned by logit_bias or ignore_eos"
+    )
+
+
 def _grammar(params: SamplingParams, tokenizer: Tokenizer) -> llama_cpp.llama_sampler_p | None:
-    text, param = params.grammar, "grammar"
-    if params.json_schema is not None:
-        text, param = schema_to_gbnf(params.json_schema), "json_schema"
-    if text is None:
+    """The sampler of the request's GBNF, if it has one; its size has been checked."""
+    if params.grammar is None:
         return None
     lib = library()
     lib.clear_errors()
     grammar: llama_cpp.llama_sampler_p | None = llama_cpp.llama_sampler_init_grammar(
-        tokenizer.handle, text.encode(), b"root"
+        tokenizer.handle, params.grammar.encode(), b"root"
     )
     if not grammar:  # a null pointer object, which is not None
         reason = lib.last_error() or "is there a rule named root?"
-        raise GrammarError("llama.cpp cannot parse the {param}: {reason}", param, reason=reason)
+        raise GrammarError("llama.cpp cannot parse the {param}: {reason}", reason=reason)
     return grammar

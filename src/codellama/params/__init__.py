@@ -20,10 +20,11 @@ from codellama.params.model import (
     SplitMode,
 )
 from codellama.params.options import ModelOptions, SamplingOptions
-from codellama.params.sampling import RANDOM_SEED, SamplingParams
+from codellama.params.sampling import FORMS, RANDOM_SEED, SamplingParams
 
 __all__ = [
     "CONTEXT_POLICIES",
+    "FORMS",
     "KV_TYPES",
     "MAX_SEQUENCES",
     "POOLING_TYPES",

@@ -53,6 +53,8 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | None
     grammar: str | None
     json_schema: str | Mapping[str, Any] | None
+    regex: str | None
+    lark: str | None
     stop: Sequence[str]
     stop_tokens: Sequence[int]
     logprobs: int | None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SAMPLERS = (  # llama.cpp's default order
     *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
 )
+FORMS = ("grammar", "json_schema", "regex", "lark")
+"""The parameters that say what an answer may be; a request has one of them at most."""
 RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED of llama.cpp, which means "random"
 MAX_SEED = RANDOM_SEED - 1
 MAX_INT32 = 2**31 - 1
@@ -122,6 +124,13 @@ class SamplingParams:
     json_schema: str | Mapping[str, Any] | None = setting(
         None, "JSON schema that the answer must follow.", FORM, default_text="none"
     )
+    regex: str | None = setting(
+        None, "Regular expression that the whole answer must match.", FORM, default_text="none"
+    )
+    lark: str | None = setting(
+        None, "Grammar in llguidance's Lark syntax that the answer must follow.", FORM,
+        default_text="none",
+    )  # fmt: skip
     stop: tuple[str, ...] = setting((), "End the answer before this text.", LIMITS)
     stop_tokens: tuple[int, ...] = setting((), "End the answer before this token id.", LIMITS)
     logprobs: int | None = setting(
@@ -166,9 +175,10 @@ class SamplingParams:
         self._check_biases()
         if self.lora is not None:
             check_scales(self.lora)
-        if self.grammar is not None and self.json_schema is not None:
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if len(given) > 1:
             raise InvalidRequestError(
-                "{param} and {json_schema} exclude each other: give one of them", "grammar"
+                "{param} and {other} exclude each other: give one of them", given[0], other=given[1]
             )
 
     def _check_lists(self) -> None:

@@ -21,6 +21,9 @@ SPECIAL_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", STEP)
 FIM_TAGS = ("<PRE>", "<SUF>", "<MID>", "<EOT>")
 """Ordinary merges in the 7B/13B vocabularies: typed text reaches their ids without any parsing."""
 
+END_OF_INFILL = "▁" + FIM_TAGS[-1]
+"""The vocabulary's name of the token that ends an infilled text."""
+
 ROLES = ("system", "user", "assistant")
 
 

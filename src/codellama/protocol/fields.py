@@ -26,7 +26,7 @@ from typing_extensions import Self
 
 from codellama.compat.openai import object_schema, response_schema, seed_or_random
 from codellama.errors import InvalidRequestError, unknown_token
-from codellama.params import SamplingOptions, SamplingParams
+from codellama.params import FORMS, SamplingOptions, SamplingParams
 from codellama.protocol.errors import unknown_parameter, validation_error
 from codellama.protocol.lora import parse_lora
 from codellama.running.collected import MOST_CHOICES
@@ -96,7 +96,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "multimodal_data": ([],),
 }
 
-ALIASES = {"n_predict": "max_tokens", "max_completion_tokens": "max_tokens", "n_cmpl": "n"}
+ALIASES = {
+    "n_predict": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "n_cmpl": "n",
+    "guided_regex": "regex",  # vLLM's
+}
 
 
 class Fields(BaseModel):
@@ -151,9 +156,7 @@ class StreamOptions(Fields):
 
 
 # What a dialect writes otherwise than Python; every other sampling parameter is a plain field.
-OWN_FORM = frozenset(
-    {"max_tokens", "seed", "stop", "logit_bias", "grammar", "json_schema", "lora", "logprobs"}
-)
+OWN_FORM = frozenset({"max_tokens", "seed", "stop", "logit_bias", "lora", "logprobs", *FORMS})
 
 
 def wire_type(kind: Any) -> Any:
@@ -200,6 +203,8 @@ class SamplingFields(PlainFields):
     seed: int | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
     response_format: dict[str, Any] | None = None
     stop: str | list[str] | None = None
     lora: list[dict[str, Any]] | None = None
@@ -239,14 +244,22 @@ class SamplingFields(PlainFields):
         try:
             return SamplingParams.of(**options)
         except InvalidRequestError as error:
-            respell(error, self._spelling)
+            self.respell(error)
             raise
 
+    def respell(self, error: InvalidRequestError) -> None:
+        """Put the error in the client's own spelling of the parameter."""
+        spelling = self._spelling
+        if self.response_format is not None:
+            spelling = {**spelling, "json_schema": "response_format"}
+        respell(error, spelling)
+
     def _form(self) -> dict[str, Any]:
-        """Grammar and schema, if the request says anything about one of them."""
-        if self.grammar is None and self.json_schema is None and self.response_format is None:
+        """What the answer may be, if the request says anything about it."""
+        form = {name: getattr(self, name) for name in FORMS}
+        if self.response_format is None and all(value is None for value in form.values()):
             return {}
-        return {"grammar": self.grammar or None, "json_schema": self._schema()}
+        return form | {"grammar": self.grammar or None, "json_schema": self._schema()}
 
     @property
     def candidates(self) -> int:

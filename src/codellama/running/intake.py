@@ -9,6 +9,7 @@ import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.request import NO_LIMIT, ContextShift, Request, Sink
@@ -18,6 +19,10 @@ from codellama.native.sampler import Sampler
 from codellama.params import Prompt, SamplingParams
 from codellama.running.adapters import AdapterTable
 from codellama.running.completion import Deliver
+from codellama.running.form import Forms
+
+if TYPE_CHECKING:
+    from codellama.constraints import Grammar
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class RequestMaker:
     n_ctx: int
     tokenizer: Tokenizer
     adapters: AdapterTable
+    forms: Forms
     shift_problem: str | None = None
     n_ctx_train: int | None = None
 
@@ -48,11 +54,12 @@ class RequestMaker:
         shift = self._shift(prompt, params)
         most = room if shift is None else NO_LIMIT
         limit = most if params.max_tokens is None else min(params.max_tokens, most)
+        grammar = self.forms.grammar(params)
         requests: list[Request] = []
         try:
             for i in range(n):
                 sink = functools.partial(deliver, i)
-                requests.append(self._request(prompt, params, limit, shift, i, sink, echo))
+                requests.append(self._request(prompt, params, grammar, limit, shift, i, sink, echo))
         except BaseException:
             close(requests)
             raise
@@ -74,6 +81,7 @@ class RequestMaker:
         self,
         prompt: Prompt,
         params: SamplingParams,
+        grammar: Grammar | None,
         limit: int,
         shift: ContextShift | None,
         index: int,
@@ -81,14 +89,20 @@ class RequestMaker:
         echo: bool,
     ) -> Request:
         stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
-        banned = sorted(stop_tokens) if params.ignore_eos else []
+        banned = set(stop_tokens if params.ignore_eos else ())
+        matcher = None
+        if grammar is not None:
+            matcher = grammar.matcher()
+            banned.update(t for t in self.forms.end_tokens if t not in stop_tokens)
         if params.seed is not None:
             params = replace(params, seed=params.seed + index)
         return Request(
             prompt=prompt.tokens,
             max_tokens=limit,
             scales=self.adapters.scales(params.lora),
-            sampler=Sampler(params, self.tokenizer, self.n_ctx, prompt.tokens, banned),
+            sampler=Sampler(
+                params, self.tokenizer, self.n_ctx, prompt.tokens, sorted(banned), matcher
+            ),
             sink=sink,
             detokenizer=Detokenizer(
                 self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent

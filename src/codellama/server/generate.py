@@ -20,7 +20,7 @@ from starlette.types import Receive
 
 from codellama.compat.replies import Json
 from codellama.engine.request import Delta, FinishReason
-from codellama.errors import EngineDeadError
+from codellama.errors import EngineDeadError, InvalidRequestError
 from codellama.protocol.errors import error_body, status_and_type
 from codellama.running.collected import Collected
 from codellama.running.completion import delivery
@@ -64,6 +64,7 @@ class GenerationRequest(Protocol):
     def candidates(self) -> int: ...
     def prompts(self, llm: LanguageModel) -> list[Prompt]: ...
     def sampling(self, tokenizer: TextTokenizer) -> SamplingParams: ...
+    def respell(self, error: InvalidRequestError) -> None: ...
     def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> Renderer: ...
 
 
@@ -86,7 +87,7 @@ async def generate(
     request: GenerationRequest, http: Request, serving: Serving, ping_interval: float
 ) -> Response:
     """Answer `request`, whole or as a stream."""
-    # Tokenizing and parsing a grammar take milliseconds that other streams should not wait for.
+    # Tokenizing and compiling a grammar take milliseconds that other streams should not wait for.
     job = await run_in_threadpool(submit, request, serving.llm())
     if request.stream:
         return EventStream(lambda receive: _frames(job, serving, receive, ping_interval))
@@ -118,9 +119,11 @@ def submit(request: GenerationRequest, llm: LanguageModel) -> Job:
             completions.append(completion)
             answers += completion.blank(len(answers))
         reply = request.reply(llm, completions)
-    except BaseException:
+    except BaseException as error:
         for completion in completions:
             completion.cancel()
+        if isinstance(error, InvalidRequestError):
+            request.respell(error)
         raise
     return Job(completions, answers, reply, mailbox, request.stream)
 

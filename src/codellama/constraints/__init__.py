@@ -1,0 +1,24 @@
+"""What an answer may be: JSON schemas, regular expressions and grammars, enforced by llguidance.
+
+`Constraints` belongs to a loaded model. Its `compile_schema` runs in the caller's thread and gives a
+`Grammar`, which is kept and shared. A `Matcher` walks one answer through it. The sampler asks `fits` for a
+drawn token. Only if the token does not fit, `allowed` gives the mask for another draw. Then `accept` takes
+the token.
+
+A schema goes through these hands:
+
+- `document` checks its size and finds what `$ref` points to.
+- `keywords` makes a constraint, a slot, of each assertion. Each slot knows its opposite.
+- `unfold` says what each place allows, for each type. So `not`, `oneOf` and `if` are exact.
+- `emit`, `objects`, `arrays`, `strings`, `numbers` write rules. `rules` leaves out those that lead nowhere.
+
+A keyword is enforced, or refused by name. `check_gbnf` guards llama.cpp's own grammars. All bounds are in
+`limits`.
+"""
+
+from codellama.constraints.compiler import Constraints
+from codellama.constraints.gbnf import check_gbnf
+from codellama.constraints.matcher import Grammar, Matcher
+from codellama.constraints.vocabulary import TokenPieces
+
+__all__ = ["Constraints", "Grammar", "Matcher", "TokenPieces", "check_gbnf"]

@@ -1,0 +1,196 @@
+"""`Constraints`: schemas, regular expressions and Lark grammars, compiled for one model and kept.
+
+Compile in the caller's thread; it takes milliseconds, and what is wrong in a schema is the caller's error.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits
+
+from codellama.constraints import limits
+from codellama.constraints.document import Document
+from codellama.constraints.emit import Emitter
+from codellama.constraints.lark_check import check_lark
+from codellama.constraints.matcher import Grammar
+from codellama.constraints.patterns import compiled
+from codellama.constraints.regex_parser import PatternError
+from codellama.constraints.regex_text import spelled
+from codellama.constraints.rules import FREE_TOKENS
+from codellama.constraints.vocabulary import TokenPieces, Tokens
+from codellama.errors import GrammarError
+
+
+class Constraints:
+    """Compiles what answers of one model may be; compiled grammars are kept and shared.
+
+    Safe to use from several threads. llguidance's tokenizer is made when it is first needed.
+    """
+
+    def __init__(self, vocabulary: TokenPieces) -> None:
+        self._vocabulary = vocabulary
+        self._lock = threading.Lock()
+        self._made: Tokens | None = None
+        self._kept: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+        self._bytes = 0
+
+    def compile_schema(self, schema: Any, param: str = "json_schema") -> Grammar:
+        """The JSON values that satisfy a JSON Schema (draft 2020-12, or older ones by their keywords).
+
+        `schema` is a dict, true, false, or their JSON text. Properties come in the schema's order. Raises
+        GrammarError, which names `param`, for what is wrong in it or cannot be enforced.
+        """
+        return self._compile(
+            "schema", param, lambda: schema_text(schema, self._is_empty), _key(schema)
+        )
+
+    def compile_regex(self, regex: str, param: str = "regex") -> Grammar:
+        """The texts that a regular expression (ECMA-262) matches from beginning to end.
+
+        Raises GrammarError, which names `param`.
+        """
+        return self._compile("regex", param, lambda: regex_text(regex), _text(regex, param))
+
+    def compile_lark(self, grammar: str, param: str = "grammar") -> Grammar:
+        """The texts of a grammar in llguidance's variant of Lark's syntax.
+
+        Raises GrammarError, which names `param`.
+        """
+        text = _text(grammar, param)
+        return self._compile("lark", param, lambda: FREE_TOKENS + check_lark(grammar), text)
+
+    def _compile(self, kind: str, param: str, text: Callable[[], str], key: str) -> Grammar:
+        with self._lock:
+            grammar = self._kept.get((kind, key))
+            if grammar is not None and not grammar.broken:
+                self._kept.move_to_end((kind, key))
+                return grammar
+        try:
+            grammar = self._built(text(), kind)
+        except GrammarError as error:
+            raise error.rename(param) from None
+        with self._lock:
+            old_one = self._kept.pop((kind, key), None)
+            self._bytes -= _cost(key, old_one) if old_one else 0
+            self._kept[kind, key] = grammar
+            self._bytes += _cost(key, grammar)
+            while len(self._kept) > limits.CACHE_ENTRIES or self._bytes > limits.CACHE_BYTES:
+                (_, old), dropped = self._kept.popitem(last=False)
+                self._bytes -= _cost(old, dropped)
+        return grammar
+
+    def _tokens(self) -> Tokens:
+        with self._lock:
+            if self._made is None:
+                self._made = Tokens(self._vocabulary)
+            return self._made
+
+    def _is_empty(self, expression: str) -> bool:
+        """Whether a terminal matches no text; what is too large to tell is an error later."""
+        text = FREE_TOKENS + f"start: T\nT: {expression}\n"
+        start = LLMatcher(
+            self._tokens().native, LLMatcher.grammar_from_lark(text), log_level=0, limits=_limits()
+        )
+        return _is_dead(start)
+
+    def _built(self, text: str, kind: str) -> Grammar:
+        tokens = self._tokens()
+        start = LLMatcher(
+            tokens.native, LLMatcher.grammar_from_lark(text), log_level=0, limits=_limits()
+        )
+        if start.is_error():
+            raise GrammarError(
+                "{param} cannot be compiled: {reason}",
+                kind,
+                reason=_shortened(start.get_error(), kind),
+            )
+        if _is_dead(start):
+            raise GrammarError("{param}: no text satisfies it", kind)
+        return Grammar(start, tokens, text)
+
+
+def _is_dead(start: LLMatcher) -> bool:
+    """Whether a grammar has no text at all; the mask is what finds it out."""
+    if start.is_error():
+        return False
+    start.compute_bitmask()
+    return bool(start.is_stopped() and not start.is_accepting())
+
+
+def schema_text(schema: Any, is_empty: Callable[[str], bool]) -> str:
+    """The Lark grammar of a JSON schema; GrammarError names what cannot be enforced.
+
+    `is_empty` tells whether the expression of a terminal matches nothing.
+    """
+    if isinstance(schema, str):
+        if len(schema) > 2 * limits.SCHEMA_BYTES:
+            raise GrammarError(
+                "{param} is longer than {most} characters", most=2 * limits.SCHEMA_BYTES
+            )
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise GrammarError("{param} is not JSON: {reason}", reason=str(error)) from None
+    document = Document(schema)
+    return Emitter(document).text(((document.root, True),), is_empty)
+
+
+def regex_text(regex: str) -> str:
+    """The Lark grammar of a regular expression that matches a whole answer."""
+    try:
+        pattern = compiled(regex, False, limits.REGEX_CHARS)
+    except PatternError as error:
+        raise GrammarError(
+            "{param} cannot be enforced because it has {reason}",
+            "regex",
+            "write it without",
+            reason=str(error),
+        ) from None
+    parts = [f"/{spelled(pattern.whole, quoted=False)}/"]
+    parts += [
+        ("~" if forbidden else "") + f"/{spelled(tree, quoted=False)}/"
+        for tree, forbidden in pattern.ahead
+    ]
+    return FREE_TOKENS + f"start: T\nT: {' & '.join(parts)}\n"
+
+
+def _key(schema: Any) -> str:
+    if isinstance(schema, str):
+        return schema
+    try:
+        return json.dumps(schema, separators=(",", ":"), default=repr)
+    except (ValueError, TypeError, RecursionError):
+        return repr(type(schema))
+
+
+def _text(value: object, param: str) -> str:
+    if not isinstance(value, str):
+        raise GrammarError("{param} must be a string", param)
+    return value
+
+
+def _limits() -> LLParserLimits:
+    return LLParserLimits(
+        initial_lexer_fuel=2_000_000,
+        step_lexer_fuel=500_000,
+        max_lexer_states=50_000,
+        max_grammar_size=500_000,
+        verbose_errors=False,
+    )
+
+
+def _cost(key: str, grammar: Grammar) -> int:
+    return len(key) + 4 * len(grammar.text) + 50_000
+
+
+def _shortened(error: str, kind: str) -> str:
+    """llguidance's message; the lines of a grammar that the user did not write are left out."""
+    if "fuel exhausted" in error or "too many states" in error:
+        return "its patterns are together too complex; use fewer or simpler ones"
+    lines = [line for line in error.strip().splitlines() if line.strip()]
+    return " ".join(lines)[:500] if kind == "lark" else (lines[0] if lines else "")[:200]

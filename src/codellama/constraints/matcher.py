@@ -1,0 +1,135 @@
+"""One answer's walk through a grammar: which tokens fit next, and where the answer may end.
+
+A `Matcher` belongs to one answer and is used by one thread at a time. It is made from a compiled `Grammar`
+in microseconds; the grammar is shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher
+
+from codellama.constraints.vocabulary import Tokens
+from codellama.errors import DecodeError
+
+_FEW = 24
+"""More allowed tokens than this never spell the same text."""
+
+
+class Grammar:
+    """A compiled grammar. `matcher` begins an answer; safe to share between threads."""
+
+    def __init__(self, start: LLMatcher, tokens: Tokens, text: str) -> None:
+        self._start = start
+        self._tokens = tokens
+        self.text = text
+        """The grammar in llguidance's Lark syntax."""
+        self.broken = False
+        """Whether llguidance has failed in it: answers share its lexer, so it has to be compiled again."""
+
+    def matcher(self) -> Matcher:
+        """A matcher at the beginning of an answer."""
+        return Matcher(self._start.deep_copy(), self._tokens, self)
+
+
+class Matcher:
+    """The state of one answer under a grammar."""
+
+    def __init__(self, state: LLMatcher, tokens: Tokens, grammar: Grammar) -> None:
+        self._state = state
+        self._tokens = tokens
+        self._grammar = grammar
+        self._pieces = tokens.pieces
+        self._ends = tokens.ends
+        self._n_vocab = len(tokens.pieces)
+        self._words = np.zeros((self._n_vocab + 31) // 32, np.uint32)
+
+    def fits(self, token: int) -> bool:
+        """Whether this token may come next; the ids that end an answer fit where it is complete."""
+        if token in self._ends:
+            return self.may_end()
+        return bool(self._state.validate_tokens([token]) == 1)
+
+    def fits_all(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens fit one after the other; the state stays as it is."""
+        until = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        count = int(self._state.validate_tokens(list(tokens[:until])))
+        if count < until or until == len(tokens):
+            return count
+        after = self._state.deep_copy()
+        complete = after.try_consume_tokens(list(tokens[:until])) == until and after.is_accepting()
+        return count + complete
+
+    def accept(self, token: int) -> None:
+        """Take the token as the next one of the answer. Raises DecodeError if it does not fit."""
+        if not self._state.consume_token(token):
+            raise DecodeError(f"token {token} does not fit the answer's grammar{self._reason()}")
+
+    def allowed(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Write into `mask` (bool, one for each token) which tokens may come next.
+
+        Raises DecodeError if there is none: the grammar has led into a dead end.
+        """
+        words = self._words
+        self._state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        bits = np.unpackbits(words.view(np.uint8), count=self._n_vocab, bitorder="little")
+        mask[: self._n_vocab] = bits
+        mask[self._n_vocab :] = False
+        if not bits.any() or (self.must_end() and not self.may_end()):
+            raise DecodeError(f"no token fits the answer's grammar any more{self._reason()}")
+
+    def may_end(self) -> bool:
+        """Whether the answer so far is complete."""
+        return bool(self._state.is_accepting())
+
+    def must_end(self) -> bool:
+        """Whether nothing may follow but the end of the answer."""
+        return bool(self._state.is_stopped())
+
+    def forced(self, most: int = 16) -> list[int]:
+        """Tokens that spell what has to come next, as a draft of up to `most` tokens; often empty.
+
+        Where several tokens begin the only possible text, the longest is taken.
+        """
+        found: list[int] = []
+        ahead = self._state.deep_copy()
+        words = np.zeros_like(self._words)
+        while len(found) < most:
+            ahead.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+            token = self._only(words)
+            if token is None or not ahead.consume_token(token):
+                break
+            found.append(token)
+        return found
+
+    def _only(self, words: npt.NDArray[np.uint32]) -> int | None:
+        """The longest of the allowed tokens if all others are beginnings of it."""
+        filled = np.flatnonzero(words)
+        if len(filled) == 0 or len(filled) > _FEW:
+            return None
+        tokens = [
+            int(w) * 32 + bit for w in filled for bit in range(32) if int(words[w]) >> bit & 1
+        ]
+        if len(tokens) > _FEW or self._ends.intersection(tokens):
+            return None
+        longest = max(tokens, key=lambda token: len(self._pieces[token]))
+        text = self._pieces[longest]
+        return longest if all(text.startswith(self._pieces[token]) for token in tokens) else None
+
+    def rollback(self, count: int) -> None:
+        """Forget the last `count` accepted tokens. Raises DecodeError if there are fewer."""
+        if not self._state.rollback(count):
+            raise DecodeError(f"the answer's grammar cannot go back {count} tokens{self._reason()}")
+
+    def copy(self) -> Matcher:
+        """A matcher in the same state, which goes its own way from here."""
+        return Matcher(self._state.deep_copy(), self._tokens, self._grammar)
+
+    def _reason(self) -> str:
+        error = self._state.get_error()
+        if any(word in error for word in ("panic", "Poison", "too many states")):
+            self._grammar.broken = True
+        return f" ({error.splitlines()[0][:200]})" if error else ""

@@ -1,0 +1,13 @@
+"""A hundred thousand mutated schemas, regular expressions and grammars; see `test_fuzz_constraints`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_fuzz_constraints import fuzz_constraints
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_mutated_constraints_in_large_numbers(seed: int) -> None:
+    fuzz_constraints(seed, count=5000, timeout=1800)

@@ -1,0 +1,77 @@
+"""Regular expressions: the tree against Python's `re`, and patterns that would take another engine ages."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+
+import pytest
+
+from codellama.constraints.patterns import compiled
+from codellama.constraints.regex_parser import PatternError
+from codellama.constraints.regex_text import spelled_text
+from codellama.constraints.regex_tree import lengths
+
+
+def some_expression(rng: random.Random, depth: int = 3) -> str:
+    atoms = ["a", "b", "[ab]", "[^a]", ".", r"\d", r"\W", "c"]
+    if depth == 0:
+        return rng.choice(atoms)
+    parts = []
+    for _ in range(rng.randint(1, 3)):
+        part = rng.choice(atoms) if rng.random() < 0.6 else f"({some_expression(rng, depth - 1)})"
+        parts.append(part + rng.choice(["", "", "", "*", "+", "?", "{1,2}", "{2}"]))
+    text = "".join(parts)
+    return f"{text}|{some_expression(rng, depth - 1)}" if rng.random() < 0.2 else text
+
+
+def test_patterns_match_what_re_finds() -> None:
+    rng = random.Random(4)
+    for _ in range(400):
+        inner = some_expression(rng)
+        source = rng.choice(["{}", "^{}", "{}$", "^{}$", "^(?:{})$", "(^{}|{}$)"]).format(
+            inner, inner
+        )
+        pattern = compiled(source)
+        whole = re.compile(f"(?s:.)*?(?:{source.replace('$', chr(92) + 'Z')})", re.ASCII)
+        for _ in range(12):
+            text = "".join(rng.choice("aabbcd1") for _ in range(rng.randint(0, 6)))
+            assert pattern.matches(text) == (whole.match(text) is not None), (source, text)
+            least, most = lengths(pattern.whole)
+            if pattern.matches(text):
+                assert least <= len(text) and (most is None or len(text) <= most)
+
+
+def test_a_pattern_that_backtracks_elsewhere_is_matched_at_once() -> None:
+    pattern = compiled(r"^(a+)+$")
+    start = time.monotonic()
+    assert not pattern.matches("a" * 200 + "b")
+    assert time.monotonic() - start < 5
+
+
+def test_texts_are_spelled_as_the_inside_of_a_json_string() -> None:
+    assert spelled_text('a"\\\n') == r"a\x{5c}" + '"' + r"\x{5c}\x{5c}\x{5c}n"
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        (r"(?<!a)b", "lookbehind"),
+        (r"(?i)a", "group"),
+        (r"\Aabc", r"escape \A"),
+        (r"a\Z", r"escape \Z"),
+        ("[b-a]", "wrong order"),
+        ("a**", "two quantifiers"),
+        ("*a", "nothing before"),
+        ("a^b", "in the middle"),
+        (r"\p{Greek}", "property Greek"),
+        ("(" * 41 + ")" * 41, "deeper than 40"),
+        ("a{50001}", "more than 50000"),
+        ("x" * 4001, "more than 4000"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_in_a_pattern(source: str, word: str) -> None:
+    with pytest.raises(PatternError) as caught:
+        compiled(source)
+    assert word in str(caught.value)
