@@ -68,9 +68,15 @@ class CodeLlamaError(Exception):
 
 
 def _filled(template: str, names: Mapping[str, str], values: Mapping[str, object]) -> str:
-    """The template with its values; a name that has none is that of a setting, spelled as in `names`."""
-    fields = {name.partition(".")[0] for _, name, _, _ in Formatter().parse(template) if name}
-    return template.format_map({name: names.get(name, name) for name in fields} | dict(values))
+    """The template with its values; a name that has none is that of a setting, spelled as in `names`.
+
+    A text with braces that are no template's, as other people's code may raise, stays as it is.
+    """
+    try:
+        fields = {name.partition(".")[0] for _, name, _, _ in Formatter().parse(template) if name}
+        return template.format_map({name: names.get(name, name) for name in fields} | dict(values))
+    except (ValueError, IndexError, AttributeError):
+        return template
 
 
 def _remade(

@@ -22,7 +22,11 @@ HEAVY = {*OUTSIDE, "asyncio", "diskcache", "jinja2", "multiprocessing", "sqlite3
 """Packages from outside that this one imports, and the largest of those that they import."""
 
 CLICK = {"click", "typing_extensions"}
-ENGINE = {"llama_cpp", "numpy", "typing_extensions"}
+LLAMA_CPP = {
+    *("llama_cpp", "diskcache", "jinja2", "multiprocessing", "numpy", "sqlite3"),
+    "typing_extensions",
+}
+"""What `import llama_cpp` brings along: its own model class, chat templates and disk cache."""
 SERVER = {
     "asyncio",
     "fastapi",
@@ -38,11 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{f"{name} --help": CLICK for name in COMMANDS},
     "models --json": CLICK,
     "models": CLICK | {"rich"},
-    "inspect MODEL": CLICK | {"llama_cpp"},
-    "tokenize MODEL x": CLICK | {"llama_cpp"},
-    "complete MODEL x -n 1": CLICK | ENGINE,
-    "chat MODEL -p x -n 1": CLICK | ENGINE,
-    "plan MODEL": CLICK | ENGINE | {"gguf", "yaml"},
+    "inspect MODEL": CLICK | LLAMA_CPP,
+    "tokenize MODEL x": CLICK | LLAMA_CPP,
+    "complete MODEL x -n 1": CLICK | LLAMA_CPP,
+    "chat MODEL -p x -n 1": CLICK | LLAMA_CPP,
+    "plan MODEL": CLICK | LLAMA_CPP | {"gguf", "yaml"},
 }
 """Command lines, and the heavy packages that each may import; MODEL is a GGUF."""
 
@@ -87,7 +91,7 @@ def test_the_server_imports_what_it_needs(tiny_gguf: Path) -> None:
         url = server.stderr.readline().removeprefix("listening on ").strip()
         wait_until(lambda: httpx.get(url + "/health", timeout=DEADLINE_S).status_code == 200)
         os.kill(server.pid, signal.SIGTERM)
-        assert heavy_modules(server.stdout.read()) <= CLICK | ENGINE | SERVER
+        assert heavy_modules(server.stdout.read()) <= CLICK | LLAMA_CPP | SERVER
 
 
 def test_the_package_alone_imports_nothing_heavy() -> None:
@@ -97,45 +101,4 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 
 def test_the_library_imports_what_it_needs() -> None:
     code = "import sys; from codellama import LLM; print('modules:', *sys.modules)"
-    assert heavy_modules(python(code)) <= ENGINE
-
-
-# -- llama_cpp without what is not needed ------------------------------------------------------------
-
-
-def test_llama_cpp_is_whole_for_everybody_who_asks() -> None:
-    code = (
-        "import sys, codellama.native.library\n"
-        "import llama_cpp\n"
-        "assert 'llama_cpp.llama' not in sys.modules\n"
-        "assert llama_cpp.llama_cpp.llama_decode is llama_cpp.llama_decode\n"
-        "assert 'llama_cpp.llama' not in sys.modules\n"
-        "from llama_cpp import Llama\n"
-        "assert Llama is sys.modules['llama_cpp.llama'].Llama\n"
-        "print(llama_cpp.__version__, codellama.native.library.library().version)\n"
-        "try:\n"
-        "    llama_cpp.no_such_name\n"
-        "except AttributeError as error:\n"
-        "    print(error)\n"
-    )
-    versions, error = python(code).splitlines()
-    assert len(set(versions.split())) == 1
-    assert error == "module 'llama_cpp' has no attribute 'no_such_name'"
-
-
-def test_all_names_of_llama_cpp_are_there() -> None:
-    names = "print(*sorted(n for n in names if not n.startswith('__')))"
-    usual = python(f"names = {{}}; exec('from llama_cpp import *', names); {names}")
-    ours = python(
-        f"import codellama.native.library; names = {{}}; exec('from llama_cpp import *', names); {names}"
-    )
-    assert ours == usual
-
-
-def test_llama_cpp_that_was_imported_before_is_taken_as_it_is() -> None:
-    code = (
-        "import llama_cpp\n"
-        "from codellama.native import binding\n"
-        "print(binding.llama_cpp is llama_cpp, '__getattr__' in vars(llama_cpp))\n"
-    )
-    assert python(code) == "True False\n"
+    assert heavy_modules(python(code)) <= LLAMA_CPP

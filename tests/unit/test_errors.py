@@ -32,6 +32,12 @@ def test_values_may_hold_anything() -> None:
     assert str(UnsupportedError(BRACES, "set {x}")) == f"{BRACES}: set x"
 
 
+@pytest.mark.parametrize("text", ["open {", "a {0} b", "close }"])
+def test_braces_of_other_peoples_code_stay(text: str) -> None:
+    assert str(InvalidRequestError(text)) == text
+    assert str(UnsupportedError("x", text)) == f"x: {text}"
+
+
 def test_a_renamed_parameter_has_its_new_name_and_nothing_else_has() -> None:
     error = InvalidRequestError("{param}: the n of {word}", "n", "set {n}", word="n")
     assert error.rename("n_cmpl") is error

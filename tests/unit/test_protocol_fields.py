@@ -414,3 +414,15 @@ def test_infill_puts_the_extra_texts_first_and_the_prompt_last() -> None:
     prompt = InfillRequest.model_validate(body).prompts(llm)[0]
     expected = "<\n\n--- snippet ---\n\none\n\n--- snippet ---\n\ntwopq|s>"
     assert llm.tokenizer.decode(prompt.tokens) == expected
+
+
+@every_kind
+@pytest.mark.parametrize("field", ["temperature", "seed", "stop", "n"])
+def test_nan_is_a_bad_value_and_no_bug(kind: Any, body: dict[str, Any], field: str) -> None:
+    with pytest.raises((InvalidRequestError, ValidationError)):
+        sampling(kind, {**body, field: math.nan})
+
+
+@every_kind
+def test_an_empty_stop_is_none(kind: Any, body: dict[str, Any]) -> None:
+    assert sampling(kind, {**body, "stop": ""}).stop == ()

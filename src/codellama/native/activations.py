@@ -10,11 +10,11 @@ import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from codellama.errors import DecodeError, ModelLoadError
-from codellama.native.binding import llama_cpp
 from codellama.native.library import library
 from codellama.native.model import Model
 from codellama.native.settings import WeightSettings

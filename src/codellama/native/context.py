@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -29,7 +30,6 @@ from codellama.engine.batch import (
     Trim,
 )
 from codellama.errors import DecodeError, InvalidRequestError, ModelLoadError
-from codellama.native.binding import llama_cpp
 from codellama.native.huge_pages import NewMemory
 from codellama.native.library import library
 from codellama.native.model import LoraAdapter, Model

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from codellama.native.binding import llama_cpp, version
+import llama_cpp
 
 if TYPE_CHECKING:
     from codellama.native.arrays import Bytes, Floats
@@ -112,7 +112,7 @@ def file_types() -> Mapping[str, int]:
 
 def library_version() -> str:
     """Which quantizers these are: the version of the package that brought them."""
-    return f"llama-cpp-python {version()}"
+    return f"llama-cpp-python {llama_cpp.__version__}"
 
 
 def to_float(source: TensorType, rows: Bytes, out: Floats) -> None:

@@ -14,8 +14,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+import llama_cpp
+
 from codellama.errors import UnsupportedError
-from codellama.native.binding import llama_cpp, version
 
 # ggml_log_level of ggml.h: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.INFO}
@@ -64,7 +65,7 @@ class Library:
     @property
     def version(self) -> str:
         """Version of llama-cpp-python, and so of the llama.cpp in it."""
-        return version()
+        return str(llama_cpp.__version__)
 
     def clear_errors(self) -> None:
         """Forget the errors logged so far; call before something whose failure is to be explained."""

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from codellama.native.binding import llama_cpp
+import llama_cpp
+
 from codellama.native.huge_pages import NewMemory
 
 LoadProgress = Callable[[float], None]

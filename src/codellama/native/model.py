@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import llama_cpp
+
 from codellama.errors import (
     EngineDeadError,
     InvalidRequestError,
     ModelLoadError,
     UnsupportedError,
 )
-from codellama.native.binding import llama_cpp
 from codellama.native.library import library
 from codellama.native.load import LoadProgress, load_weights
 from codellama.native.settings import WeightSettings

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import llama_cpp
+
 from codellama.native.arrays import Floats
-from codellama.native.binding import llama_cpp
 from codellama.native.ggml import TensorType
 from codellama.native.library import library
 

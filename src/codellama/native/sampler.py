@@ -13,11 +13,11 @@ import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from codellama.errors import DecodeError, GrammarError, unknown_token
-from codellama.native.binding import llama_cpp
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
 from codellama.params import RANDOM_SEED, SamplingParams

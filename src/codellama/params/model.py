@@ -234,7 +234,7 @@ class ModelConfig:
 
     def _check_draft(self) -> None:
         if self.spec_type == "draft" and self.draft_model is None:
-            raise InvalidRequestError("spec_type draft needs a {param}", "draft_model")
+            raise InvalidRequestError("{spec_type} draft needs a {param}", "draft_model")
         if self.spec_type in ("none", "ngram") and self.draft_model is not None:
             raise InvalidRequestError(
                 "a {draft_model} is not used with {param} {kind}",

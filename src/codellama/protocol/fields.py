@@ -126,8 +126,9 @@ class Fields(BaseModel):
             field = cls.aliases.get(name, name)
             if field in cls.model_fields:
                 if value is not None:
-                    if given.setdefault(field, value) != value:
+                    if field in given and given[field] != value:
                         raise _given_twice(name, spelling[field])
+                    given[field] = value
                     spelling[field] = name
             elif not cls._says_nothing(name, value):
                 raise _refusal(name, cls)
@@ -235,7 +236,7 @@ class SamplingFields(PlainFields):
         if self.seed is not None:
             options["seed"] = seed_or_random(self.seed)
         if self.stop is not None:
-            options["stop"] = self.stop
+            options["stop"] = self.stop or ()  # an empty text is no stop, as in llama-server
         if self.logit_bias is not None:
             options["logit_bias"] = token_biases(self.logit_bias, tokenizer)
         if self.lora:
