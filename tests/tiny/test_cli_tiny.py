@@ -212,3 +212,19 @@ def test_without_checkpoint_the_demo_says_where_it_is(
     monkeypatch.setattr(models, "DEMO_CHECKPOINT", tmp_path / "nowhere")
     line = one_line(invoke("demo"))
     assert "no demo checkpoint; it is part of the source checkout" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--logit-bias", "99999+1"], "--logit-bias: token id 99999"),
+        (["--stop-token", "99999"], "--stop-token: token id 99999"),
+        (["--regex", "("], "--regex"),
+    ],
+)
+def test_defaults_that_no_request_could_use_end_the_server_at_its_start(
+    tiny_gguf: Path, options: list[str], words: str
+) -> None:
+    done = invoke("serve", tiny_gguf, "--port", "0", *options)
+    assert done.exit_code == 1
+    assert words in done.stderr

@@ -19,6 +19,7 @@ from codellama.cli.options import (
     serving_options,
 )
 from codellama.errors import InvalidRequestError
+from codellama.params.options import SamplingOptions
 
 _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--max-body-mib"}
 """The fields of `ServerConfig` whose options have other names."""
@@ -121,8 +122,19 @@ def command(
         from codellama.llm import LLM
         from codellama.server.run import serve
 
+    def load() -> LLM:
+        llm = LLM(path, **model_fields)
+        if config.sampling:  # whether a request can use them shows only with the model
+            nothing: SamplingOptions = {**config.sampling, "max_tokens": 0}
+            try:
+                llm.complete("", **nothing).result()
+            except BaseException:
+                llm.close()
+                raise
+        return llm
+
     serve(
-        lambda: LLM(path, **model_fields),
+        load,
         config,
         lambda url: click.echo(f"listening on {url}", err=True),
     )
