@@ -1,10 +1,10 @@
-"""A hundred thousand mutated schemas, regular expressions and grammars; see `test_fuzz_constraints`."""
+"""A hundred thousand mutated schemas, expressions and grammars; see `tests.fuzzing.test_constraints`."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_fuzz_constraints import fuzz_constraints
+from tests.fuzzing.test_constraints import fuzz_constraints
 
 
 @pytest.mark.slow
