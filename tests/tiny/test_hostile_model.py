@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -52,3 +53,13 @@ def test_every_way_to_llama_cpp_leads_through_our_checks(
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
         assert reason in result.stderr
+
+
+@pytest.mark.parametrize("name", ["draft_model", "lora"])
+def test_a_file_beside_the_model_is_named_by_its_setting(
+    tiny_gguf: Path, tmp_path: Path, name: str
+) -> None:
+    missing = str(tmp_path / "missing.gguf")
+    options: dict[str, Any] = {name: missing if name == "draft_model" else [missing]}
+    with pytest.raises(ModelLoadError, match=f"^{name}: .*missing.gguf: cannot be read"):
+        LLM(tiny_gguf, **options)

@@ -17,6 +17,7 @@ from codellama.errors import (
     UnsupportedError,
     unknown_token,
 )
+from codellama.params import SamplingParams
 from codellama.prompts.chat import reject_tags
 from codellama.protocol.embeddings import EmbeddingRequest
 from codellama.protocol.llama_server import TokenizeRequest
@@ -152,3 +153,18 @@ def test_a_sentence_names_other_settings_as_the_caller_spells_them() -> None:
     assert str(error) == "n_ubatch must not be larger than n_batch (9)"
     flags = {"n_ubatch": "--ubatch-size", "n_batch": "--batch-size"}
     assert error.spelled(flags) == "--ubatch-size must not be larger than --batch-size (9)"
+
+
+def test_an_error_about_a_setting_begins_with_its_name() -> None:
+    error = UnsupportedError("x.gguf: cannot be read", "give {lora} another").about("lora")
+    assert str(error) == "lora: x.gguf: cannot be read: give lora another"
+    assert error.spelled({"lora": "--lora"}).startswith("--lora: x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("stream", "iterate it"), ("response_format", "json_schema"), ("system", "Session")],
+)
+def test_parameters_of_other_libraries_are_told_where_they_are(name: str, hint: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"unknown parameter '{name}'; .*{hint}"):
+        SamplingParams.of(**{name: 1})
