@@ -12,6 +12,9 @@ A schema goes through these hands:
 - `unfold` says what each place allows, for each type. So `not`, `oneOf` and `if` are exact.
 - `emit`, `objects`, `arrays`, `strings`, `numbers` write rules. `rules` leaves out those that lead nowhere.
 
+llguidance has a compiler for JSON schemas of its own. It is used for odd multiples only: it (1.9.1) refuses
+keywords that people use, and reads some property names otherwise than JSON does.
+
 A keyword is enforced, or refused by name. `check_gbnf` guards llama.cpp's own grammars. All bounds are in
 `limits`.
 """
