@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import sys
 from graphlib import TopologicalSorter
@@ -32,7 +33,7 @@ def room(path: Path) -> str:
 def imports(path: Path) -> list[str]:
     """Absolute names of everything a module imports, for types too."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -45,14 +46,21 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def formatted_errors() -> set[str]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a module, parsed once for all tests."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def formatted_errors() -> frozenset[str]:
     """The names of InvalidRequestError and of every class made of it."""
-    trees = [ast.parse(path.read_text("utf-8")) for path in MODULES]
+    trees = [parsed(path) for path in MODULES]
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found = {"InvalidRequestError"}
     while more := {c.name for c in classes if found & set(map(name_of, c.bases))} - found:
         found |= more
-    return found
+    return frozenset(found)
 
 
 def name_of(node: ast.expr) -> str:
@@ -78,7 +86,7 @@ def test_rooms_import_only_from_rooms_above_them(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_user_data_is_no_part_of_a_sentence_that_is_formatted(path: Path) -> None:
     kinds = formatted_errors() - {"ContextLengthError"}  # which has a sentence of its own
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and name_of(node.func) in kinds and node.args:
             where, sentence = f"{path}:{node.lineno}", node.args[0]
             assert isinstance(sentence, ast.Constant), f"{where}: values go by name"
@@ -89,7 +97,7 @@ def test_user_data_is_no_part_of_a_sentence_that_is_formatted(path: Path) -> Non
 
 @pytest.mark.parametrize("path", [p for p in MODULES if room(p) != "cli"], ids=ids)
 def test_the_library_names_no_options_of_the_command_line(path: Path) -> None:
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path)
     statements = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and node not in statements:
@@ -135,7 +143,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_no_two_public_classes_share_a_name() -> None:
     homes: dict[str, list[str]] = {}
     for path in MODULES:
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(ids(path))
     assert not {name: where for name, where in homes.items() if len(where) > 1}
@@ -144,7 +152,7 @@ def test_no_two_public_classes_share_a_name() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_modules_say_what_they_are_and_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
-    tree = ast.parse(text)
+    tree = parsed(path)
     assert ast.get_docstring(tree), "a module opens with its contract"
     assert len(text.splitlines()) <= MOST_LINES
     for node in ast.walk(tree):
