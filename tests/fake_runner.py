@@ -34,6 +34,9 @@ class FakeSampler:
     def fitting(self, tokens: Sequence[int]) -> int:
         return len(tokens)
 
+    def forced(self) -> list[int]:
+        return []
+
     def close(self) -> None:
         self.closed += 1
 

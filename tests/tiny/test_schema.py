@@ -263,3 +263,19 @@ def test_a_banned_end_fails_its_request_only(demo: LLM, by: str) -> None:
     with pytest.raises(DecodeError, match="no token fits the grammar"):
         demo.complete("x", json_schema={"type": "null"}, **{by: values[by]}).result()
     assert demo.complete("x", json_schema={"type": "null"}).text() == "null"
+
+
+def test_what_a_schema_forces_is_drafted_and_the_answer_stays(demo: LLM) -> None:
+    names = ["first_name", "description", "is_active", "created_at"]
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "boolean"} for name in names},
+        "required": names,
+        "additionalProperties": False,
+    }
+    plain = demo.complete("{", json_schema=schema, temperature=0).result()
+    with LLM(demo_gguf(), n_ctx=2048, n_seq_max=1, n_threads=1, spec_type="ngram") as llm:
+        drafted = llm.complete("{", json_schema=schema, temperature=0).result()
+    assert drafted.text == plain.text
+    assert drafted.timings.draft_n > 4
+    assert drafted.timings.draft_accepted > drafted.timings.draft_n / 2

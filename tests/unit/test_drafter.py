@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama.engine.drafter import NgramDrafter, Wish
+from codellama.engine.drafter import FormDrafter, NgramDrafter, Wish
 from codellama.engine.ngrams import ORDERS, REACH, NgramIndex, Past, after_change, continuation
 from codellama.engine.request import Request
-from tests.fake_runner import request
+from tests.fake_runner import FakeSampler, request
 
 
 def search(tokens: list[int]) -> tuple[int, int] | None:
@@ -163,3 +164,14 @@ def test_a_text_shorter_than_an_ngram_is_no_past() -> None:
     for n in range(ORDERS[0] + 1):
         past.add(list(range(n)))
     assert past.find([hash(tuple(range(ORDERS[0])))]) is None
+
+
+def test_what_a_form_forces_is_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter, new = FormDrafter(), request([1, 2, 3], 4)
+    assert drafter.outlook(new) is None
+    monkeypatch.setattr(FakeSampler, "forced", lambda self: [7, 8, 9])
+    outlook = drafter.outlook(new)
+    assert outlook is not None
+    assert drafter.draft([Wish(new, 2)]) == [[7, 8]]
+    drafter.forget(new)
+    drafter.forget(new)

@@ -26,7 +26,8 @@ followed by rows for guessed tokens. Rows are sampled in order with the request'
 long as what was drawn is what was guessed; the rest is trimmed. Each token comes from the same
 logits and the same sampler as without guesses, up to the last digits: kernels for quantized weights
 differ by the number of rows. `pace` chooses the lengths that promise most tokens per second from
-measured acceptance and measured step times.
+measured acceptance and measured step times. What an answer's schema or grammar leaves no choice
+about is the best guess there is; asking for it takes a microsecond.
 
 **Adapters.** llama.cpp applies LoRA adapters to a whole batch. A step is for requests with equal
 scales, and groups with others take turns of a few steps each. Changing adapters makes llama.cpp
@@ -53,7 +54,7 @@ does nothing for what nobody uses.
 """
 
 from codellama.engine.batch import Batch, TokenLogprob
-from codellama.engine.drafter import Drafter, NgramDrafter
+from codellama.engine.drafter import Drafter, FormDrafter, NgramDrafter
 from codellama.engine.engine import Engine
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.engine.prompt_cache import PromptCache
@@ -68,6 +69,7 @@ __all__ = [
     "Batch",
     "Delta",
     "Drafter",
+    "FormDrafter",
     "Engine",
     "EngineStatus",
     "FinishReason",

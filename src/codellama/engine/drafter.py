@@ -2,7 +2,8 @@
 a row of a batch and never changes an answer.
 
 A `Drafter` says for each request what kind of guess it could make (`outlook`), and makes those that are
-wanted (`draft`). `NgramDrafter` looks for the latest place where the text already said what it says now.
+wanted (`draft`). `FormDrafter` knows what a schema or grammar demands, `NgramDrafter` looks for the latest
+place where the text already said what it says now.
 """
 
 from __future__ import annotations
@@ -52,6 +53,40 @@ class Drafter(Protocol):
 
     def close(self) -> None:
         """Free everything."""
+
+
+class FormDrafter:
+    """Names of properties, quotes and commas: what an answer's form leaves no choice about."""
+
+    seconds_per_token = 0.0
+
+    # Of the forced tokens of 40 objects with usual names, all were those that the vocabulary spells.
+    _FORCED = Outlook("forced", 0.95)
+
+    def __init__(self) -> None:
+        self._found: dict[Request, list[int]] = {}
+
+    def outlook(self, request: Request) -> Outlook | None:
+        """Whether anything is forced."""
+        found = request.sampler.forced()
+        if not found:
+            return None
+        self._found[request] = found
+        return self._FORCED
+
+    def draft(self, wishes: Sequence[Wish]) -> list[list[int]]:
+        """What the latest `outlook` found."""
+        return [self._found[wish.request][: wish.length] for wish in wishes]
+
+    def forget(self, request: Request) -> None:
+        """Drop what was found."""
+        self._found.pop(request, None)
+
+    def reset(self) -> None:
+        """Nothing depends on a step."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class NgramDrafter:

@@ -122,6 +122,9 @@ class SamplerHandle(Protocol):
     def fitting(self, tokens: Sequence[int]) -> int:
         """How many of these tokens may follow one another from here, as far as that is known."""
 
+    def forced(self) -> list[int]:
+        """Tokens that the answer's form leaves hardly a choice about; empty without such a form."""
+
     def close(self) -> None:
         """Free the native side; called once, by the engine."""
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MIROSTAT_M = 100  # llama.cpp's constant
+_LONGEST_FORCED = 256  # bytes; more than a draft ever holds
 
 
 class Sampler:
@@ -49,7 +50,7 @@ class Sampler:
         """
         library()
         self._n_vocab = tokenizer.n_vocab
-        self._keep: list[object] = [tokenizer]  # what the native side points to
+        self._tokenizer = tokenizer  # the native side points to its vocabulary
         self._banned = frozenset(banned)
         self._matcher = matcher
         self._grammar = _grammar(params, tokenizer)
@@ -182,6 +183,17 @@ class Sampler:
     def fitting(self, tokens: Sequence[int]) -> int:
         """How many of these tokens a `matcher` lets follow one another from here; all without one."""
         return len(tokens) if self._matcher is None else self._matcher.fits_all(tokens)
+
+    def forced(self) -> list[int]:
+        """The tokens that a `matcher` leaves no choice about, as the vocabulary spells them; often none.
+
+        They are guesses: the model may spell the same text otherwise. The last one is left out, since it
+        might have become one token together with what comes behind.
+        """
+        text = b"" if self._matcher is None else self._matcher.forced_text()[:_LONGEST_FORCED]
+        if not text:
+            return []
+        return self._tokenizer.encode(text.decode("utf-8", "ignore"), raw=True)[:-1]
 
     def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """Draw the token after batch row `row` of `context`, and remember it.

@@ -13,6 +13,7 @@ from codellama.devices.plan import LoadPlan, ModelPlan
 from codellama.engine import (
     Drafter,
     Engine,
+    FormDrafter,
     ModelDrafter,
     NgramDrafter,
     PromptCache,
@@ -113,6 +114,8 @@ def open_drafters(
 ) -> list[Drafter]:
     """Who guesses ahead. The draft model sees the token `substitute` where it does not know one."""
     drafters: list[Drafter] = []
+    if config.spec_type != "none":
+        drafters.append(FormDrafter())
     if config.spec_type in ("auto", "ngram"):
         drafters.append(NgramDrafter())
     if plan.draft is not None:
