@@ -121,6 +121,7 @@ class FakeLLM(LlamaCompatible):
         self.cancelled: set[str] = set()
         self.closed = False
         self.dead = False
+        self.warm = False
         self.error: Exception | None = None
         self.table = AdapterTable([Adapter(i, f"{n}.gguf", 1.0) for i, n in enumerate("ab")])
         self._held: list[Callable[[], None]] = []
@@ -261,6 +262,9 @@ class FakeLLM(LlamaCompatible):
 
     def load_state(self, path: str | Path) -> None:
         raise StaleStateError("the script has no states")
+
+    def warm_up(self) -> None:
+        self.warm = True
 
     def status(self) -> EngineStatus:
         return EngineStatus(n_slots=1, dead=self.dead)

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from codellama import LLM, DecodeError, GrammarError, InvalidRequestError
+from codellama import LLM, DecodeError, EngineDeadError, GrammarError, InvalidRequestError
 from codellama.engine.request import FinishReason
 from codellama.models import demo_gguf
 from tests.lora_file import write_adapter
@@ -279,3 +279,14 @@ def test_what_a_schema_forces_is_drafted_and_the_answer_stays(demo: LLM) -> None
     assert drafted.text == plain.text
     assert drafted.timings.draft_n > 4
     assert drafted.timings.draft_accepted > drafted.timings.draft_n / 2
+
+
+def test_a_model_can_be_warmed_up_and_not_after_its_end(tiny_gguf: Path) -> None:
+    with LLM(tiny_gguf, n_threads=1) as llm:
+        llm.warm_up()
+        llm.warm_up()
+        assert llm.complete("x", regex="yes|no", max_tokens=8).text() in ("yes", "no")
+    with LLM(tiny_gguf, n_threads=1) as closed:
+        pass
+    with pytest.raises(EngineDeadError):
+        closed.warm_up()

@@ -29,7 +29,7 @@ from codellama.errors import GrammarError
 class Constraints:
     """Compiles what answers of one model may be; compiled grammars are kept and shared.
 
-    Safe to use from several threads. llguidance's tokenizer is made when it is first needed.
+    Safe to use from several threads. llguidance's tokenizer is made when it is first needed, or by `warm_up`.
     """
 
     def __init__(self, vocabulary: TokenPieces) -> None:
@@ -38,6 +38,10 @@ class Constraints:
         self._made: Tokens | None = None
         self._kept: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
         self._bytes = 0
+
+    def warm_up(self) -> None:
+        """Make the tokenizer now; takes up to half a second and some 15 MB."""
+        self._tokens()
 
     def compile_schema(self, schema: Any, param: str = "json_schema") -> Grammar:
         """The JSON values that satisfy a JSON Schema (draft 2020-12, or older ones by their keywords).

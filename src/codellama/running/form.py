@@ -27,6 +27,10 @@ class Forms:
         self._lock = threading.Lock()
         self._constraints: Constraints | None = None
 
+    def warm_up(self) -> None:
+        """Do now what the first schema, expression or Lark grammar would wait for."""
+        self._compiler().warm_up()
+
     def grammar(self, params: SamplingParams) -> Grammar | None:
         """What llguidance has to enforce, if anything. Raises GrammarError, which names the parameter."""
         if all(getattr(params, name) is None for name in FORMS):

@@ -1,7 +1,7 @@
 """The model behind the routes: loading, ready, failed or stopping, and the requests it is answering.
 
-The model is loaded on a thread of its own while the server already answers `/health`. All methods but
-the loader run on the event loop.
+The model is loaded on a thread of its own while the server already answers `/health`, and warmed up there
+when it is ready. All methods but the loader run on the event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from codellama.errors import EngineDeadError
@@ -76,6 +77,9 @@ class Serving:
         else:
             if not _tell(loop, self._ready, llm):
                 llm.close()
+                return
+            with suppress(EngineDeadError):  # closed in the meantime
+                llm.warm_up()
 
     def _ready(self, llm: LanguageModel) -> None:
         self._llm = llm
