@@ -65,9 +65,10 @@ class Client:
         self, url: str, *, model: str = "any", api_key: str | None = None, timeout: float = 600.0
     ) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = url.rstrip("/").removesuffix("/v1")
         self._model = model
         self._http = httpx.AsyncClient(
-            base_url=url.rstrip("/").removesuffix("/v1"),
+            base_url=self.url,
             headers=headers,
             timeout=timeout,
             # A new connection for every request: llama-server may close one after an answer, and a

@@ -188,3 +188,12 @@ def test_the_weights_benchmark_in_small(tmp_path: Path) -> None:
     assert keys == {"seconds", "per_weight", "cpu_seconds", "memory", "written"}
     assert all(len(row["values"]["codellama"]) == 2 for row in found["results"])
     assert os.listdir(tmp_path) == []
+
+
+def test_a_short_soak(tiny_gguf: Path) -> None:
+    done = bench("soak.py", str(tiny_gguf), "--minutes", "0.1", "--clients", "6", "--slots", "3")
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["failed"] == found["wrong"] == []
+    assert sum(found["requests"].values()) > 10
+    assert found["figures"]["memory_mb"] > 10
