@@ -46,7 +46,16 @@ OUTSIDE = {
     "pydantic_core": {"server"},
     "rich": {"cli"},
     "starlette": {"server"},
-    "typing_extensions": {"errors", "llm", "params", "prompts", "protocol", "running", "session"},
+    "typing_extensions": {
+        "compat",
+        "errors",
+        "llm",
+        "params",
+        "prompts",
+        "protocol",
+        "running",
+        "session",
+    },
     "uvicorn": {"server"},
     "yaml": {"weights"},
 }

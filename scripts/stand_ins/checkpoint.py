@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from make_random_model import Shape
 from stand_ins.formats import Piece, safetensors_head, sentencepiece_model
-from stand_ins.hub import LARGE, blob_id
+from stand_ins.hub import blob_id, is_large
 
 SHARD_BYTES = 5 * 10**9
 """transformers' limit when the 70B was published: it makes the 29 files that its repository has."""
@@ -119,7 +119,7 @@ class Text:
     def __init__(self, name: str, data: bytes) -> None:
         self.data = data
         self.size = len(data)
-        self.sha256 = hashlib.sha256(data).hexdigest() if name.endswith(LARGE) else None
+        self.sha256 = hashlib.sha256(data).hexdigest() if is_large(name) else None
         self.blob_id = blob_id(data)
 
     def pieces(self, begin: int, end: int) -> Iterator[bytes | memoryview]:

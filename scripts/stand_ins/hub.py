@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face hub on loopback: what `huggingface_hub` asks of it, and its bad days.
 
-Repositories are files by name, in a folder or made up while they are sent. Large ones (safetensors,
+Repositories are files by name, in a folder or made up while they are sent. Large ones (safetensors, GGUF,
 tokenizer.model) have a SHA-256, as with Git LFS, and are served from another path by a redirect, as by the
 hub's storage.
 """
@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".model")
+
+
+def is_large(name: str) -> bool:
+    """Whether the hub keeps a file of this name in its storage for large ones."""
+    return name.endswith((".safetensors", ".model")) or ".gguf" in name
 
 
 class StoredFile(Protocol):
@@ -53,7 +57,7 @@ class LocalFile:
 
     @property
     def sha256(self) -> str | None:
-        if not self.path.name.endswith(LARGE):
+        if not is_large(self.path.name):
             return None
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 

@@ -20,6 +20,7 @@ from typing_extensions import Unpack
 
 from codellama.compat.embeddings import EmbeddingCompatible
 from codellama.compat.llama import LlamaCompatible
+from codellama.compat.pretrained import FromPretrained
 from codellama.devices.contexts import encoder_batch
 from codellama.devices.machine import this_machine
 from codellama.devices.plan import LoadPlan
@@ -68,7 +69,7 @@ from codellama.running.opening import (
 from codellama.variants import Variant, recognise
 
 
-class LLM(LlamaCompatible, EmbeddingCompatible):
+class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
     """A loaded model that answers many requests at once. Close it, or use it as a context manager.
 
     ::

@@ -106,7 +106,7 @@ def test_a_name_in_two_folders_is_an_error_that_lists_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CODELLAMA_MODELS", raising=False)
-    monkeypatch.setattr("codellama.models.CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr("codellama.models.folders.CHECKOUT", tmp_path / "checkout")
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path / "models", tmp_path / "checkout" / "models"):
         folder.mkdir(parents=True)
@@ -179,7 +179,7 @@ def test_every_file_is_on_one_line_to_be_copied(models: Path) -> None:
 
 
 def test_models_lists_the_demo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codellama.models.DEMO_CHECKPOINT", models)
+    monkeypatch.setattr("codellama.models.demo.DEMO_CHECKPOINT", models)
     assert "Also here: demo" not in CliRunner().invoke(main, ["models"]).output
     (models / "config.json").touch()
     assert "Also here: demo" in CliRunner().invoke(main, ["models"]).output

@@ -13,6 +13,7 @@ from codellama.cli.options import model_config
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
+    from codellama.models import HubName
 
 
 def open_model(name: str, options: Mapping[str, Any]) -> LLM:
@@ -29,7 +30,24 @@ def open_model(name: str, options: Mapping[str, Any]) -> LLM:
 
 
 def model_file(name: str) -> Path:
-    """The file that MODEL stands for; that the demo is being converted is said on stderr."""
-    from codellama.models import resolve_model
+    """The file that MODEL stands for. A file of a repository that is not here is fetched, with a bar; that
+    the demo is being converted is said on stderr."""
+    from codellama.models import HubName, find_variant, resolve_model
 
+    hub_name = None if Path(name).exists() or find_variant(name) else HubName.parse(name)
+    if hub_name is not None:
+        return fetched_model(hub_name)
     return resolve_model(name, lambda text: click.echo(text, err=True))
+
+
+def fetched_model(name: HubName, revision: str | None = None) -> Path:
+    """The GGUF that `name` means, fetched if it is not here."""
+    from codellama.cli.outputs import progress_bar
+    from codellama.models import obtain
+
+    try:
+        with progress_bar(f"fetching {name}") as progress:
+            return obtain(name, revision=revision, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted: the same command goes on from there.", err=True)
+        raise

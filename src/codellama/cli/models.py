@@ -1,4 +1,4 @@
-"""`codellama models`: the published models, what each can do, and which files of them are here."""
+"""`codellama models`: the published models, what each can do, and which files are on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from codellama.cli.options import json_option
-from codellama.models import DEMO, LocalModel, has_demo, local_models, models_folders
+from codellama.models import (
+    DEMO,
+    LocalModel,
+    StoredModel,
+    has_demo,
+    local_models,
+    models_folders,
+    stored_models,
+    usable,
+)
 from codellama.variants import VARIANTS, ChatFormatName
 
 _CHAT: Mapping[ChatFormatName, str] = {"turn": "turns", "inst": "[INST]", "none": "no"}
@@ -20,7 +29,8 @@ _CHAT: Mapping[ChatFormatName, str] = {"turn": "turns", "inst": "[INST]", "none"
 def command(as_json: bool) -> None:
     """List the published models and which files are here.
 
-    Commands take the names in the first column, and those of the files.
+    Commands take the names in the first column, and those of the files: in the models folder, in the
+    cache of the Hugging Face hub, and what Ollama, LM Studio and llama.cpp have.
     """
     local = local_models()
     if as_json:
@@ -36,6 +46,15 @@ def command(as_json: bool) -> None:
     for model in local:
         if model.variant is None:
             click.echo(f"Also here: {model.path}")
+    for stored, model in _stored():
+        what = f"{model.nbytes / 1e9:.1f} GB, {stored.store}"
+        click.echo(f"Also here: {stored.name} ({what})")
+
+
+def _stored() -> list[tuple[StoredModel, LocalModel]]:
+    """The models of other programs that can be used."""
+    pairs = [(stored, usable(stored.path)) for stored in stored_models()]
+    return [(stored, model) for stored, model in pairs if model is not None]
 
 
 def _document(local: list[LocalModel]) -> dict[str, Any]:
@@ -58,6 +77,15 @@ def _document(local: list[LocalModel]) -> dict[str, Any]:
         ],
         "demo": has_demo(),
         "other_files": [_file(model) for model in local if model.variant is None],
+        "stored": [
+            {
+                "name": stored.name,
+                "store": stored.store,
+                "model": model.variant.name if model.variant else None,
+                **_file(model),
+            }
+            for stored, model in _stored()
+        ],
     }
 
 

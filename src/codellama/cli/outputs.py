@@ -199,7 +199,9 @@ def quantizer_options(options: Mapping[str, Any]) -> QuantOptions:
 
 def source_name(source: str) -> str:
     """What `{name}` stands for: the last part of a path or of a repository's name."""
-    return Path(source).absolute().name
+    from codellama.files.hub_cache import checkpoint_name
+
+    return checkpoint_name(Path(source))
 
 
 @contextlib.contextmanager

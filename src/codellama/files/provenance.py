@@ -67,12 +67,26 @@ def manifest(
 
     `advance` gets the bytes of each piece that has been read.
     """
-    rows = [
-        {"name": name, "bytes": path.stat().st_size, "sha256": sha256(path, advance)}
-        for name, path in files.items()
-    ]
-    document = {_FORMAT: _VERSION, **provenance, "files": rows}
-    return json.dumps(document, indent=2).encode() + b"\n"
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    rows = {name: (sizes[name], sha256(path, advance)) for name, path in files.items()}
+    return manifest_of(rows, provenance)
+
+
+def manifest_of(rows: Mapping[str, tuple[int, str]], provenance: Mapping[str, Any]) -> bytes:
+    """The manifest of files whose bytes and SHA-256 are known, by name."""
+    files = [{"name": n, "bytes": size, "sha256": digest} for n, (size, digest) in rows.items()]
+    return json.dumps({_FORMAT: _VERSION, **provenance, "files": files}, indent=2).encode() + b"\n"
+
+
+def manifest_source(path: Path) -> str | None:
+    """The repository or folder that the GGUF `path` was made of or fetched from, if its manifest says."""
+    try:
+        with manifest_path(path).open("rb") as file:
+            document = parse_json(file.read(MOST_BYTES + 1)[:MOST_BYTES])
+    except (OSError, ValueError):
+        return None
+    source = document.get("source") if isinstance(document, dict) else None
+    return source if isinstance(source, str) else None
 
 
 def sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:

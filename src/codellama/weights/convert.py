@@ -137,13 +137,13 @@ def is_local(source: str | os.PathLike[str]) -> bool:
 def _convert_repository(
     name: str, outputs: Mapping[str, Path], settings: RunSettings
 ) -> list[Report]:
-    from codellama.weights.hub import Repository
+    from codellama.weights.hub import find_repository
     from codellama.weights.hub_source import open_repository
 
     first = next(iter(outputs.values()))
     folder = first.absolute().parent if settings.keep else download_folder(first)
     try:
-        repository = Repository(name, settings.revision)
+        repository = find_repository(name, settings.revision)
         with open_repository(repository, folder, keep=settings.keep) as opened:
             reports = _run(opened, outputs, settings)
     except BaseException as error:
@@ -184,11 +184,11 @@ def _open_any(
         return open_gguf(path)
     if is_local(source):
         return open_checkpoint(path)
-    from codellama.weights.hub import Repository
+    from codellama.weights.hub import find_repository
     from codellama.weights.hub_source import open_repository
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="codellama-"))
-    repository = Repository(os.fspath(source), settings.revision)
+    repository = find_repository(os.fspath(source), settings.revision)
     return open_repository(repository, Path(folder), keep=settings.keep)
 
 

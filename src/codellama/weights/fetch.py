@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,19 +100,35 @@ class Fetcher:
             self._changed.notify_all()
 
 
-def fetch(repository: Repository, name: str, folder: Path) -> Path:
-    """Get one file into `folder`, unless it is there; continues what was half fetched.
+def fetch(
+    repository: Repository,
+    name: str,
+    folder: Path,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Get one file into `folder`, under its last name, unless it is there; continues what was half fetched.
+
+    A file that the hub's cache has is not fetched again but linked.
+
+    `progress` gets the bytes that are there, in this file.
 
     Raises:
         CheckpointError: the network, or twice a checksum that is wrong.
     """
     file = repository.files[name]
-    target = folder / name
-    part = folder / f"{name}.part"
+    target = folder / name.rpartition("/")[2]
+    part = target.with_name(f"{target.name}.part")
+    if target.is_symlink():  # into the hub's cache, which is not ours to write to
+        target.unlink()
+    cached = repository.cached(file)
+    if cached is not None:
+        target.unlink(missing_ok=True)
+        _link(cached, target)
+        return target
     if target.is_file():  # of an earlier run, and who knows of which commit
         target.replace(part)
     for _ in range(2):
-        digest = _download(repository, file, part)
+        digest = _download(repository, file, part, progress)
         if digest in (file.sha256, file.blob_id):
             part.replace(target)
             return target
@@ -123,18 +140,37 @@ def fetch(repository: Repository, name: str, folder: Path) -> Path:
     )
 
 
-def _download(repository: Repository, file: HubFile, part: Path) -> str:
+def _link(there: Path, here: Path) -> None:
+    """Make `here` the same file, by a link where the system lets us."""
+    try:
+        here.symlink_to(there)
+    except OSError:
+        shutil.copyfile(there, here)
+
+
+def _download(
+    repository: Repository, file: HubFile, part: Path, progress: Callable[[int], None] | None
+) -> str:
     """Get what is missing of `part`; returns the checksum of the whole."""
     digest = _new_digest(file)
+    there = 0
+
+    def note(piece: bytes) -> None:
+        nonlocal there
+        digest.update(piece)
+        there += len(piece)
+        if progress:
+            progress(there)
+
     with part.open("a+b") as out:
         if out.tell() > file.size:
             out.truncate(0)
         out.seek(0)
         while piece := out.read(_PIECE):
-            digest.update(piece)
+            note(piece)
         for piece in repository.stream(file.name, out.tell()):
             out.write(piece)
-            digest.update(piece)
+            note(piece)
     return digest.hexdigest()
 
 

@@ -2,7 +2,8 @@
 
 Everything goes through `huggingface_hub` (endpoint, token, proxies, offline mode are its), but for one
 thing: a line that breaks, even in the middle of a body, is tried again from where it was, after a pause
-that grows. The revision is pinned to a commit when the repository is opened.
+that grows. The revision is pinned to a commit when the repository is opened. What the hub's cache has is not
+fetched; with HF_HUB_OFFLINE it is all there is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -29,6 +31,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
 from codellama.errors import CheckpointError
+from codellama.files import hub_cache
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,17 @@ class HubFile:
     blob_id: str | None
 
 
+def find_repository(name: str, revision: str | None = None) -> Repository:
+    """The repository on the hub; with HF_HUB_OFFLINE that in the hub's cache.
+
+    Raises:
+        CheckpointError: as `Repository`; offline, if it is not in the cache.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return CachedRepository(name, revision)
+    return Repository(name, revision)
+
+
 class _BrokenLineError(Exception):
     """Worth another attempt."""
 
@@ -65,10 +79,8 @@ class Repository:
             CheckpointError: no such repository or revision, no access, no network.
         """
         self.name = name
-        self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self.endpoint = _endpoint()
         self._stop = threading.Event()
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise CheckpointError(_offline(name, self.endpoint))
         info = self._look_up(revision)
         if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
             raise CheckpointError(f"{name}: {self.endpoint} names no commit")
@@ -116,6 +128,11 @@ class Repository:
         if status is not None and 400 <= status < 500 and status not in (408, 429):
             return f"{self.name}: {what}: {self.endpoint} answers {status}"
         return None
+
+    def cached(self, file: HubFile) -> Path | None:
+        """The same file in the hub's cache, if it is there."""
+        checksum = file.sha256 or file.blob_id
+        return hub_cache.blob(self.name, checksum, file.size) if checksum else None
 
     def read(self, name: str, begin: int, count: int) -> bytes:
         """Bytes `begin` to `begin + count` of a file, or up to its end.
@@ -191,9 +208,50 @@ class Repository:
         self._stop.set()
 
 
+class CachedRepository(Repository):
+    """A commit of a repository as the hub's cache has it; nothing is asked of the network."""
+
+    def __init__(self, name: str, revision: str | None = None) -> None:
+        """Look in the cache. Raises CheckpointError if the revision is not there."""
+        self.name = name
+        self.endpoint = _endpoint()
+        self._stop = threading.Event()
+        folder = hub_cache.snapshot(name, revision)
+        if folder is None:
+            raise CheckpointError(_offline(name, self.endpoint))
+        self._folder = folder
+        self.commit = folder.name
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        self.files = {file.name: file for file in (_cached_file(folder, path) for path in paths)}
+
+    def cached(self, file: HubFile) -> Path | None:
+        return (self._folder / file.name).resolve()
+
+    def stream(self, name: str, begin: int, end: int | None = None) -> Iterator[bytes]:
+        with (self._folder / name).open("rb") as file:
+            file.seek(begin)
+            left = self.files[name].size - begin if end is None else end - begin
+            while piece := file.read(min(_CHUNK, left)):
+                left -= len(piece)
+                yield piece
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def _cached_file(folder: Path, path: Path) -> HubFile:
+    checksum = hub_cache.checksum(path)
+    large = checksum is not None and len(checksum) == 64
+    name = path.relative_to(folder).as_posix()
+    size = path.stat().st_size
+    return HubFile(name, size, checksum if large else None, None if large else checksum)
+
+
 def _offline(name: str, endpoint: str) -> str:
     return (
-        f"{name}: HF_HUB_OFFLINE is set: unset it to read from {endpoint}, or name a local folder"
+        f"{name}: HF_HUB_OFFLINE is set and it is not in {hub_cache.hub_cache()}: unset it to read from "
+        f"{endpoint}, or name a local folder"
     )
 
 

@@ -16,7 +16,7 @@ from codellama.files.provenance import source_keys
 from codellama.files.safetensors_header import SafeTensor, header_length, parse_header
 from codellama.files.small_files import MOST_BYTES, SMALL_FILES
 from codellama.weights.fetch import MOST_FILES, Fetcher, fetch
-from codellama.weights.hub import Repository
+from codellama.weights.hub import HubFile, Repository
 from codellama.weights.source import Source, checkpoint_source, shard_names
 
 _FIRST_BYTES = 2**16
@@ -46,11 +46,16 @@ class HubSource(Source):
         self._fetcher.begin([path.name for path in paths])
 
     def room(self, paths: Sequence[Path]) -> int:
-        sizes = sorted((self.repository.files[path.name].size for path in paths), reverse=True)
+        sizes = sorted((file.size for file in self._missing(paths)), reverse=True)
         return sum(sizes if self._keep else sizes[:MOST_FILES])
 
     def download_bytes(self, paths: Sequence[Path]) -> int:
-        return sum(self.repository.files[path.name].size for path in paths)
+        return sum(file.size for file in self._missing(paths))
+
+    def _missing(self, paths: Sequence[Path]) -> list[HubFile]:
+        """Those that are not in the hub's cache."""
+        files = [self.repository.files[path.name] for path in paths]
+        return [file for file in files if self.repository.cached(file) is None]
 
     def _file(self, path: Path) -> int:
         self._fetcher.wait(path.name)
@@ -76,6 +81,12 @@ def open_repository(repository: Repository, folder: Path, *, keep: bool = False)
     Raises:
         CheckpointError: as `source.open_checkpoint`; the hub or the network refuses.
     """
+    ready = next((name for name in repository.files if name.endswith(".gguf")), None)
+    if ready is not None and "config.json" not in repository.files:
+        raise CheckpointError(
+            f"{repository.name}: not a checkpoint: its GGUFs are ready, `codellama pull {repository.name}` "
+            "fetches one"
+        )
     for name in ("config.json", "tokenizer.model"):
         if name not in repository.files:
             raise CheckpointError(f"{repository.name}: not a checkpoint: there is no {name} in it")

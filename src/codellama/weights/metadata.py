@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 
 from codellama.errors import CheckpointError
 from codellama.files.gguf_header import Value, ValueType, encode_value
+from codellama.files.hub_cache import checkpoint_name
 from codellama.files.small_files import plain, read_json, shown
 from codellama.weights.chat_template import turn_template
 from codellama.weights.config import LlamaConfig
@@ -47,7 +48,7 @@ def checkpoint_metadata(
 
 def _describe(writer: gguf.GGUFWriter, folder: Path, n_parameters: int) -> None:
     about = _about(folder, n_parameters)
-    about.name = about.name or folder.name
+    about.name = about.name or checkpoint_name(folder)
     about.size_label = about.size_label or gguf.size_label(n_parameters, n_parameters, 0, 0)
     try:
         about.set_gguf_meta_model(writer)
@@ -59,13 +60,22 @@ def _describe(writer: gguf.GGUFWriter, folder: Path, n_parameters: int) -> None:
 
 
 def _about(folder: Path, n_parameters: int) -> gguf.Metadata:
+    named = folder.with_name(checkpoint_name(folder))  # the rest is guessed from that name
     try:
         _check_card(folder / "README.md")
-        return gguf.Metadata.load(None, folder, None, n_parameters)
+        about = gguf.Metadata.load(None, folder, None, n_parameters)
+        if named.name == folder.name:
+            return about
+        card = gguf.Metadata.load_model_card(folder)
+        parameters = gguf.Metadata.load_hf_parameters(folder)
     except Exception as error:
         # A model card is prose: whatever is wrong with its front matter stops no conversion.
         log.warning("%s: the model card is left out: %s", folder, plain(error))
-        return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, folder, n_parameters)
+        about, card, parameters = gguf.Metadata(), {}, {}
+    sampling = {key: value for key, value in vars(about).items() if key.startswith("sampling_")}
+    return gguf.Metadata.apply_metadata_heuristic(
+        gguf.Metadata(**sampling), card, parameters, named, n_parameters
+    )
 
 
 def _check_card(path: Path) -> None:

@@ -18,6 +18,7 @@ from types import TracebackType
 
 from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
 from codellama.files.gguf_header import GGUFHeader, Value
+from codellama.files.hub_cache import checkpoint_name
 from codellama.files.loadable import check_hyperparameters
 from codellama.files.provenance import FILES, REVISION, SOURCE, source_keys
 from codellama.files.safetensors_header import SafeTensor, read_safetensors_header
@@ -103,7 +104,7 @@ class Source:
         if SOURCE in self.metadata:
             names = SOURCE, REVISION, FILES
             return {key: self.metadata[key] for key in names if key in self.metadata}
-        return source_keys(self.path.name)
+        return source_keys(checkpoint_name(self.path))
 
     @functools.cached_property
     def identity(self) -> Mapping[str, str]:
@@ -183,7 +184,7 @@ def _local_identity(path: Path, tensors: Iterable[SourceTensor]) -> dict[str, st
         except OSError as error:
             raise ConversionError(f"{file}: cannot be read: {error.strerror}") from error
         digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return {"source": path.name, "weight files": digest.hexdigest()[:16]}
+    return {"source": checkpoint_name(path), "weight files": digest.hexdigest()[:16]}
 
 
 def open_gguf(path: Path) -> Source:

@@ -1,0 +1,67 @@
+"""The demo model: a toy checkpoint in the source checkout, converted when it is first used."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from codellama.errors import CheckpointError
+from codellama.models.folders import CHECKOUT, cache_folder
+
+DEMO = "demo"
+DEMO_TYPE = "Q4_K_M"
+DEMO_CHECKPOINT = CHECKOUT / "models" / "demo"
+
+logger = logging.getLogger(__name__)
+
+
+def has_demo() -> bool:
+    """Whether there is a demo checkpoint; only the source checkout has it."""
+    return (DEMO_CHECKPOINT / "config.json").is_file()
+
+
+def demo_gguf(say: Callable[[str], None] = logger.info) -> Path:
+    """The demo model as a GGUF, converted first if the cache has none of this checkpoint.
+
+    Raises CheckpointError if this is no source checkout, which alone has the checkpoint.
+    """
+    if not has_demo():
+        raise CheckpointError(
+            f"{DEMO_CHECKPOINT}: no demo checkpoint; it is part of the source checkout, from which "
+            "`scripts/setup` installs"
+        )
+    from codellama.files.provenance import manifest_path  # with it comes llama.cpp
+
+    folder = cache_folder() / "demo" / _checksum(DEMO_CHECKPOINT)
+    path = folder / f"codellama-demo.{DEMO_TYPE}.gguf"
+    if not path.is_file() or not manifest_path(path).is_file():
+        say(f"Converting {DEMO_CHECKPOINT.name} to {DEMO_TYPE} ...")
+        _convert_demo(path)
+    return path
+
+
+def _convert_demo(path: Path) -> None:
+    """Convert beside the place and move there, so that two demos at once do not meet."""
+    from codellama.files.provenance import manifest_path
+    from codellama.weights.convert import convert
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        convert(DEMO_CHECKPOINT, made, DEMO_TYPE)
+        os.replace(manifest_path(made), manifest_path(path))
+        os.replace(made, path)  # last: who finds it finds its manifest too
+
+
+def _checksum(folder: Path) -> str:
+    """A short hash of the names and contents of the files in `folder`."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
