@@ -20,7 +20,7 @@ from codellama.engine.batch import (
     Trim,
 )
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.request import NO_LIMIT, ContextShift, Delta, Request
+from codellama.engine.request import NO_LIMIT, ContextShift, Delta, Request, Reuse
 
 VOCAB = 1000
 
@@ -181,6 +181,7 @@ def request(
     scales: Scales = (),
     n_ctx: int = NO_LIMIT,
     shift: ContextShift | None = None,
+    reuse: Reuse = Reuse.ALL,
 ) -> Request:
     """A request whose tokens read as "<17>"."""
     return Request(
@@ -195,4 +196,5 @@ def request(
         scales=scales,
         n_ctx=n_ctx,
         shift=shift,
+        reuse=reuse,
     )

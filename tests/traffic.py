@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from codellama.engine.batch import Scales
-from codellama.engine.request import ContextShift
+from codellama.engine.request import ContextShift, Reuse
 
 ADAPTERS: tuple[Scales, ...] = ((0.0, 0.0), (1.0, 0.0), (0.0, 0.5))
 SOONEST_SHIFT = 60  # the largest context of traffic that shifts, so that answers reach its end
@@ -56,6 +56,7 @@ class Ask:
     scales: Scales = ()
     n_top: int | None = None  # alternatives in the prompt's log probabilities; None: not scored
     shift: ContextShift | None = None
+    reuse: Reuse = Reuse.ALL
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def _submits(features: Features) -> st.SearchStrategy[Operation]:
         scales=st.sampled_from(ADAPTERS) if features.adapters else st.just(()),
         n_top=st.sampled_from([None, 0, 1, 3]) if features.scoring else st.none(),
         shift=shift if features.shift else st.none(),
+        reuse=st.sampled_from(Reuse),
     )
     return st.builds(
         Submit,

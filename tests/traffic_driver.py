@@ -151,7 +151,7 @@ class Driver:
         self.world = world
         self.asked: list[Asked] = []
         self.events: Counter[str] = Counter()
-        self.runner = FakeRunner(world.n_slots, world.cells)
+        self.runner = self.make_runner(world)
         self.draft_runner = LyingRunner(world.n_slots, world.cells, world.lies)
         cache = PromptCache(world.cache_bytes, BYTES_PER_TOKEN)
         self.scheduler = Scheduler(
@@ -159,6 +159,10 @@ class Driver:
         )
         self._answers: dict[Request, list[int]] = {}
         self.engine = SteppedEngine(self.runner, self.scheduler, Strict(self._drafters(), 8))
+
+    def make_runner(self, world: World) -> FakeRunner:
+        """The cache that the engine works with."""
+        return FakeRunner(world.n_slots, world.cells)
 
     def _drafters(self) -> list[Drafter]:
         world, drafters = self.world, list[Drafter]()
@@ -224,6 +228,7 @@ class Driver:
             scales=ask.scales,
             n_ctx=n_ctx,
             shift=ask.shift,
+            reuse=ask.reuse,
         )
         asked = Asked(req, expected(prompt, most, ask.scales, n_ctx, ask.shift))
         req.sink = asked.deltas.append

@@ -276,6 +276,22 @@ def test_an_editor_s_infill_request(live: Live) -> None:
     assert answer.json()["n_indent"] == 8
 
 
+def test_cache_and_guesses_can_be_refused(live: Live) -> None:
+    body: dict[str, Any] = {"prompt": "abcabcabcabcabc", "n_predict": 60, "temperature": 0}
+    for path in ("/completion", "/v1/completions"):
+        live.post(path, **body)
+        usual = live.post(path, **body).json()["timings"]
+        assert usual["cache_n"] > 0
+        fresh = live.post(path, **body, cache_prompt=False).json()["timings"]
+        assert (fresh["cache_n"], fresh["prompt_n"]) == (0, usual["cache_n"] + usual["prompt_n"])
+        assert "draft_n" in usual
+        alone = live.post(path, **body | {"speculative.n_max": 0}).json()["timings"]
+        assert "draft_n" not in alone
+    assert live.post("/completion", **body | {"speculative.p_min": 0.0}).status_code == 200
+    refused = live.post("/completion", **body | {"speculative.n_max": -1})
+    assert refused.json()["error"]["param"] == "speculative.n_max"
+
+
 def test_the_order_of_the_samplers_is_the_client_s(live: Live) -> None:
     body: dict[str, Any] = {"prompt": "a", "n_predict": 4, "seed": 3, "temperature": 0}
     greedy = live.post("/completion", **body).json()["content"]

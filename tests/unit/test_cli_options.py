@@ -111,6 +111,7 @@ def test_model_options(args: list[str], expected: dict[str, Any]) -> None:
         (["--stop-token", "7"], {"stop_tokens": [7]}),
         (["--mirostat-ent", "4", "--mirostat-lr", "1"], {"mirostat_tau": 4.0, "mirostat_eta": 1.0}),
         (["--n-discard", "8"], {"n_discard": 8}),
+        (["--no-cache-prompt"], {"cache_prompt": False}),
     ],
 )
 def test_sampling_options(args: list[str], expected: dict[str, Any]) -> None:

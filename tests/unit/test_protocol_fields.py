@@ -76,6 +76,8 @@ SAMPLING: dict[str, Any] = {
     "context_shift": True,
     "n_keep": -1,
     "n_discard": 9,
+    "cache_prompt": False,
+    "spec_draft_n_max": 0,
 }
 
 

@@ -17,17 +17,24 @@ waiting request shares them. They go to `PromptCache`: llama.cpp's state of the 
 memory, bounded by `cache_ram`, the least recently used first out. Writing and reading a state costs
 about a hundredth of decoding its tokens.
 
+**Repeating.** Kernels round by the number of rows of a step and by where cells lie. A request that is to
+repeat (`Reuse.EQUAL`) and comes to an idle engine therefore gets all cells to itself: other caches are
+parked or dropped. llama.cpp takes the first free cells, so they are the same ones each time. The prompt is
+decoded in pieces that depend on its length alone (`Chunks`). A beginning that is there already is taken over
+only if it was decoded in the same pieces in the same cells. Beside other requests nothing of that holds, and
+such a request shares like all others.
+
 **Scored prompts.** A request for its prompt's log probabilities (`echo` with `logprobs`) decodes it
 in chunks of at most 64 rows with logits. A number per token is kept, never the logits. The numbers
 stay with the slot, so such requests share beginnings like all others.
 
 **Guessing ahead.** A row of a batch is cheaper than a step. So the row of a decoding request may be
-followed by rows for guessed tokens. Rows are sampled in order with the request's own sampler, as
-long as what was drawn is what was guessed; the rest is trimmed. Each token comes from the same
-logits and the same sampler as without guesses, up to the last digits: kernels for quantized weights
-differ by the number of rows. `pace` chooses the lengths that promise most tokens per second from
-measured acceptance and measured step times. What an answer's schema or grammar leaves no choice
-about is the best guess there is; asking for it takes a microsecond.
+followed by rows for guessed tokens. Rows are sampled in order with the request's own sampler, as long
+as what was drawn is what was guessed; the rest is trimmed. Each token comes from the same logits and
+the same sampler as without guesses, but for rounding: kernels differ by the number of rows. `pace`
+chooses the lengths that promise most tokens per second from measured acceptance and measured step
+times. What an answer's schema or grammar leaves no choice about is the best guess there is; asking for
+it takes a microsecond.
 
 **Adapters.** llama.cpp applies LoRA adapters to a whole batch. A step is for requests with equal
 scales, and groups with others take turns of a few steps each. Changing adapters makes llama.cpp

@@ -44,11 +44,12 @@ class Shift:
 @dataclass(eq=False)
 class KVState:
     """The KV cache of `tokens`, decoded with `scales`, as llama.cpp writes it; `data` is None until it
-    has been written."""
+    has been written. `chunks` are those of the slot that it was written from."""
 
     tokens: list[int]
     data: bytearray | None = None
     scales: Scales = ()
+    chunks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

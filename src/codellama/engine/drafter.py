@@ -1,5 +1,5 @@
 """Guesses at the tokens that come next. They are checked by the model in one step, so a wrong guess costs
-a row of a batch and never changes an answer.
+a row of a batch. An answer it changes only where two tokens are so close that rounding decides.
 
 A `Drafter` says for each request what kind of guess it could make (`outlook`), and makes those that are
 wanted (`draft`). `FormDrafter` knows what a schema or grammar demands, `NgramDrafter` looks for the latest

@@ -5,6 +5,9 @@ A new request takes over what a slot shares with its prompt: by trimming that sl
 the slot is busy or holds much more. Caches nobody is using are worth keeping, but not among the cells: every
 used cell makes every step slower, masked or not. So they are parked in host memory (`PromptCache`), if
 there is any, as soon as a request has work to do beside them.
+
+A request that is to repeat and comes to an idle engine finds the cache as it always does (`place_alone`): all
+cells are free, but for its own beginning if that was decoded in its pieces (`Chunks`).
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from codellama.engine.batch import (
     TokenLogprob,
     Trim,
 )
+from codellama.engine.chunks import Chunks
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING, PromptCache
-from codellama.engine.request import Request
+from codellama.engine.request import Request, Reuse, State
 from codellama.engine.slot import Slot
 
 # Parking and restoring an idle cell takes about as long as it costs 60 to 80 rows that are decoded beside it
@@ -41,10 +45,11 @@ LEAST_OWN = 8
 class KVCache:
     """`n_slots` slots over `cells` KV cells; what leaves them goes to `prompt_cache`."""
 
-    def __init__(self, n_slots: int, cells: int, prompt_cache: PromptCache) -> None:
+    def __init__(self, n_slots: int, cells: int, prompt_cache: PromptCache, chunks: Chunks) -> None:
         self.slots = [Slot(i) for i in range(n_slots)]
         self.cells = cells
         self.prompt_cache = prompt_cache
+        self._chunks = chunks
         self._edits: list[Edit] = []
 
     def take_edits(self) -> list[Edit]:
@@ -92,22 +97,63 @@ class KVCache:
             if shared:
                 self._edits.append(Fork(donor.id, slot.id, shared))
                 slot.tokens = donor.tokens[:shared]
-        slot.scores, slot.n_top = scores
-        slot.scales = request.scales
-        slot.request = request
+                slot.chunks = [end for end in donor.chunks if end <= shared]
+        self._enter(slot, request, scores)
         if request.reserve - max(shared, stored_share) >= WORTH_PARKING:
             self._park(waiting)
         reserved += request.reserve
         self._make_room(reserved, max(0, len(stored.tokens) - request.reserve) if stored else 0)
         if stored is not None:
-            self._edits.append(Restore(slot.id, stored))
-            slot.tokens = list(stored.tokens)
-            self.keep(slot, stored_share)
+            self._restore(slot, stored, stored_share)
         return slot
+
+    def place_alone(self, request: Request) -> Slot:
+        """Give `request` a slot when nothing else runs or waits, so that each time it finds the same: free
+        cells, or its own beginning in the first of them, as decoding it anew would leave it there."""
+        shares = [(self._equal_share(slot, request), slot) for slot in self.slots]
+        share, slot = max(shares, key=lambda pair: pair[0])
+        stored, stored_share = None, 0
+        if _takes_equals(request):
+            stored, stored_share = self.prompt_cache.best_equal(
+                request.tokens, request.scales, self.cells, share, self._chunks
+            )
+        for other in self.slots:
+            if other is not slot:
+                self._give_up(other, 0)
+        if stored is not None:
+            share = 0
+        scores = _scores(request, slot, share)
+        self._give_up(slot, share)
+        self._enter(slot, request, scores)
+        if stored is not None:
+            self._restore(slot, stored, stored_share)
+        return slot
+
+    def _equal_share(self, slot: Slot, request: Request) -> int:
+        if not _takes_equals(request):
+            return 0
+        shared = slot.shared(request.tokens, request.scales)
+        return self._chunks.agreeing(slot.chunks, len(request.prompt), shared)
+
+    def _enter(self, slot: Slot, request: Request, scores: tuple[list[TokenLogprob], int]) -> None:
+        slot.scores, slot.n_top = scores
+        slot.scales = request.scales
+        slot.request = request
+
+    def _restore(self, slot: Slot, state: KVState, n: int) -> None:
+        """Put the first `n` tokens of `state` into an empty slot."""
+        self._edits.append(Restore(slot.id, state))
+        slot.tokens = list(state.tokens)
+        slot.chunks = list(state.chunks) if self._is_alone(slot) else []
+        self.keep(slot, n)
+
+    def _is_alone(self, slot: Slot) -> bool:
+        """Whether all cells that are taken are this slot's."""
+        return not any(other.tokens for other in self.slots if other is not slot)
 
     def _stored(self, request: Request, shared: int, reserved: int) -> tuple[KVState | None, int]:
         """A stored state that shares clearly more with the prompt than any slot, and how much."""
-        if request.prompt_logprobs is not None:
+        if request.prompt_logprobs is not None or request.reuse is Reuse.NONE:
             return None, 0  # states have no log probabilities
         most = self.cells - reserved
         stored, share = self.prompt_cache.best(request.tokens, request.scales, most, shared)
@@ -131,7 +177,7 @@ class KVCache:
     def _give_up(self, slot: Slot, n: int) -> None:
         """Keep the first `n` tokens of a slot; a rest that no other slot holds goes to the prompt cache."""
         if self._is_worth_keeping(slot, n):
-            state = self.prompt_cache.keep(slot.tokens, slot.scales)
+            state = self.prompt_cache.keep(slot.tokens, slot.scales, tuple(slot.chunks))
             if state is not None:
                 self._edits.append(Save(slot.id, state))
         self.keep(slot, n)
@@ -148,12 +194,22 @@ class KVCache:
 
     # -- while it runs ------------------------------------------------------------------------
 
+    def decoded(self, slot: Slot, tokens: list[int], apart: bool) -> None:
+        """`tokens` of `slot` have been decoded, `apart` in a step with no other rows."""
+        request = slot.request
+        prompt = request is not None and request.state is State.PREFILL
+        in_pieces = len(slot.tokens) == (slot.chunks[-1] if slot.chunks else 0)
+        slot.tokens += tokens
+        if apart and prompt and in_pieces and self._is_alone(slot):
+            slot.chunks.append(len(slot.tokens))
+
     def keep(self, slot: Slot, n: int) -> None:
         """Keep the first `n` tokens of a slot."""
         if len(slot.tokens) > n:
             self._edits.append(Trim(slot.id, n))
             del slot.tokens[n:]
             del slot.scores[max(0, n - 1) :]
+            slot.chunks = [end for end in slot.chunks if end <= n]
 
     def shift(self, slot: Slot, n_keep: int, n_discard: int) -> None:
         """Drop `n_discard` tokens behind the first `n_keep` and move the rest up."""
@@ -181,7 +237,7 @@ class KVCache:
         state, _ = self.prompt_cache.best(tokens, scales, self.cells, shared)
         edits = self.take_edits()
         if state is None and shared and slot.n_exact is None:
-            state = KVState(list(slot.tokens), scales=scales)
+            state = KVState(list(slot.tokens), scales=scales, chunks=tuple(slot.chunks))
             edits.append(Save(slot.id, state))
         return state, edits
 
@@ -192,7 +248,14 @@ class KVCache:
         for slot in self.slots:
             slot.tokens.clear()
             slot.scores.clear()
+            slot.chunks.clear()
             slot.n_exact = None
+
+
+def _takes_equals(request: Request) -> bool:
+    """Whether `request` may take over what decoding anew would give. A scored prompt is cut by the number of
+    its outputs and not into pieces."""
+    return request.reuse is not Reuse.NONE and request.prompt_logprobs is None
 
 
 def _scores(request: Request, donor: Slot, shared: int) -> tuple[list[TokenLogprob], int]:

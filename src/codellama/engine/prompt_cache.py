@@ -7,7 +7,10 @@ longest goes first. Nothing that another entry holds anyway is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from codellama.engine.batch import KVState, Scales
+from codellama.engine.chunks import Chunks
 from codellama.engine.prefix import common_prefix
 
 # Writing and restoring a token's state takes about a hundredth of decoding it; a few are not worth an entry.
@@ -34,13 +37,15 @@ class PromptCache:
         """Whether a state of so many tokens can be kept at all."""
         return n_tokens * self._bytes_per_token <= self._limit
 
-    def keep(self, tokens: list[int], scales: Scales = ()) -> KVState | None:
+    def keep(
+        self, tokens: list[int], scales: Scales = (), chunks: tuple[int, ...] = ()
+    ) -> KVState | None:
         """An entry for `tokens`, whose state the runner is to write; None if it is not worth it."""
         if len(tokens) < WORTH_KEEPING or not self.takes(len(tokens)):
             return None
         if any(_shared(entry, tokens, scales) == len(tokens) for entry in self._entries):
             return None
-        return self.add(KVState(list(tokens), scales=scales))
+        return self.add(KVState(list(tokens), scales=scales, chunks=chunks))
 
     def add(self, new: KVState) -> KVState:
         """Hold `new`, also if it is larger than the limit by itself; others make room."""
@@ -59,9 +64,25 @@ class PromptCache:
     ) -> tuple[KVState | None, int]:
         """The entry of at most `most` tokens that shares most with `tokens` decoded with `scales`, if
         clearly more than `longer_than`, and how many it shares."""
+        return self._best(lambda entry: _shared(entry, tokens, scales), most, longer_than)
+
+    def best_equal(
+        self, tokens: list[int], scales: Scales, most: int, longer_than: int, chunks: Chunks
+    ) -> tuple[KVState | None, int]:
+        """As `best` for a prompt of just these tokens, which takes over only what agrees with its
+        `chunks`."""
+
+        def share(entry: KVState) -> int:
+            return chunks.agreeing(entry.chunks, len(tokens), _shared(entry, tokens, scales))
+
+        return self._best(share, most, longer_than)
+
+    def _best(
+        self, share: Callable[[KVState], int], most: int, longer_than: int
+    ) -> tuple[KVState | None, int]:
         found, longest = None, longer_than + WORTH_KEEPING - 1
         for entry in self._entries:
-            shared = _shared(entry, tokens, scales)
+            shared = share(entry)
             if entry.data is not None and shared > longest and len(entry.tokens) <= most:
                 found, longest = entry, shared
         if found is None:

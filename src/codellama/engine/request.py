@@ -27,6 +27,15 @@ class FinishReason(str, enum.Enum):
     ERROR = "error"
 
 
+class Reuse(enum.Enum):
+    """What a request takes over of what the cache holds of its prompt: all of it; if it comes to an idle
+    engine, only what decoding it anew would give bit for bit; or nothing."""
+
+    ALL = "all"
+    EQUAL = "equal"
+    NONE = "none"
+
+
 NO_LIMIT = 2**31 - 1
 
 
@@ -140,9 +149,9 @@ class Request:
     `max_decode_s` seconds of writing the answer ends with its line, at `deadline` in any case. With
     `prompt_logprobs`, the prompt's own log probabilities are computed too, with so many alternatives
     each. `scales` are the scales of the LoRA adapters. At most `n_ctx` tokens are held at once; with
-    `shift`, the answer then goes on without some of the older ones. `cursor` is the number of `tokens`
-    (prompt and answer, without the `n_dropped` ones) whose KV is in the cache; the slot holds exactly
-    those. `draft` are guesses at what comes next, for the next step only.
+    `shift`, the answer then goes on without some of the older ones. No guess is longer than `n_draft_max`.
+    `cursor` is the number of `tokens` (prompt and answer, without the `n_dropped` ones) whose KV is in the
+    cache; the slot holds exactly those. `draft` are guesses at what comes next, for the next step only.
     """
 
     prompt: tuple[int, ...]
@@ -158,6 +167,8 @@ class Request:
     scales: Scales = ()
     n_ctx: int = NO_LIMIT
     shift: ContextShift | None = None
+    reuse: Reuse = Reuse.ALL
+    n_draft_max: int = NO_LIMIT
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING
@@ -187,9 +198,9 @@ class Request:
 
     @property
     def draft_limit(self) -> int:
-        """The longest draft of use: it ends before the last token that may be written, and before the
-        one that makes the context shift."""
-        most = self.max_tokens - self.generated - 1
+        """The longest draft that is wanted and of use: it ends before the last token that may be written,
+        and before the one that makes the context shift."""
+        most = min(self.n_draft_max, self.max_tokens - self.generated - 1)
         return most if self.shift is None else min(most, self.n_ctx - 1 - len(self.tokens))
 
     @property

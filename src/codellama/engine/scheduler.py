@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections import deque
 
 from codellama.engine.batch import Batch, Scales
+from codellama.engine.chunks import Chunks
 from codellama.engine.kv_cache import KVCache
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import PromptCache
-from codellama.engine.request import Request, State
+from codellama.engine.request import Request, Reuse, State
 from codellama.engine.slot import Sample, Scored, Slot, Step, longest_waiting, usable_share
 
 # Waiting for another prompt pays only for more than a few tokens; below, decoding them is quicker.
@@ -44,8 +45,9 @@ class Scheduler:
         max_outputs: int | None = None,
         prompt_cache: PromptCache | None = None,
     ) -> None:
+        self._chunks = Chunks(n_batch)
         self.cache = KVCache(
-            n_slots, cells, PromptCache() if prompt_cache is None else prompt_cache
+            n_slots, cells, PromptCache() if prompt_cache is None else prompt_cache, self._chunks
         )
         self.slots = self.cache.slots
         self.cells = cells
@@ -94,6 +96,9 @@ class Scheduler:
             if not self._has_room(request):
                 skipped.append(request)
                 break
+            if request.reuse is not Reuse.ALL and self._comes_alone(request):
+                self._start(request, self.cache.place_alone(request), now)
+                continue
             donor, shared = self.cache.donor(request)
             if self._beginning_is_coming(request, shared):
                 skipped.append(request)  # those behind it may go ahead: it is waiting by choice
@@ -105,10 +110,17 @@ class Scheduler:
         full = len(self._running) == len(self.slots)
         return not full and self.reserved + request.reserve <= self.cells
 
+    def _comes_alone(self, request: Request) -> bool:
+        """Whether nothing runs, and nothing waits but other choices of the same prompt."""
+        return not self._running and all(w.prompt is request.prompt for w in self.waiting)
+
     def _place(
         self, request: Request, donor: Slot, shared: int, now: float, waiting: list[Request]
     ) -> None:
         slot = self.cache.place(request, donor, shared, self.reserved, waiting)
+        self._start(request, slot, now)
+
+    def _start(self, request: Request, slot: Slot, now: float) -> None:
         slot.turn = self._clock
         self._running[request] = slot
         request.state = State.PREFILL
@@ -187,6 +199,8 @@ class Scheduler:
             if request.state is State.PREFILL and room > 0:
                 scored = request.prompt_logprobs is not None
                 n = min(room, max(1, outputs)) if scored else room
+                if request.reuse is not Reuse.ALL:
+                    n = min(n, self._chunks.following(len(request.tokens) - request.cursor))
                 chunk = request.tokens[request.cursor : request.cursor + n]
                 self._add_prompt(step, slot, request, chunk)
                 room -= len(chunk)
@@ -229,7 +243,7 @@ class Scheduler:
             if slot.scales == self._adapters:
                 slot.turn = self._clock
         for slot, tokens in step.decoded:
-            slot.tokens += tokens
+            self.cache.decoded(slot, tokens, apart=len(step.decoded) == 1)
             slot.last_used = self._clock
             if slot.request is not None:
                 slot.request.cursor += len(tokens)
@@ -321,6 +335,7 @@ class Scheduler:
             assert slot.tokens == request.tokens[: request.cursor]
             assert slot.scales == request.scales
             assert self._clock - slot.turn <= STEPS_PER_TURN * (len(self.slots) - 1), "starving"
+            assert not slot.chunks or slot.chunks[-1] <= len(slot.tokens)
             assert slot.n_exact is None or 0 <= slot.n_exact <= len(slot.tokens)
             if request.prompt_logprobs is not None and not request.n_dropped:
                 assert len(slot.scores) == min(request.cursor, len(request.prompt) - 1)
@@ -333,7 +348,8 @@ class Scheduler:
 def _is_twin(request: Request, other: Request) -> bool:
     """Whether the logits behind the prompt of `request` are all that `other` needs to begin."""
     return (
-        request.prompt_logprobs is other.prompt_logprobs is None
+        (other.reuse is not Reuse.NONE or other.prompt is request.prompt)
+        and request.prompt_logprobs is other.prompt_logprobs is None
         and other.scales == request.scales
         and other.tokens == request.tokens
     )

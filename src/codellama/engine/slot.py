@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from codellama.engine.batch import Batch, Scales, TokenLogprob
 from codellama.engine.prefix import common_prefix
-from codellama.engine.request import Request
+from codellama.engine.request import Request, Reuse
 
 
 @dataclass(eq=False, slots=True)
@@ -23,6 +23,9 @@ class Slot:
     wanted them, with `n_top` alternatives each; at most one more than `tokens` has (the next one's).
     Those behind the first `n_exact` (None: all are exact) were decoded behind others that have been
     dropped since, so they are of no use to anyone else.
+    `chunks` are the ends of the pieces in which the first tokens were decoded, as long as each was a step of
+    its own with no other slot's cells in the cache. llama.cpp takes the first free cells, so these tokens lie
+    where they would in an empty cache, and are what decoding them anew in these pieces would give.
     `turn` is the step since which its request has waited for its next one.
     """
 
@@ -32,6 +35,7 @@ class Slot:
     n_top: int = 0
     scales: Scales = ()
     n_exact: int | None = None
+    chunks: list[int] = field(default_factory=list)
     request: Request | None = None
     last_used: int = 0
     turn: int = 0
@@ -47,6 +51,7 @@ class Slot:
         """The context has shifted: `n_discard` tokens behind the first `n_keep` are gone."""
         del self.tokens[n_keep : n_keep + n_discard]
         self.scores.clear()
+        self.chunks.clear()
         self.n_exact = n_keep if self.n_exact is None else min(n_keep, self.n_exact)
 
     def spares(self, request: Request) -> int:
@@ -93,6 +98,8 @@ def usable_share(
     If it wants its prompt's log probabilities, they must be there too: a row tells of the token
     that follows it, so one more token must be the same.
     """
+    if request.reuse is Reuse.NONE:
+        return 0
     shared = min(shared, len(request.prompt) - 1)
     if request.prompt_logprobs is None:
         return shared

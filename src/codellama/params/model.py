@@ -51,9 +51,10 @@ class ModelConfig:
     ("literal"), or the request is refused as Meta's code does ("reject"). `experimental_infill` allows
     infilling where it is not clear that the model was trained for it (70B base).
 
-    `spec_type` says who guesses tokens ahead, which never changes an answer: "ngram" looks up what
-    followed the same tokens before, "draft" asks `draft_model`, a small GGUF with the same
-    vocabulary, "auto" does both if there is one, "none" is off. A guess has at most
+    `spec_type` says who guesses tokens ahead. A wrong guess is dropped; but a step with guesses rounds
+    otherwise, so drawn answers with a seed go without, unless their request asks. "ngram" looks up what
+    followed the same tokens before, "draft" asks `draft_model`, a small GGUF with the same vocabulary,
+    "auto" does both if there is one, "none" is off. A guess has at most
     `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
     probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
 
@@ -126,7 +127,7 @@ class ModelConfig:
         False, "Infill with 70B base, about which Meta's pages disagree.", INFILLING
     )
     spec_type: Guesser = setting(
-        "auto", "Who guesses tokens ahead; answers stay the same.", GUESSING,
+        "auto", "Who guesses tokens ahead, but for drawn answers with a seed.", GUESSING,
         default_text="auto, n-grams and the draft model if there is one",
     )  # fmt: skip
     spec_draft_n_max: int = setting(

@@ -67,6 +67,8 @@ class SamplingOptions(TypedDict, total=False):
     context_shift: bool | None
     n_keep: int | None
     n_discard: int
+    cache_prompt: bool
+    spec_draft_n_max: int | None
     # end of sampling
 
 

@@ -27,9 +27,10 @@ MAX_SEED = RANDOM_SEED - 1
 MAX_INT32 = 2**31 - 1
 
 SAMPLING, REPETITION, LIMITS, FORM = "Sampling", "Repetition", "Limits", "Form of the answer"
-ADAPTERS, SHIFT = "LoRA adapters", "Context"
+ADAPTERS, SHIFT, REPEATING = "LoRA adapters", "Context", "Cache and guesses"
 EVERYWHERE: tuple[Face, ...] = ("Python", "command line", "HTTP")
-# On the command line `lora`, `context_shift` and `n_keep` are the model's; `logprobs` needs JSON to be seen.
+# On the command line `lora`, `context_shift`, `n_keep` and `spec_draft_n_max` are the model's; `logprobs`
+# needs JSON to be seen.
 NOT_AN_OPTION: tuple[Face, ...] = ("Python", "HTTP")
 
 
@@ -54,6 +55,11 @@ class SamplingParams:
     written then follows from a text that the model no longer sees in full; without `max_tokens` it
     ends where the model ends it, or never. None: as the model was loaded. Without a shift, the answer
     ends with the context.
+
+    A drawn answer with a `seed` repeats: a request that comes while nothing else runs gets the same answer
+    each time, bit for bit. So it is decoded without guesses, unless `spec_draft_n_max` asks for them, and
+    takes over from earlier requests only whole pieces of its prompt. With `cache_prompt` False nothing is
+    taken over. `spec_draft_n_max` has no effect beyond the model's own.
     """
 
     faces = EVERYWHERE
@@ -116,7 +122,12 @@ class SamplingParams:
         {}, "What is added to a token's logit; -inf bans it.", SAMPLING, default_text="none"
     )
     seed: int | None = setting(
-        None, "Same seed, same answer.", SAMPLING, low=0, high=MAX_SEED, default_text="random"
+        None,
+        "Same seed, same answer, when nothing else runs.",
+        SAMPLING,
+        low=0,
+        high=MAX_SEED,
+        default_text="random",
     )
     grammar: str | None = setting(
         None, "GBNF grammar that the answer must follow.", FORM, default_text="none"
@@ -164,6 +175,14 @@ class SamplingParams:
     n_discard: int = setting(
         0, "Tokens that a context shift drops; 0: the older half.", SHIFT, low=0, high=MAX_INT32
     )
+    cache_prompt: bool = setting(
+        True, "Take over what the cache holds of the prompt's beginning.", REPEATING
+    )
+    spec_draft_n_max: int | None = setting(
+        None, "Longest guess in tokens; 0: none.", REPEATING, low=0, high=MAX_INT32,
+        default_text="as the model was loaded, none for a drawn answer with a seed",
+        faces=NOT_AN_OPTION,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -213,13 +232,22 @@ class SamplingParams:
                     bias=bias,
                 )
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the answer is drawn, and is to be drawn again by the same request."""
+        greedy = self.temperature == 0 and "temperature" in self.samplers
+        return self.seed is not None and not greedy
+
     def with_defaults(self, config: ModelConfig) -> SamplingParams:
         """These parameters, with what the model was loaded with where they leave it to that."""
-        shift, n_keep = self.context_shift, self.n_keep
+        shift, n_keep, n_draft = self.context_shift, self.n_keep, self.spec_draft_n_max
+        if n_draft is None:
+            n_draft = 0 if self.repeats else config.spec_draft_n_max
         return dataclasses.replace(
             self,
             context_shift=config.context_shift if shift is None else shift,
             n_keep=config.n_keep if n_keep is None else n_keep,
+            spec_draft_n_max=n_draft,
         )
 
     @classmethod

@@ -51,9 +51,10 @@ NO_EFFECT = frozenset(
         "prompt_cache_retention",
         "parallel_tool_calls",
         "parse_tool_calls",
-        "cache_prompt",
         "n_cache_reuse",
         "t_max_prompt_ms",  # nor does it in llama-server
+        "speculative.n_min",  # how long guesses are is measured here
+        "speculative.p_min",
         "reasoning_format",
         "sse_ping_interval",
     }
@@ -101,6 +102,7 @@ ALIASES = {
     "max_completion_tokens": "max_tokens",
     "n_cmpl": "n",
     "guided_regex": "regex",  # vLLM's
+    "speculative.n_max": "spec_draft_n_max",  # llama-server's
 }
 
 

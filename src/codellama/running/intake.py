@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from codellama.engine.detokenizer import Detokenizer
-from codellama.engine.request import NO_LIMIT, ContextShift, Request, Sink
+from codellama.engine.request import NO_LIMIT, ContextShift, Request, Reuse, Sink
 from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
@@ -114,12 +114,21 @@ class RequestMaker:
             max_decode_s=params.t_max_predict_ms / 1000 or None,
             n_ctx=self.n_ctx,
             shift=shift,
+            reuse=reuse(params),
+            n_draft_max=NO_LIMIT if params.spec_draft_n_max is None else params.spec_draft_n_max,
         )
 
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:
         for token in tokens:
             if token >= self.tokenizer.n_vocab:
                 raise unknown_token(param, token, self.tokenizer.n_vocab)
+
+
+def reuse(params: SamplingParams) -> Reuse:
+    """What a request with these parameters takes over from those before it."""
+    if not params.cache_prompt:
+        return Reuse.NONE
+    return Reuse.EQUAL if params.repeats else Reuse.ALL
 
 
 def close(requests: Iterable[Request]) -> None:
