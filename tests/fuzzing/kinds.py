@@ -24,7 +24,7 @@ from codellama.files.provenance import manifest, manifest_path, read_manifest
 from codellama.files.safetensors_header import read_safetensors_header
 from codellama.files.small_files import INDEX
 from codellama.files.split import read_model_header
-from codellama.running.kv_file import MAGIC, StaleStateError, read_state, write_state
+from codellama.running.kv_file import MAGIC, Owner, StaleStateError, read_state, write_state
 from codellama.variants import recognise
 from codellama.weights import vocab
 from codellama.weights.config import read_config
@@ -257,6 +257,9 @@ class Manifest(Kind):
         read_manifest(self.output)
 
 
+OWNER = Owner("weights", "settings")
+
+
 class State(Kind):
     """A saved KV state, as far as it is ours."""
 
@@ -264,7 +267,7 @@ class State(Kind):
 
     def make(self) -> Path:
         path = self.folder / "x.kv"
-        write_state(path, "owner", KVState([1, 2, 3], bytearray(b"state")))
+        write_state(path, OWNER, KVState([1, 2, 3], bytearray(b"state")))
         return path
 
     def mutate(self, rng: Random) -> bytes:
@@ -275,7 +278,7 @@ class State(Kind):
         return MAGIC + struct.pack("<Q", len(text)) + text + self.good[end:]
 
     def read(self) -> None:
-        read_state(self.path, "owner")
+        read_state(self.path, OWNER)
 
 
 def write_adapter(path: Path, *, rank: int = 2, name: str = "blk.0.attn_q.weight") -> Path:

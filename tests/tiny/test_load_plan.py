@@ -15,12 +15,13 @@ from codellama import LLM, LoadPlan
 from codellama.cli import main
 from codellama.errors import UnsupportedError
 from codellama.files.gguf_header import read_gguf_header
+from codellama.files.identity import weights_digest
 from codellama.native.context import Context
 from codellama.native.library import library
 from codellama.native.model import Model
 from codellama.native.settings import ContextSettings, WeightSettings
 from codellama.params import ModelConfig
-from codellama.running.kv_file import fingerprint
+from codellama.running.kv_file import Owner, settings_digest
 from tests.live_server import running
 
 
@@ -143,13 +144,12 @@ def test_the_server_shows_the_plan(tiny_gguf: Path) -> None:
     )
 
 
-def test_states_on_disk_belong_to_the_same_owner_as_ever(tiny_gguf: Path) -> None:
+def test_whose_a_state_on_disk_is(tiny_gguf: Path) -> None:
     config = ModelConfig(n_seq_max=1, type_k="bf16", rope_freq_scale=0.5, n_threads=1)
     with LLM(tiny_gguf, n_seq_max=1, type_k="bf16", rope_freq_scale=0.5, n_threads=1) as llm:
-        offset = read_gguf_header(tiny_gguf).data_offset
         version, attention = library().version, "auto" if library().gpus() else "off"
-        owner = fingerprint(tiny_gguf, offset, version, "bf16", "f16", attention, config.rope, [])
-        assert llm._owner == owner
+        settings = settings_digest(version, "bf16", "f16", attention, config.rope, [])
+        assert llm._owner == Owner(weights_digest(read_gguf_header(tiny_gguf)), settings)
 
 
 def test_the_plan_s_class_is_public() -> None:

@@ -22,6 +22,7 @@ from codellama.engine import (
 )
 from codellama.errors import ModelLoadError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
+from codellama.files.identity import weights_digest
 from codellama.files.loadable import check_adapter, read_model
 from codellama.files.provenance import sha256
 from codellama.native.context import Context
@@ -30,7 +31,7 @@ from codellama.native.model import LoraAdapter, Model
 from codellama.native.settings import ContextSettings
 from codellama.params import ModelConfig, Progress
 from codellama.running.adapters import Adapter, AdapterTable
-from codellama.running.kv_file import fingerprint
+from codellama.running.kv_file import Owner, settings_digest
 
 
 def read_draft(config: ModelConfig) -> GGUFHeader | None:
@@ -151,12 +152,11 @@ def start_engine(
     return Engine(context, scheduler, config.max_queue, speculator)
 
 
-def state_owner(header: GGUFHeader, plan: LoadPlan, config: ModelConfig) -> str:
-    """Identifies what a KV state on disk belongs to: model, llama.cpp, settings and adapters.
+def state_owner(header: GGUFHeader, plan: LoadPlan, config: ModelConfig) -> Owner:
+    """What a KV state on disk belongs to: model, llama.cpp, settings and adapters.
 
     It is made while loading: later, files of the same names may be others than those in memory.
     """
     adapters = [sha256(Path(path)) for path, _ in config.adapters]
-    return fingerprint(
-        header.path, header.data_offset, library().version, *plan.state_settings, adapters
-    )
+    settings = settings_digest(library().version, *plan.state_settings, adapters)
+    return Owner(weights_digest(header), settings)
