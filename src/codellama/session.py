@@ -178,7 +178,7 @@ class Session:
     def load(cls, path: str | os.PathLike[str], llm: LanguageModel) -> Session:
         """The conversation that `save` wrote to `path`, to go on with `llm` (any model will do).
 
-        A KV state beside it is used if it is of this model and these settings; else `notice` says
+        A KV state beside it is used if it is of these weights and settings; else `notice` says
         why not, and the conversation is decoded again. Raises InvalidRequestError if the file is
         not such a document.
         """

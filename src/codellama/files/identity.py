@@ -25,8 +25,8 @@ def weights_digest(header: GGUFHeader) -> str:
     """SHA-256 of what tells the weights of the model with this header, of all its files if it is split.
 
     It is the same for equal files wherever they lie, with the same manifest or none beside both. About 4 KB
-    of each tensor are read. For the 723 tensors of a 70B model in 41 GB that takes 12 ms of processor time, if
-    loading has left them in memory.
+    of each tensor are read. For the 723 tensors of a 70B model in 41 GB that takes 12 ms of processor time,
+    if loading has left them in memory.
 
     Raises ModelLoadError if a part of a split model cannot be read, OSError if a file cannot.
     """
