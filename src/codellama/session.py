@@ -164,15 +164,22 @@ class Session:
 
         With `kv` the model's KV state of it goes to a file beside it, `path` with ".kv" appended (a
         few MiB for a small model, hundreds for a large one), so that `load` need not decode it again.
+
+        Raises OSError if the disk is full, say: then what was there before still is, or only the KV state
+        is missing.
         """
         path = Path(path)
+        document = {"model": self.llm.name, "messages": self.messages}
+        part = path.with_name(path.name + ".part")
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         state_path = _state_path(path)
         if not kv or not self._save_state(state_path):
             state_path.unlink(missing_ok=True)  # that of an earlier save is of no use any more
-        document = {"model": self.llm.name, "messages": self.messages}
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], llm: LanguageModel) -> Session:
