@@ -85,14 +85,19 @@ class Storm:
         self._answers = [self._alone(i) for i in range(len(PROMPTS))]
         self._status = 0  # that llama_decode is to return instead of decoding
         self._countdown = 0
+        self._went_well = (
+            False  # since the latest failure: an engine gives up after several in a row
+        )
         decode = llama_cpp.llama_decode
 
         def decode_or_fail(handle: Any, batch: Any) -> int:
             self._countdown -= 1
-            if self._status and self._countdown <= 0:
+            if self._status and self._countdown <= 0 and self._went_well:
+                self._went_well = False
                 status, self._status = self._status, 0
                 self.happened["full KV" if status == 1 else "failing step"] += 1
                 return status
+            self._went_well = True
             return int(decode(handle, batch))
 
         monkeypatch.setattr(llama_cpp, "llama_decode", decode_or_fail)

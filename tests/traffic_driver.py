@@ -104,6 +104,7 @@ class Asked:
 class Knowing:
     """A drafter that knows the answers: its drafts are right at first and then wrong, often too long."""
 
+    steady = False
     seconds_per_token = 0.0
 
     def __init__(

@@ -94,6 +94,19 @@ def test_choices_of_one_request_repeat(llm: LLM) -> None:
     assert differing(llm, range(100, 106), n=3) == []
 
 
+def test_what_a_schema_forces_is_guessed_and_repeats(llm: LLM) -> None:
+    names = ("first_name", "description", "is_active")
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string", "maxLength": 9} for name in names},
+        "required": list(names),
+        "additionalProperties": False,
+    }
+    assert differing(llm, range(200, 206), json_schema=schema, ignore_eos=False) == []
+    drawn = llm.complete("{", json_schema=schema, seed=1, temperature=1, max_tokens=60).result()
+    assert drawn.timings.draft_n > 4
+
+
 def test_a_seeded_draw_goes_without_guesses_unless_it_asks(llm: LLM) -> None:
     copied = FUNCTION.format(name="area", a="a1", b="a2") * 3 + "def area("
     options: dict[str, Any] = {"temperature": 0.01, "max_tokens": 40, "ignore_eos": True}

@@ -20,6 +20,7 @@ Start = Callable[..., tuple[Engine, FakeRunner]]
 class Scripted:
     """A drafter that guesses what `guess` returns for the tokens so far."""
 
+    steady = False
     seconds_per_token = 0.0
 
     def __init__(self, guess: Guess) -> None:
@@ -259,3 +260,26 @@ def test_random_guesses_never_show(start: Start) -> None:
         if not new.cancelled:
             assert len(got) == new.max_tokens
     assert not runner.closed
+
+
+def test_what_is_to_repeat_has_only_steady_guesses_at_full_length() -> None:
+    changing, steady = Scripted(right), Scripted(right)
+    steady.steady = True
+    speculator = Speculator([changing, steady], 8)
+    usual, again, shorter = (request([i], 60) for i in (1, 2, 3))
+    again.steady = shorter.steady = True
+    shorter.n_draft_max = 3
+    for _ in range(20):  # as steps with more rows become dear
+        for req in (usual, again, shorter):
+            req.draft = []
+        speculator.propose([usual, again, shorter], 40)
+        assert (len(again.draft), len(shorter.draft)) == (8, 3)
+        for rows in (1, 9, 17):
+            speculator.learn_time(rows, float(rows))
+    assert not usual.draft
+    assert steady.asked == [8, 3] * 20
+    speculator.propose([again], 5)
+    assert len(again.draft) == 5
+    again.draft = []
+    speculator.propose([again], 0)
+    assert not again.draft

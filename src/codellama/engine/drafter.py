@@ -36,6 +36,10 @@ class Drafter(Protocol):
     """Something that guesses. Only the engine's thread calls it."""
 
     @property
+    def steady(self) -> bool:
+        """Whether its guesses for a request follow from that request alone, each time in the same way."""
+
+    @property
     def seconds_per_token(self) -> float:
         """What one more token costs, for all requests of a `draft` together."""
 
@@ -58,6 +62,7 @@ class Drafter(Protocol):
 class FormDrafter:
     """Names of properties, quotes and commas: what an answer's form leaves no choice about."""
 
+    steady = True
     seconds_per_token = 0.0
 
     # Of the forced tokens of 40 objects with usual names, all were those that the vocabulary spells.
@@ -93,6 +98,7 @@ class NgramDrafter:
     """Continues as the prompt or the answer did after the same last tokens; where a copy is left for a
     change, as it did near that place; and else as the latest answers to other requests did."""
 
+    steady = False
     seconds_per_token = 0.0
 
     # Code that is being edited is mostly copied; these only matter until something has been measured.

@@ -65,6 +65,8 @@ class ModelDrafter:
     model: it never proposes them, and reads `substitute` instead.
     """
 
+    steady = False
+
     def __init__(
         self,
         runner: DraftRunner,

@@ -149,7 +149,8 @@ class Request:
     `max_decode_s` seconds of writing the answer ends with its line, at `deadline` in any case. With
     `prompt_logprobs`, the prompt's own log probabilities are computed too, with so many alternatives
     each. `scales` are the scales of the LoRA adapters. At most `n_ctx` tokens are held at once; with
-    `shift`, the answer then goes on without some of the older ones. No guess is longer than `n_draft_max`.
+    `shift`, the answer then goes on without some of the older ones. No guess is longer than `n_draft_max`;
+    with `steady` only those are made that would be made again.
     `cursor` is the number of `tokens` (prompt and answer, without the `n_dropped` ones) whose KV is in the
     cache; the slot holds exactly those. `draft` are guesses at what comes next, for the next step only.
     """
@@ -169,6 +170,7 @@ class Request:
     shift: ContextShift | None = None
     reuse: Reuse = Reuse.ALL
     n_draft_max: int = NO_LIMIT
+    steady: bool = False
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING

@@ -66,7 +66,12 @@ class Speculator:
 
     def propose(self, requests: Sequence[Request], room: int) -> None:
         """Set `draft` of the requests that are being decoded, `room` tokens in all at most."""
-        if not self.active or room <= 0:
+        if not self.active:
+            return
+        for request in requests:
+            if request.steady:
+                room -= self._draft_steadily(request, room)
+        if room <= 0:
             return
         ideas = [idea for s in requests if (idea := self._idea(s)) is not None]
         if not ideas:
@@ -87,7 +92,7 @@ class Speculator:
 
     def _idea(self, request: Request) -> _Idea | None:
         most = min(self._n_max, request.draft_limit)
-        if most <= 0:
+        if most <= 0 or request.steady:
             return None
         best: _Idea | None = None
         for source, drafter in enumerate(self._drafters):
@@ -98,6 +103,18 @@ class Speculator:
             if best is None or candidate.chance > best.candidate.chance:
                 best = _Idea(request, drafter, outlook.kind, candidate)
         return best
+
+    def _draft_steadily(self, request: Request, room: int) -> int:
+        """Have a steady drafter guess as much as it can, whatever steps took: the number of tokens."""
+        most = min(self._n_max, request.draft_limit, room)
+        for drafter in self._drafters:
+            if most > 0 and drafter.steady:
+                outlook = drafter.outlook(request)
+                if outlook is not None:
+                    candidate = Candidate(self._chance(request, outlook), most)
+                    self._draft([(_Idea(request, drafter, outlook.kind, candidate), most)])
+                    return len(request.draft)
+        return 0
 
     def _chance(self, request: Request, outlook: Outlook) -> float:
         """What the sequence's own drafts of this kind showed, beginning with what all showed."""

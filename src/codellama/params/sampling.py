@@ -57,8 +57,9 @@ class SamplingParams:
     ends with the context.
 
     A drawn answer with a `seed` repeats: a request that comes while nothing else runs gets the same answer
-    each time, bit for bit. So it is decoded without guesses, unless `spec_draft_n_max` asks for them, and
-    takes over from earlier requests only whole pieces of its prompt. With `cache_prompt` False nothing is
+    each time, bit for bit. So it is decoded without guesses but what its form leaves no choice about,
+    unless `spec_draft_n_max` asks for them. And it takes over from earlier requests only whole pieces of its
+    prompt. With `cache_prompt` False nothing is
     taken over. `spec_draft_n_max` has no effect beyond the model's own.
     """
 
@@ -180,7 +181,7 @@ class SamplingParams:
     )
     spec_draft_n_max: int | None = setting(
         None, "Longest guess in tokens; 0: none.", REPEATING, low=0, high=MAX_INT32,
-        default_text="as the model was loaded, none for a drawn answer with a seed",
+        default_text="as the model was loaded; with a seed, only what the answer's form forces",
         faces=NOT_AN_OPTION,
     )  # fmt: skip
 
@@ -241,8 +242,8 @@ class SamplingParams:
     def with_defaults(self, config: ModelConfig) -> SamplingParams:
         """These parameters, with what the model was loaded with where they leave it to that."""
         shift, n_keep, n_draft = self.context_shift, self.n_keep, self.spec_draft_n_max
-        if n_draft is None:
-            n_draft = 0 if self.repeats else config.spec_draft_n_max
+        if n_draft is None and not self.repeats:
+            n_draft = config.spec_draft_n_max
         return dataclasses.replace(
             self,
             context_shift=config.context_shift if shift is None else shift,

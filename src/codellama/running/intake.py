@@ -115,6 +115,7 @@ class RequestMaker:
             n_ctx=self.n_ctx,
             shift=shift,
             reuse=reuse(params),
+            steady=params.spec_draft_n_max is None,
             n_draft_max=NO_LIMIT if params.spec_draft_n_max is None else params.spec_draft_n_max,
         )
 
