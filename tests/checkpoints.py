@@ -136,6 +136,48 @@ def tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def tokenizer_json(
+    texts: Sequence[str], added: Mapping[int, tuple[str, bool]] | None = None
+) -> dict[str, Any]:
+    """tokenizer.json as transformers 5 writes it: `texts` by id, and `added` tokens with their `special`.
+
+    The merges are in the order of the ids, which is not SentencePiece's.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    rows = {0: ("<unk>", True), 1: ("<s>", True), 2: ("</s>", True)} if added is None else added
+    known = set(texts)
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": text, **flags, "special": special}
+            for i, (text, special) in rows.items()
+        ],
+        "normalizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+            "pair": [
+                {"SpecialToken": {"id": "<s>"}},
+                {"Sequence": {"id": "A"}},
+                {"SpecialToken": {"id": "<s>"}},
+                {"Sequence": {"id": "B"}},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "byte_fallback": True,
+            "unk_token": "<unk>",
+            "vocab": {text: i for i, text in enumerate(texts)},
+            "merges": [
+                [text[:cut], text[cut:]]
+                for text in texts[259:]
+                for cut in range(1, len(text))
+                if {text[:cut], text[cut:]} <= known
+            ],
+        },
+    }
+
+
 def random_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, str, NDArray[Any]]]:
     """Name, dtype and data of every tensor; BF16 data is held as its upper 16 bits."""
     generator = np.random.default_rng(checkpoint.seed)

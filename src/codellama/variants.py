@@ -7,7 +7,8 @@ its source. A value that no source confirms is None: it is read from the checkpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,23 @@ Infill = Literal["yes", "no", "experimental"]
 
 STEP = "<step>"
 """Ends every turn of 70B Instruct; id 32015 there (added_tokens.json of the checkpoint)."""
+
+LLAMA_PIECES = 32000
+"""How many pieces all Llama and Llama 2 models have."""
+
+LLAMA_SHA256 = "b43c657d6772da32c3e0971ab610fc3d6a7e45089582758d1bc5160e5cdbe588"
+"""Of their texts in UTF-8, by id, with a NUL between two (ggml-vocab-llama-spm.gguf of llama.cpp)."""
+
+FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "▁<EOT>"}
+"""The infill pieces of the models with 32016 pieces (microsoft/aici, ggml-org/llama.cpp#2934)."""
+
+CODE_LLAMA_PIECES = (
+    *("▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", *FIM_PIECES.values()),
+    *("▁" + "<EOT>" * count for count in range(2, 7)),
+)
+"""Ids 32000 to 32015 of those models (microsoft/aici); in 70B Instruct the last one is `<step>`."""
+
+_PADDING = re.compile(r"\[PAD\d+\]", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -201,9 +219,10 @@ def find(name: str) -> Variant | None:
 def recognise(metadata: Mapping[str, Any]) -> Variant | None:
     """The published model that a GGUF's metadata describes, or None.
 
-    Shape and vocabulary leave at most three kinds. 70B Instruct has `<step>` as its last piece and
-    70B Python a base frequency of 1e4 without it; the rest is told apart by what the converter
-    wrote of the model's name and by its chat template.
+    Shape and vocabulary leave at most three kinds. 70B Instruct has `<step>` and 70B Python a base
+    frequency of 1e4 without it; the rest is told apart by what the converter wrote of the model's
+    name and by its chat template. Tokens that were added behind Code Llama's 16, and rows that only
+    pad the embedding, make it no other model.
     """
     tokens = metadata.get("tokenizer.ggml.tokens") or []
     shape = (
@@ -211,18 +230,34 @@ def recognise(metadata: Mapping[str, Any]) -> Variant | None:
         metadata.get("llama.feed_forward_length"),
         metadata.get("llama.block_count"),
     )
+    vocab_size = _published_size(tokens)
     rows = [
         v
         for v in VARIANTS
-        if (v.shape.hidden, v.shape.ffn, v.shape.layers) == shape and v.vocab_size == len(tokens)
+        if (v.shape.hidden, v.shape.ffn, v.shape.layers) == shape and v.vocab_size == vocab_size
     ]
     theta = float(metadata.get("llama.rope.freq_base") or 1e4)
-    step = bool(tokens) and tokens[-1] == STEP
+    step = STEP in tokens
     rows = [v for v in rows if v.rope_theta == theta and (v.chat_format == "turn") == step]
     if len(rows) <= 1:
         return rows[0] if rows else None
     kind = _described_kind(metadata)
     return next((v for v in rows if v.kind == kind), rows[0])
+
+
+def padding(token_id: int) -> str:
+    """What llama.cpp's converter calls a row of the embedding that no token names."""
+    return f"[PAD{token_id}]"
+
+
+def _published_size(tokens: Sequence[str]) -> int:
+    """How many tokens there are without padding, and without those added to Code Llama's."""
+    size = len(tokens)
+    while size and _PADDING.fullmatch(tokens[size - 1]):
+        size -= 1
+    published = LLAMA_PIECES + len(CODE_LLAMA_PIECES)
+    own = size > published and all(tokens[i] == piece for i, piece in FIM_PIECES.items())
+    return published if own else size
 
 
 def _described_kind(metadata: Mapping[str, Any]) -> Kind:

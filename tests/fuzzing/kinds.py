@@ -30,7 +30,7 @@ from codellama.weights import vocab
 from codellama.weights.config import read_config
 from codellama.weights.source import open_checkpoint
 from tests import tiny_model
-from tests.checkpoints import Checkpoint, sentencepiece_model, write_checkpoint
+from tests.checkpoints import Checkpoint, sentencepiece_model, tokenizer_json, write_checkpoint
 from tests.fuzzing.gguf_mutators import Seed, mutate_gguf
 from tests.fuzzing.mutators import COUNTS, havoc, mutate_json
 
@@ -307,15 +307,10 @@ _OTHER_FILES: Mapping[str, Any] = {
     },
     "chat_template.json": {"chat_template": "{{ messages }}"},
     "special_tokens_map.json": {"bos_token": "<s>", "eos_token": {"content": "</s>"}},
-    "tokenizer.json": {
-        "added_tokens": [{"id": 0, "content": "<unk>"}, {"id": 1, "content": "<s>"}],
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
-            "pair": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
-        },
-        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]},
-    },
+    "tokenizer.json": tokenizer_json(
+        [text for text, _, _ in SMALL.vocabulary],
+        {0: ("<unk>", True), 1: ("<s>", True), len(SMALL.vocabulary): ("<step>", True)},
+    ),
     "README.md": "---\nlicense: llama2\nlanguage:\n- code\ntags:\n- llama-2\nbase_model: a/b\n---\n# x\n",
 }  # fmt: skip
 

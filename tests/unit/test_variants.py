@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from codellama.variants import STEP, VARIANTS, Variant, find, recognise
+from codellama.prompts.prompts import corrections
+from codellama.variants import CODE_LLAMA_PIECES, STEP, VARIANTS, Variant, find, recognise
 
 # Parameters, bf16 bytes and tensors of the four sizes with their usual vocabulary.
 SIZES = {
@@ -75,6 +76,47 @@ def test_what_is_not_one_of_them_is_not_recognised() -> None:
     assert recognise({}) is None
     assert recognise(metadata(seventy) | {"llama.rope.freq_base": 1e6}) is None
     assert recognise(metadata(seventy) | {"llama.block_count": 79}) is None
+
+
+def extended(variant: Variant, *added: str) -> dict[str, Any]:
+    """The vocabulary of a fine-tune: Code Llama's own 16 pieces, and `added` ones behind them."""
+    described = metadata(variant)
+    tokens = described["tokenizer.ggml.tokens"]
+    tokens[32000:32015] = CODE_LLAMA_PIECES[:15]
+    tokens += added
+    return described
+
+
+@pytest.mark.parametrize(
+    "added",
+    [("<pad>",), ("<pad>", "<x>"), tuple(f"[PAD{i}]" for i in range(32016, 32064)), ("<a>", "[PAD32017]")],
+)  # fmt: skip
+def test_step_counts_wherever_it_stands(added: tuple[str, ...]) -> None:
+    seventy, base, small = find("70b-instruct"), find("70b"), find("7b-instruct")
+    assert seventy
+    assert base
+    assert small
+    described = extended(seventy, *added)
+    assert recognise(described) is seventy
+    assert (
+        corrections(described, seventy)
+        == corrections(described, None)
+        == {
+            "tokenizer.ggml.eot_token_id": 32015,
+            "tokenizer.ggml.add_space_prefix": False,
+        }
+    )
+    assert recognise(extended(base, *added)) is base
+    assert corrections(extended(base, *added), base) == {"tokenizer.ggml.add_space_prefix": False}
+    assert recognise(extended(small, *added) | {"general.name": "Instruct"}) is small
+
+
+def test_a_vocabulary_with_other_pieces_behind_llamas_is_another_model() -> None:
+    small = find("7b")
+    assert small
+    described = metadata(small)
+    described["tokenizer.ggml.tokens"].append("<pad>")
+    assert recognise(described) is None
 
 
 def test_the_template_tells_an_instruct_model() -> None:

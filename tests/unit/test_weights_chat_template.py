@@ -11,8 +11,8 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from codellama.files.gguf_header import Value, ValueType, encode_header, read_gguf_header
 from codellama.files.sentencepiece_model import TokenType
+from codellama.variants import FIM_PIECES
 from codellama.weights.chat_template import turn_template
-from codellama.weights.vocab import FIM_PIECES
 
 STEP = 32015
 NEW_PIECES = ["▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", *FIM_PIECES.values()]

@@ -9,8 +9,9 @@ import pytest
 
 from codellama.errors import CheckpointError
 from codellama.files.sentencepiece_model import TokenType
+from codellama.variants import FIM_PIECES
 from codellama.weights.config import LlamaConfig, read_config
-from codellama.weights.vocab import FIM_PIECES, TokenTable, read_vocabulary
+from codellama.weights.vocab import TokenTable, read_vocabulary
 from tests.checkpoints import (
     CONTROL,
     NORMAL,
@@ -240,3 +241,54 @@ def test_rope_is_found_in_both_spellings(tmp_path: Path) -> None:
     write_json(path, {**GOOD, "rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2}})
     config = read_config(path)
     assert (config.rope_theta, config.rope_scaling_factor) == (1e6, 2.0)
+
+
+def test_rows_that_pad_the_embedding_are_named_as_llama_cpp_names_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n = len(tiny_pieces())  # 294
+    vocabulary = read(tmp_path, Checkpoint(added={}, config={"vocab_size": 320}))
+    assert vocabulary.tokens[n:] == [f"[PAD{i}]" for i in range(n, 320)]
+    assert set(vocabulary.types[n:]) == {TokenType.UNUSED}
+    assert set(vocabulary.scores[n:]) == {-10000.0}
+    assert f"no token names the rows from {n} to 319" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n_pieces", "rows", "padded"),
+    [
+        (32016, 32064, True),
+        (32016, 32128, True),
+        (32017, 32064, True),
+        (32001, 32008, True),
+        (32000, 32016, False),  # a model that infills, with the vocabulary of one that does not
+        (32000, 32001, False),
+        (32015, 32017, False),
+    ],
+)
+def test_only_a_multiple_explains_rows_without_a_name(
+    tmp_path: Path, n_pieces: int, rows: int, padded: bool
+) -> None:
+    pieces = [*tiny_pieces()]
+    pieces += [(f"filler{i}", -float(i), NORMAL) for i in range(len(pieces), n_pieces)]
+    checkpoint = Checkpoint(pieces=pieces, added={}, config={"vocab_size": rows})
+    if padded:
+        assert read(tmp_path, checkpoint).tokens[-1] == f"[PAD{rows - 1}]"
+        return
+    with pytest.raises(CheckpointError, match=f"no added token names id {n_pieces}: name it in"):
+        read(tmp_path, checkpoint)
+
+
+def test_a_gap_before_an_added_token_is_no_padding(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(added={}, config={"vocab_size": 320})
+    with pytest.raises(CheckpointError, match="no added token names id 294"):
+        read(tmp_path, checkpoint, added_tokens={"<pad>": 319})
+
+
+def test_the_same_token_stands_beside_padding(tmp_path: Path) -> None:
+    n = len(tiny_pieces())
+    vocabulary = read(
+        tmp_path, Checkpoint(config={"vocab_size": 320}), added_tokens={"<step>": n, "<pad>": n + 1}
+    )
+    assert vocabulary.step_id == n
+    assert vocabulary.tokens[n : n + 3] == ["<step>", "<pad>", f"[PAD{n + 2}]"]

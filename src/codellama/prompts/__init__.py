@@ -11,6 +11,6 @@ kin are ordinary merges in 7B and 13B. Such tags are cut in the middle before to
 leaves the text as it is.
 
 A GGUF made by another converter may be wrong about two things, which are overridden when it is
-loaded. The end of turn of a vocabulary that ends in `<step>` is `<step>` (they write 32010). The
+loaded. The end of turn of a vocabulary with `<step>` is `<step>` (they write 32010). The
 70B's tokenizer puts no space before a text (they leave that out).
 """

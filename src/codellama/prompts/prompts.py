@@ -160,14 +160,13 @@ def corrections(
 ) -> dict[str, int | float | bool]:
     """Metadata that other converters get wrong, as overrides for loading.
 
-    A vocabulary that ends in `<step>` has it as its end of turn (they write 32010), and a
-    tokenizer that puts no space before a text (they leave that out).
+    A vocabulary with `<step>` has it as its end of turn (they write 32010), and a tokenizer that puts
+    no space before a text (they leave that out), wherever `<step>` stands in it.
     """
     tokens = metadata.get("tokenizer.ggml.tokens") or []
-    turns = bool(tokens) and tokens[-1] == STEP
     fixes: dict[str, int | float | bool] = {}
-    if turns:
-        fixes["tokenizer.ggml.eot_token_id"] = len(tokens) - 1
-    if turns or (variant is not None and not variant.dummy_prefix):
+    if STEP in tokens:
+        fixes["tokenizer.ggml.eot_token_id"] = tokens.index(STEP)
+    if STEP in tokens or (variant is not None and not variant.dummy_prefix):
         fixes["tokenizer.ggml.add_space_prefix"] = False
     return fixes

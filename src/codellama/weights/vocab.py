@@ -1,12 +1,16 @@
-"""tokenizer.model and the added tokens of a checkpoint, as a GGUF wants them.
+"""The vocabulary of a checkpoint as a GGUF wants it: tokenizer.model or tokenizer.json, and added tokens.
 
-Text, score and type of every token are what llama.cpp's converter would write, with three exceptions
-that make a file right in every program: `<step>` is always CONTROL, infill pieces keep their text, and
-every id must have a name (the converter pads and cuts in silence).
+Text, score and type of every token are what llama.cpp's converter would write from tokenizer.model, with
+three exceptions that make a file right in every program: `<step>` is always CONTROL, infill pieces keep
+their text, and every id has a name, or is a row that only pads the embedding.
+
+Without tokenizer.model the pieces come from tokenizer.json (see `files.tokenizer_json`), and the result is
+the same. Where both are there they must agree.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +18,22 @@ from pathlib import Path
 
 from codellama.errors import CheckpointError
 from codellama.files.loadable import unusable
-from codellama.files.sentencepiece_model import TokenType, read_pieces
+from codellama.files.sentencepiece_model import Pieces, TokenType, read_pieces
 from codellama.files.small_files import read_json, shown
-from codellama.variants import SHAPES, STEP
+from codellama.files.tokenizer_json import TokenizerJson, llama_pieces, read_tokenizer_json
+from codellama.variants import FIM_PIECES, SHAPES, STEP, padding
 from codellama.weights.config import LlamaConfig
-
-FIM_PIECES = {32007: "▁<PRE>", 32008: "▁<SUF>", 32009: "▁<MID>", 32010: "▁<EOT>"}
-"""The infill pieces of 7B and 13B, base and Instruct (microsoft/aici, ggml-org/llama.cpp#2934)."""
 
 ADDED_SCORE = -1000.0
 """The score llama.cpp's converter gives to added tokens."""
+
+PADDING_SCORE = -10000.0
+"""The score it gives to rows of the embedding that no token names."""
+
+_MULTIPLES = [2**power for power in range(3, 13)]
+"""What training frameworks pad the rows of an embedding to: powers of two, 64 most often."""
+
+logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -43,17 +53,30 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> TokenTable:
     """The vocabulary of the checkpoint in `folder`.
 
     Raises:
-        CheckpointError: tokenizer.model is missing, unreadable or does not match `vocab_size`, or
-            the files of added tokens are not what they should be.
+        CheckpointError: there is neither tokenizer.model nor tokenizer.json, one is unreadable, they
+            contradict each other, or they do not match `vocab_size`; the files of added tokens are not
+            what they should be.
     """
-    table = _Table(folder / "tokenizer.model", config.vocab_size)
+    model, path = folder / "tokenizer.model", folder / "tokenizer.json"
+    tokenizer = read_tokenizer_json(path) if path.is_file() else None
+    if model.is_file():
+        table = _Table(model, read_pieces(model, config.vocab_size), config.vocab_size)
+    elif tokenizer is not None:
+        table = _Table(path, llama_pieces(tokenizer, config.vocab_size), config.vocab_size)
+    else:
+        raise CheckpointError(
+            f"{model}: missing, and there is no tokenizer.json either: the vocabulary is read from one "
+            "of them; take it from the original repository"
+        )
     added = folder / "added_tokens.json"
     if added.is_file():
         table.add_tokens(added)
     tokenizer_config = folder / "tokenizer_config.json"
     if tokenizer_config.is_file():
         table.add_decoder(tokenizer_config)
-    table.check_complete()
+    if tokenizer is not None:
+        table.compare(tokenizer)
+    table.finish()
     fault = unusable([str(token) for token in table.tokens], table.types)
     if fault:
         raise CheckpointError(f"{folder}: {fault}")
@@ -81,31 +104,41 @@ def _infills(tokens: list[str | None], config: LlamaConfig) -> bool:
 
 
 class _Table:
-    """Rows of the vocabulary while they are collected; a token of None has no name yet."""
+    """Rows of the vocabulary while they are collected; a token of None has no name yet.
 
-    def __init__(self, model: Path, vocab_size: int) -> None:
-        self.model = model
-        if not model.is_file():
-            raise CheckpointError(
-                f"{model}: missing: the vocabulary is read from it; take it from the original "
-                "repository"
-            )
-        pieces = read_pieces(model, vocab_size)
+    `names` are the texts as the files have them, `beyond` those of ids that have no row.
+    """
+
+    def __init__(self, path: Path, pieces: Pieces, vocab_size: int) -> None:
+        self.path = path
         self.n_pieces = len(pieces.texts)
         unnamed = vocab_size - self.n_pieces
         self.tokens: list[str | None] = [*pieces.texts, *[None] * unnamed]
-        self.scores: list[float] = [*pieces.scores, *[0.0] * unnamed]
+        self.names = list(self.tokens)
+        self.beyond: dict[int, str] = {}
+        self.scores: list[float] = [*pieces.scores, *[PADDING_SCORE] * unnamed]
         self.types: list[TokenType] = [
             *map(_token_type, pieces.types),
             *[TokenType.UNUSED] * unnamed,
         ]
 
-    def _set(self, token_id: int, token: str, kind: TokenType) -> None:
-        # Ids beyond the embedding are ignored, as llama.cpp's converter does: nothing can emit them.
-        if token_id < len(self.tokens):
-            self.tokens[token_id] = token
-            self.scores[token_id] = ADDED_SCORE
-            self.types[token_id] = kind
+    def _set(self, token_id: int, name: str, kind: TokenType, token: str | None = None) -> None:
+        if token_id >= len(self.tokens):
+            self.beyond[token_id] = name  # nothing can emit it
+            return
+        self.names[token_id] = name
+        self.tokens[token_id] = name if token is None else token
+        self.scores[token_id] = ADDED_SCORE
+        self.types[token_id] = kind
+
+    def _add(self, token_id: int, token: str, *, special: bool) -> None:
+        # Rewritten with a space, as other added tokens are, llama.cpp would not know it again.
+        if not special and FIM_PIECES.get(token_id) == token:
+            return
+        if special or _looks_special(token):
+            self._set(token_id, token, TokenType.CONTROL)
+        else:
+            self._set(token_id, token, TokenType.USER_DEFINED, token.replace("▁", " "))
 
     def add_tokens(self, path: Path) -> None:
         """Take added_tokens.json: token to id."""
@@ -121,21 +154,60 @@ class _Table:
             raise CheckpointError(f"{path}: added_tokens_decoder is no object")
         for number, entry in entries.items():
             token_id, token, special = _decoder_entry(path, number, entry)
-            # Rewritten with a space, as other added tokens are, llama.cpp would not know it again.
-            if not special and FIM_PIECES.get(token_id) == token:
-                continue
-            if special or _looks_special(token):
-                self._set(token_id, token, TokenType.CONTROL)
-            else:
-                self._set(token_id, token.replace("▁", " "), TokenType.USER_DEFINED)
+            self._add(token_id, token, special=special)
 
-    def check_complete(self) -> None:
-        """Every id needs a name."""
-        if None in self.tokens:
-            raise CheckpointError(
-                f"{self.model}: {self.n_pieces} pieces, but vocab_size in config.json is "
-                f"{len(self.tokens)} and no added token names id {self.tokens.index(None)}"
+    def compare(self, tokenizer: TokenizerJson) -> None:
+        """Take the names that only tokenizer.json has.
+
+        Raises:
+            CheckpointError: it has another text for an id, or none for a piece.
+        """
+        for token_id, name in enumerate(self.names):
+            theirs = tokenizer.name(token_id)
+            known = name is None or theirs == name or (theirs is None and token_id >= self.n_pieces)
+            if not known:
+                raise self._contradiction(tokenizer, token_id, theirs)
+        for token_id, added in tokenizer.added.items():
+            if token_id >= len(self.names) or self.names[token_id] is None:
+                self._add(token_id, added.text, special=added.special)
+
+    def _contradiction(
+        self, tokenizer: TokenizerJson, token_id: int, theirs: str | None
+    ) -> CheckpointError:
+        what = "there is none" if theirs is None else f"it is {shown(theirs)}"
+        return CheckpointError(
+            f"{self.path}: token {token_id} is {shown(self.names[token_id])} here and in the files of "
+            f"added tokens, and in {tokenizer.path.name} {what}: they belong to different models; take all "
+            "of them from the repository that the weights come from"
+        )
+
+    def finish(self) -> None:
+        """Name the rows that only pad the embedding; every other id needs a name.
+
+        Raises:
+            CheckpointError: one has none.
+        """
+        for token_id, token in sorted(self.beyond.items()):
+            logger.warning(
+                "%s: token %d, %s, is left out: the embedding has %d rows",
+                *(self.path.parent, token_id, shown(token), len(self.tokens)),
             )
+        if None not in self.tokens:
+            return
+        first, size = self.tokens.index(None), len(self.tokens)
+        pads = not any(self.tokens[first:])
+        if not (pads and any(-(-first // multiple) * multiple == size for multiple in _MULTIPLES)):
+            raise CheckpointError(
+                f"{self.path}: {self.n_pieces} pieces, but vocab_size in config.json is {size} and no "
+                f"added token names id {first}: name it in added_tokens.json, or take the files of the "
+                "tokenizer from where the weights come from"
+            )
+        for token_id in range(first, size):
+            self.tokens[token_id] = padding(token_id)
+        logger.warning(
+            "%s: no token names the rows from %d to %d, which only pad the embedding",
+            *(self.path.parent, first, size - 1),
+        )
 
 
 def _token_type(kind: TokenType) -> TokenType:
