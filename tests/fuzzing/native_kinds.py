@@ -15,8 +15,8 @@ from codellama.files.loadable import check_adapter, read_vocabulary
 from codellama.llm import LLM
 from codellama.native.ggml import tensor_types
 from codellama.weights.convert import convert
+from codellama.weights.gguf_source import open_gguf
 from codellama.weights.recipe import make_recipe
-from codellama.weights.source import open_gguf
 from tests import tiny_model
 from tests.checkpoints import Checkpoint, write_checkpoint
 from tests.fuzzing.gguf_mutators import Seed, another, mutate_gguf, retyped

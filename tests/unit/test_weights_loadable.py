@@ -19,7 +19,7 @@ from codellama.files.gguf_header import (
     read_gguf_header,
 )
 from codellama.files.loadable import check_adapter, read_model, read_vocabulary
-from codellama.weights.source import open_gguf
+from codellama.weights.gguf_source import open_gguf
 from tests import tiny_model
 from tests.fuzzing.kinds import write_adapter
 

@@ -9,9 +9,10 @@ import pytest
 
 from codellama.errors import CheckpointError, ConversionError, ModelLoadError
 from codellama.files.gguf_header import TensorInfo, Value, ValueType, encode_header
+from codellama.weights.gguf_source import open_gguf
 from codellama.weights.plan import make_plan, reading_order, slabs
 from codellama.weights.recipe import make_recipe, resolve_type
-from codellama.weights.source import open_checkpoint, open_gguf
+from codellama.weights.source import open_checkpoint
 from tests.checkpoints import (
     INDEX,
     Checkpoint,

@@ -13,8 +13,8 @@ import click
 
 from codellama.cli.loading import model_file
 from codellama.cli.options import json_option, model_argument
-from codellama.prompts.prompts import chat_format_name
-from codellama.variants import recognise
+from codellama.prompts.prompts import chat_format_name, corrections
+from codellama.variants import Variant, recognise
 
 if TYPE_CHECKING:
     from codellama.devices.plan import LoadPlan
@@ -30,10 +30,18 @@ def command(model: str, as_json: bool) -> None:
     Model, chat format, stops, context and tensors by type are read from the header alone. Then comes how
     `serve` would load it on this machine without further options: context, layers by device, memory.
     """
+    from codellama.files.identify import by_metadata
     from codellama.files.split import read_parts
 
     file = model_file(model)
-    facts = describe(read_parts(file))
+    parts = read_parts(file)
+    if parts[0].metadata.get("general.type") == "adapter":
+        _show_adapter(parts[0], as_json=as_json)
+        return
+    other = by_metadata(file, parts[0].metadata)
+    if other is not None:
+        raise other
+    facts = describe(parts)
     plan, problem = _load_plan(file)
     if as_json:
         if plan is not None:
@@ -52,6 +60,40 @@ def command(model: str, as_json: bool) -> None:
         return
     click.echo("would load as")
     click.echo(textwrap.indent(str(plan), "  "))
+
+
+def _show_adapter(header: GGUFHeader, *, as_json: bool) -> None:
+    """What an adapter is and how it is used; an error if nothing here would load it."""
+    from codellama.files.loadable import check_adapter
+
+    check_adapter(header.path)
+    facts = describe_adapter(header)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        text = _size(value) if name.endswith("bytes") else _text(value)
+        click.echo(f"{name.replace('_', ' '):<14} {text}")
+    click.echo(f"used with      its model: codellama chat MODEL --lora {header.path}")
+
+
+def describe_adapter(header: GGUFHeader) -> dict[str, Any]:
+    """The facts of a LoRA adapter as a JSON document: `rank` by tensor's first matrix, sizes in bytes."""
+    metadata = header.metadata
+    halves = [tensor for tensor in header.tensors if tensor.name.endswith(".lora_b")]
+    return {
+        "file": str(header.path),
+        "kind": "LoRA adapter",
+        "file_bytes": header.path.stat().st_size,
+        "name": metadata.get("general.name"),
+        "architecture": metadata.get("general.architecture"),
+        "alpha": metadata.get("adapter.lora.alpha"),
+        "rank": max((tensor.shape[0] for tensor in halves), default=None),
+        "task": metadata.get("adapter.lora.task_name"),
+        "prompt_prefix": metadata.get("adapter.lora.prompt_prefix"),
+        "adapted": len(halves),
+        "tensors": len(header.tensors),
+    }
 
 
 def _load_plan(file: Path) -> tuple[LoadPlan | None, str]:
@@ -73,6 +115,9 @@ def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
     """The facts of a GGUF as a JSON document: names, token ids, counts, sizes in bytes."""
     metadata = parts[0].metadata
     stored = [tensor for part in parts for tensor in part.tensors]
+    from codellama.files.cut_file import pieces_of
+    from codellama.files.lost_scores import scores_are_lost
+
     variant = recognise(metadata)
     arch = metadata.get("general.architecture", "")
     tokens = metadata.get("tokenizer.ggml.tokens") or []
@@ -84,18 +129,19 @@ def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
     return {
         "file": str(parts[0].path),
         "files": len(parts),
-        "file_bytes": sum(part.path.stat().st_size for part in parts),
+        "file_bytes": sum(pieces_of(part.path)[-1].end for part in parts),
         "model": variant.name if variant else None,
         "name": metadata.get("general.name"),
         "architecture": arch,
         "chat_format": chat_format_name(metadata, variant),
         "infill": variant.infill if variant else "unknown",
-        "stops": _stops(metadata, variant.eos_ids if variant else (), tokens),
+        "stops": _stops({**metadata, **corrections(metadata, variant)}, variant, tokens),
         "context": variant.n_ctx if variant else number("context_length"),
         "file_context": number("context_length"),
         "rope_base": number("rope.freq_base"),
         "layers": number("block_count"),
         "vocabulary": len(tokens),
+        "scores": "lost" if scores_are_lost(metadata) else "there",
         "template": "tokenizer.chat_template" in metadata,
         "tensors": len(stored),
         "tensor_bytes": sum(tensor.nbytes for tensor in stored),
@@ -104,11 +150,12 @@ def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
 
 
 def _stops(
-    metadata: dict[str, Any], variant_ids: tuple[int, ...], tokens: list[str]
+    metadata: dict[str, Any], variant: Variant | None, tokens: list[str]
 ) -> list[dict[str, Any]]:
-    """The ids that end an answer: those of the model and those the file names."""
+    """The ids that end an answer: those of the model, and those the file names when it is loaded."""
     keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-    ids = {*variant_ids, *(metadata[key] for key in keys if key in metadata)}
+    ids = {metadata[key] for key in keys if key in metadata}
+    ids |= set(variant.eos_ids) if variant else set()
     return [{"id": i, "token": tokens[i] if i < len(tokens) else None} for i in sorted(ids)]
 
 

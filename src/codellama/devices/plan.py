@@ -25,7 +25,8 @@ _ATTENTION = {"auto": "llama.cpp decides", "on": "flash attention", "off": "plai
 class ModelPlan:
     """How one GGUF is opened, and where its layers go: those on GPUs first, the CPU's last.
 
-    Sizes are in bytes; `kv_bytes` are those of all its caches, an encoder's among them.
+    Sizes are in bytes; `kv_bytes` are those of all its caches, an encoder's among them. `mends_vocabulary`
+    says that its vocabulary has lost its scores (see `files.lost_scores`).
     """
 
     path: Path
@@ -36,6 +37,7 @@ class ModelPlan:
     weight_bytes: int
     kv_bytes: int
     kv_bytes_per_cell: int
+    mends_vocabulary: bool = False
 
     @property
     def host_bytes(self) -> int:

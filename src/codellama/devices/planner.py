@@ -15,6 +15,7 @@ from codellama.devices.shift import shift_problem
 from codellama.devices.sizes import size_text
 from codellama.errors import UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
+from codellama.files.lost_scores import MENDED, scores_are_lost
 from codellama.native.settings import ContextSettings, WeightSettings
 from codellama.params import FlashAttention, ModelConfig
 from codellama.prompts.prompts import corrections
@@ -47,6 +48,7 @@ def plan_load(
         raise UnsupportedError(f": {problem}", setting="context_shift")
     host_bytes = model.host_bytes + (drafting.host_bytes if drafting else 0)
     warnings = (
+        *((f"vocabulary: {MENDED}",) if model.mends_vocabulary else ()),
         *_context_warnings(n_ctx, trained),
         *_memory_warnings(host_bytes, cache_bytes, machine.memory_bytes),
     )
@@ -167,6 +169,7 @@ def _model_plan(
         weight_bytes=sizes.weight_bytes(header),
         kv_bytes=kv_bytes,
         kv_bytes_per_cell=sizes.kv_bytes_per_cell(header, config),
+        mends_vocabulary=scores_are_lost(header.metadata),
     )
 
 

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from codellama.errors import ModelLoadError
+from codellama.files.cut_file import JoinedFile
+from codellama.files.identify import recognised
 from codellama.files.small_files import shown
 from codellama.native.ggml import tensor_types
 
@@ -103,7 +105,7 @@ class GGUFHeader:
 
 
 def read_gguf_header(path: str | os.PathLike[str]) -> GGUFHeader:
-    """Read and check the header of the GGUF file at `path`.
+    """Read and check the header of the GGUF file at `path`, or that begins there (see `cut_file`).
 
     Raises:
         ModelLoadError: no such file, not a GGUF, a version or type that is not known, a truncated
@@ -111,8 +113,12 @@ def read_gguf_header(path: str | os.PathLike[str]) -> GGUFHeader:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            return _Reader(path, file, os.fstat(file.fileno()).st_size).header()
+        with JoinedFile(path) as file:
+            return _Reader(path, file).header()
+    except IsADirectoryError as error:
+        raise recognised(path, ModelLoadError) or ModelLoadError(
+            f"{path}: is a folder, not a GGUF file"
+        ) from error
     except OSError as error:
         raise ModelLoadError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -120,15 +126,19 @@ def read_gguf_header(path: str | os.PathLike[str]) -> GGUFHeader:
 class _Reader:
     """A position in the file and the number of bytes left; every read is checked against it."""
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path, file: JoinedFile) -> None:
         self.path = path
         self.file = file
-        self.size = size
+        self.size = file.size
         self.position = 0
         self.items = 0
 
     def fault(self, message: str) -> ModelLoadError:
         return ModelLoadError(f"{self.path}: {message}")
+
+    def other(self, message: str) -> ModelLoadError:
+        """What the file is instead, if that can be told, or `message`."""
+        return recognised(self.path, ModelLoadError) or self.fault(message)
 
     def header(self) -> GGUFHeader:
         version, n_tensors, n_values = self._counts()
@@ -176,11 +186,10 @@ class _Reader:
 
     def _counts(self) -> tuple[int, int, int]:
         if self.size < len(MAGIC) or self.take(len(MAGIC), "its magic number") != MAGIC:
-            raise self.fault("not a GGUF file (it does not begin with GGUF)")
+            raise self.other("not a GGUF file (it does not begin with GGUF)")
         version = self.number(ValueType.UINT32, "its version")
         if version not in (2, 3):
-            big = " (a big-endian file?)" if version > 0xFFFF else ""
-            raise self.fault(f"GGUF version {version}{big} is not supported: 2 and 3 are")
+            raise self.other(f"GGUF version {version} is not supported: 2 and 3 are")
         n_tensors = self.number(ValueType.UINT64, "the tensor count")
         n_values = self.number(ValueType.UINT64, "the metadata count")
         # The smallest entries: a nameless tensor without dimensions, an empty key with one byte.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import ModelLoadError
+from codellama.files.cut_file import is_piece, to_be_joined
 from codellama.files.gguf_header import (
     DEFAULT_ALIGNMENT,
     GGUFHeader,
@@ -24,6 +25,8 @@ from codellama.files.gguf_header import (
     read_gguf_header,
 )
 from codellama.files.gguf_schema import ARCHITECTURE, check_types
+from codellama.files.identify import by_metadata, recognised
+from codellama.files.lost_scores import check_mendable, scores_are_lost
 from codellama.files.sentencepiece_model import TokenType
 from codellama.files.small_files import shown
 from codellama.files.split import read_model_header
@@ -68,11 +71,17 @@ def read_vocabulary(path: str | os.PathLike[str]) -> GGUFHeader:
 
 
 def _checked(path: str | os.PathLike[str]) -> GGUFHeader:
-    if Path(path).is_dir():
-        raise ModelLoadError(
+    path = Path(path)
+    if path.is_dir():
+        raise recognised(path, ModelLoadError) or ModelLoadError(
             f"{path} is a folder: give a GGUF file, or convert the checkpoint in it to one"
         )
     header = read_model_header(path)
+    other = by_metadata(path, header.metadata)
+    if other is not None:
+        raise other
+    if is_piece(path):
+        raise to_be_joined(path)
     architecture = header.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise ModelLoadError(
@@ -190,6 +199,8 @@ def _check_vocabulary(header: GGUFHeader) -> None:
     fault = _unusable(tokens, scores, types)
     if fault:
         raise ModelLoadError(f"{header.path}: damaged GGUF: {fault}")
+    if scores_are_lost(metadata):
+        check_mendable(header)
 
 
 def _unusable(tokens: list[str], scores: list[float], types: list[int]) -> str | None:
@@ -227,6 +238,7 @@ def unusable(tokens: Sequence[str], types: Sequence[int]) -> str | None:
 
 def _check_tensors(header: GGUFHeader, numbers: Hyperparameters) -> None:
     n_vocab = len(header.metadata["tokenizer.ggml.tokens"])
+    _check_rows(header, n_vocab)
     expected = {tensor.name: tensor for tensor in _expected_tensors(numbers, n_vocab)}
     for tensor in header.tensors:
         known = expected.pop(tensor.name, None)
@@ -246,6 +258,16 @@ def _check_tensors(header: GGUFHeader, numbers: Hyperparameters) -> None:
     missing = next((tensor.name for tensor in expected.values() if tensor.required), None)
     if missing:
         raise ModelLoadError(f"{header.path}: there is no tensor {missing!r}: it is no whole model")
+
+
+def _check_rows(header: GGUFHeader, n_vocab: int) -> None:
+    """Whether a vocabulary without scores has tokens too many, which its converter left in."""
+    rows = next((t.shape[-1] for t in header.tensors if t.name == "token_embd.weight"), n_vocab)
+    if rows < n_vocab and scores_are_lost(header.metadata):
+        raise ModelLoadError(
+            f"{header.path}: it has {n_vocab} tokens for an embedding of {rows} rows, and no scores",
+            "quantize it, to the type it has if you like, which mends both",
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
+from codellama.files.identify import recognised
 from codellama.files.small_files import MOST_BYTES, parse_json, shown
 
 MAX_HEADER = MOST_BYTES
@@ -71,10 +72,14 @@ def parse_header(path: Path, text: bytes, length: int, size: int) -> list[SafeTe
 def header_length(path: Path, prefix: bytes, size: int) -> int:
     """Bytes of the header behind the first eight, `prefix`, of a file of `size` bytes."""
     if len(prefix) < 8:
-        raise CheckpointError(f"{path}: truncated: {size} bytes are no safetensors file")
+        raise recognised(path, CheckpointError) or CheckpointError(
+            f"{path}: truncated: {size} bytes are no safetensors file"
+        )
     length: int = struct.unpack("<Q", prefix)[0]
     if length > MAX_HEADER:
-        raise CheckpointError(f"{path}: not a safetensors file (its header claims {length} bytes)")
+        raise recognised(path, CheckpointError) or CheckpointError(
+            f"{path}: not a safetensors file (its header claims {length} bytes)"
+        )
     if length > size - 8:
         raise CheckpointError(
             f"{path}: truncated: the header needs {length + 8} bytes, the file has {size}; "

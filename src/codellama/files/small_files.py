@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
+from codellama.files.identify import LFS_POINTER, recognised
 
 INDEX = "model.safetensors.index.json"
 
@@ -60,6 +61,8 @@ def read_small(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if max(size, len(data)) > MOST_BYTES:
         raise CheckpointError(f"{path}: {size} bytes are absurdly many for such a file")
+    if data.startswith(LFS_POINTER):
+        raise recognised(path, CheckpointError) or CheckpointError(f"{path}: is a Git LFS pointer")
     return data
 
 

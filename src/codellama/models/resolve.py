@@ -39,9 +39,10 @@ def resolve_model(name: str | os.PathLike[str], say: Callable[[str], None] = log
     if variant is not None:
         return _published(variant, type_name)
     if path.is_dir():
-        raise ModelLoadError(
-            f"{name} is a folder, a .gguf file is needed; `codellama convert {name} -o FILE.gguf` "
-            "makes one from a checkpoint"
+        from codellama.files.identify import recognised
+
+        raise recognised(path, ModelLoadError) or ModelLoadError(
+            f"{name}: is a folder, a .gguf file is needed"
         )
     hub_name = HubName.parse(name)
     if hub_name is not None:

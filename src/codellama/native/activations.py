@@ -161,6 +161,7 @@ def _ggml() -> ctypes.CDLL:
     return ggml
 
 
-def load_model(path: Path) -> Model:
-    """The model to listen to, with all layers on a GPU where there is one."""
-    return Model(path, WeightSettings(n_gpu_layers=999 if library().gpus() else 0))
+def load_model(path: Path, vocabulary: Path | None = None) -> Model:
+    """The model to listen to, with all layers on a GPU where there is one; `vocabulary` as `Model` has it."""
+    settings = WeightSettings(n_gpu_layers=999 if library().gpus() else 0)
+    return Model(path, settings, vocabulary=vocabulary)

@@ -119,13 +119,18 @@ def to_float(source: TensorType, rows: Bytes, out: Floats) -> None:
     """Decode `rows`, the bytes of whole blocks of type `source`, into the floats of `out`."""
     if source.name == "F32":
         out.reshape(-1).view("u1")[:] = rows.reshape(-1)
+    elif source.name == "F64":  # ggml cannot; too large a number becomes infinity
+        import numpy as np  # not above: to read a header needs none of it
+
+        with np.errstate(over="ignore"):
+            out.reshape(-1)[:] = rows.reshape(-1).view(np.float64)
     else:
         _traits(source.id).to_float(rows.ctypes.data, out.ctypes.data, out.size)
 
 
 def can_decode(source: TensorType) -> bool:
     """Whether `to_float` knows this type (integers it does not)."""
-    return source.name == "F32" or bool(_traits(source.id).to_float)
+    return source.name in ("F32", "F64") or bool(_traits(source.id).to_float)
 
 
 def quantizable(target: TensorType) -> bool:

@@ -11,7 +11,7 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -51,9 +51,11 @@ class Model:
         path: Path,
         settings: WeightSettings | None = None,
         progress: LoadProgress | None = None,
+        vocabulary: Path | None = None,
     ) -> None:
         """Load `path`, by default with all layers on the CPU.
 
+        `vocabulary` is a GGUF that has another vocabulary of the same size, to be used in place of its own.
         Raises ModelLoadError with llama.cpp's own reason if it cannot, and what `progress` raises.
         """
         settings = settings or WeightSettings()
@@ -77,7 +79,15 @@ class Model:
         self._handle: llama_cpp.llama_model_p | None = handle
         self._users = 0
         self._unused = threading.Condition()
-        self.tokenizer = Tokenizer(self)
+        self._vocabulary: Model | None = None
+        if vocabulary is not None:
+            lent = replace(settings, vocab_only=True, n_gpu_layers=0, tensor_split=())
+            try:
+                self._vocabulary = Model(vocabulary, lent)
+            except BaseException:
+                self.close()
+                raise
+        self.tokenizer = Tokenizer(self._vocabulary or self)
 
     @property
     def handle(self) -> llama_cpp.llama_model_p:
@@ -139,6 +149,8 @@ class Model:
             self._unused.wait_for(lambda: self._users == 0)
         if handle is not None:
             llama_cpp.llama_model_free(handle)
+        if self._vocabulary is not None:
+            self._vocabulary.close()
 
     def __enter__(self) -> Model:
         return self

@@ -24,6 +24,7 @@ from codellama.errors import ModelLoadError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.identity import weights_digest
 from codellama.files.loadable import check_adapter, read_model
+from codellama.files.lost_scores import mended_vocabulary
 from codellama.files.provenance import sha256
 from codellama.native.context import Context
 from codellama.native.library import library
@@ -60,7 +61,10 @@ def open_model(plan: ModelPlan, undo: ExitStack, progress: Progress | None = Non
         if progress is not None:
             progress(round(share * plan.weight_bytes), plan.weight_bytes)
 
-    return undo.enter_context(Model(plan.path, plan.weights, loaded))
+    if not plan.mends_vocabulary:
+        return undo.enter_context(Model(plan.path, plan.weights, loaded))
+    with mended_vocabulary(read_model(plan.path)) as vocabulary:
+        return undo.enter_context(Model(plan.path, plan.weights, loaded, vocabulary))
 
 
 def open_context(model: Model, settings: ContextSettings, undo: ExitStack) -> Context:

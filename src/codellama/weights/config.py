@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
+from codellama.files.quantized import by_config, refusal
 from codellama.files.small_files import read_json, shown
 
 ARCHITECTURE = "LlamaForCausalLM"
@@ -95,7 +96,10 @@ class _Config:
                 f"unknown architecture {shown(what)}: only {ARCHITECTURE}, which all Code Llama models "
                 "have, can be converted"
             )
-        for name in ("attention_bias", "mlp_bias", "quantization_config"):
+        method = by_config(self.values)
+        if method:
+            raise refusal(self.path, method)
+        for name in ("attention_bias", "mlp_bias"):
             if self.values.get(name):
                 raise self.fault(f"{name} is set: no Code Llama model has it, it is not supported")
 

@@ -22,12 +22,13 @@ from codellama.errors import ConversionError
 from codellama.params import Progress
 from codellama.weights.encode import UnusableWeightsError
 from codellama.weights.forecast import Forecast, forecast, measure, steps
+from codellama.weights.gguf_source import open_gguf
 from codellama.weights.naming import check_absent, check_folder
 from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
-from codellama.weights.source import Source, open_checkpoint, open_gguf
+from codellama.weights.source import Source, open_checkpoint
 from codellama.weights.writer import default_threads, write
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

@@ -17,6 +17,7 @@ from codellama.weights.tensors import interleave_heads
 
 # Bits of the exponent by type: all of them set means infinity or NaN.
 _EXPONENTS = {
+    "F64": (np.uint64, 0x7FF0000000000000),
     "F32": (np.uint32, 0x7F800000),
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
@@ -84,6 +85,10 @@ class SlabEncoder(threading.local):
         shape = slab.n_rows, slab.tensor.columns
         floats = self._buffer("floats", 4 * shape[0] * shape[1]).view(np.float32).reshape(shape)
         to_float(slab.tensor.type, rows, floats)
+        if slab.tensor.type.name == "F64" and not np.isfinite(floats).all():
+            raise UnusableWeightsError(
+                f"{slab.tensor.path}: {slab.tensor.name} has weights too large for F32"
+            )
         return floats
 
     def _encode(

@@ -130,7 +130,10 @@ def _repeat(step: Recoding, seconds: float) -> float:
     floats = generator.standard_normal(_SAMPLE_SHAPE, np.float32)
     rows = np.empty(n_rows * stored.row_bytes(n_columns), np.uint8)
     importance = np.ones(n_columns, np.float32)
-    quantize_rows(stored, floats, rows, importance)
+    if stored.name == "F64":
+        rows.view(np.float64)[:] = floats.reshape(-1)
+    else:
+        quantize_rows(stored, floats, rows, importance)
     out = np.empty(n_rows * target.row_bytes(n_columns), np.uint8)
     count, begun = 0, time.perf_counter()
     while count == 0 or time.perf_counter() - begun < seconds:

@@ -87,9 +87,12 @@ def open_repository(repository: Repository, folder: Path, *, keep: bool = False)
             f"{repository.name}: not a checkpoint: its GGUFs are ready, `codellama pull {repository.name}` "
             "fetches one"
         )
-    for name in ("config.json", "tokenizer.model"):
-        if name not in repository.files:
-            raise CheckpointError(f"{repository.name}: not a checkpoint: there is no {name} in it")
+    for names in (("config.json",), ("tokenizer.model", "tokenizer.json")):
+        if not any(name in repository.files for name in names):
+            missing = " and no ".join(names)
+            raise CheckpointError(
+                f"{repository.name}: not a checkpoint: there is no {missing} in it"
+            )
     folder = folder / repository.name.rpartition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
     for name in SMALL_FILES:

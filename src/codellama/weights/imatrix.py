@@ -26,6 +26,7 @@ from codellama.files.gguf_header import (
 )
 from codellama.files.imatrix_file import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS
 from codellama.files.loadable import read_model
+from codellama.files.lost_scores import mended_vocabulary
 from codellama.native.activations import Activations, load_model
 from codellama.native.arrays import Floats
 from codellama.params import Progress
@@ -82,8 +83,10 @@ def collect_imatrix(
     check_folder(output)
     content = _read_text(text)
     part = output.with_name(output.name + ".part")
-    read_model(model)
-    with load_model(model) as loaded:
+    header = read_model(model)
+    with mended_vocabulary(header) as vocabulary:
+        loading = load_model(model, vocabulary)
+    with loading as loaded:
         tokenizer = loaded.tokenizer
         tokens = tokenizer.encode(content, add_bos=tokenizer.add_bos)
         chunks = list(_chunks(tokens, chunk_tokens, tokenizer.bos if tokenizer.add_bos else None))

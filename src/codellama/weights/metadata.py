@@ -7,9 +7,11 @@ infill ids that are right for the model, and the template that leads to Meta's t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +147,8 @@ def _add_special_tokens(
 ) -> None:
     """Special ids and the chat template; `template` takes the place of the checkpoint's."""
     try:
-        special = gguf.SpecialVocab(folder, n_vocab=n_tokens)
+        with _low_voice("gguf.vocab"):
+            special = gguf.SpecialVocab(folder, n_vocab=n_tokens)
         special.chat_template = template or special.chat_template
         special.add_to_gguf(writer, quiet=True)
         names = writer.kv_data[0].get(gguf.Keys.Tokenizer.CHAT_TEMPLATES)
@@ -156,6 +159,22 @@ def _add_special_tokens(
             f"{folder}: special tokens or the chat template in tokenizer.json, "
             f"tokenizer_config.json or config.json cannot be understood: {plain(error)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _low_voice(name: str) -> Iterator[None]:
+    """What the logger `name` says is ours to say, for those who listen: it would go to a user's terminal."""
+
+    def pass_on(record: logging.LogRecord) -> bool:
+        log.debug("%s: %s", name, record.getMessage())
+        return False
+
+    logger = logging.getLogger(name)
+    logger.addFilter(pass_on)
+    try:
+        yield
+    finally:
+        logger.removeFilter(pass_on)
 
 
 def _value(folder: Path, key: str, entry: gguf.gguf_writer.GGUFValue) -> Value:

@@ -1,4 +1,4 @@
-"""Where tensors come from: a checkpoint folder or a GGUF file.
+"""Where tensors come from: a checkpoint folder, or through `gguf_source` a GGUF file.
 
 Opening a source reads headers only and checks that everything a conversion needs is there and agrees
 with itself. Afterwards `read` fetches rows of any tensor, in any order, from any thread.
@@ -16,24 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, ModelLoadError
-from codellama.files.gguf_header import GGUFHeader, Value
+from codellama.errors import CheckpointError, CodeLlamaError, ConversionError
+from codellama.files.gguf_header import Value
 from codellama.files.hub_cache import checkpoint_name
-from codellama.files.loadable import check_hyperparameters
+from codellama.files.identify import recognised
 from codellama.files.provenance import FILES, REVISION, SOURCE, source_keys
+from codellama.files.quantized import by_tensors, refusal
 from codellama.files.safetensors_header import SafeTensor, read_safetensors_header
 from codellama.files.small_files import INDEX, check_small_files, read_json, shown
-from codellama.files.split import KEYS as SPLIT_KEYS
-from codellama.files.split import read_parts
 from codellama.native.arrays import Bytes
 from codellama.native.ggml import TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config
 from codellama.weights.metadata import checkpoint_metadata
-from codellama.weights.tensors import IGNORED_SUFFIXES, Expected, expected_tensors
+from codellama.weights.tensors import Expected, expected_tensors, plain_names
 from codellama.weights.vocab import read_vocabulary
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_WEIGHT_DTYPES = ("F32", "F16", "BF16")
+_WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Source:
     @functools.cached_property
     def identity(self) -> Mapping[str, str]:
         if self._identity is None:
-            return _local_identity(self.path, self.tensors)
+            return local_identity(self.path, [tensor.path for tensor in self.tensors])
         return self._identity
 
     def read(self, tensor: SourceTensor, first_row: int, out: Bytes) -> None:
@@ -118,18 +117,21 @@ class Source:
         Raises:
             ConversionError: the file cannot be read or has become shorter.
         """
+        self._read_at(tensor.path, tensor.offset + first_row * tensor.row_bytes, out, tensor.name)
+
+    def _read_at(self, path: Path, position: int, out: Bytes, name: str) -> None:
+        """Fill `out` with the bytes of `path` from `position` on, which are those of the tensor `name`."""
         view = out.data.cast("B")
-        position = tensor.offset + first_row * tensor.row_bytes
         try:
-            file = self._file(tensor.path)
+            file = self._file(path)
             while view:
                 count = os.preadv(file, [view], position)
                 if count == 0:
-                    raise ConversionError(f"{tensor.path}: the file ends inside {tensor.name}")
+                    raise ConversionError(f"{path}: the file ends inside {name}")
                 view = view[count:]
                 position += count
         except OSError as error:
-            raise ConversionError(f"{tensor.path}: cannot be read: {error.strerror}") from error
+            raise ConversionError(f"{path}: cannot be read: {error.strerror}") from error
 
     def _file(self, path: Path) -> int:
         with self._lock:
@@ -175,48 +177,16 @@ class Source:
         self.close()
 
 
-def _local_identity(path: Path, tensors: Iterable[SourceTensor]) -> dict[str, str]:
+def local_identity(path: Path, files: Iterable[Path]) -> dict[str, str]:
     """Name, and size and time of change of every file: where it lies does not matter."""
     digest = hashlib.sha256()
-    for file in sorted({tensor.path for tensor in tensors}):
+    for file in sorted(set(files)):
         try:
             state = file.stat()
         except OSError as error:
             raise ConversionError(f"{file}: cannot be read: {error.strerror}") from error
         digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return {"source": checkpoint_name(path), "weight files": digest.hexdigest()[:16]}
-
-
-def open_gguf(path: Path) -> Source:
-    """A GGUF of the Llama architecture as a source; `path` is its first file if it is split.
-
-    Raises:
-        ModelLoadError: not a GGUF, damaged, truncated, or a part is missing.
-        ConversionError: the file holds no weights, or another architecture.
-    """
-    if path.is_dir():
-        raise ModelLoadError(f"{path}: is a folder, not a GGUF file; use convert for a checkpoint")
-    parts = read_parts(path)
-    architecture = parts[0].metadata.get("general.architecture")
-    if architecture != "llama":
-        raise ConversionError(
-            f"{path}: unknown architecture {shown(architecture)}: only llama is supported"
-        )
-    tensors = [tensor for part in parts for tensor in _gguf_tensors(part)]
-    if not tensors:
-        raise ConversionError(f"{path}: holds a vocabulary only, there are no weights to quantize")
-    check_hyperparameters(parts[0])  # llama.cpp's quantizer asserts them too
-    metadata = {key: value for key, value in parts[0].values.items() if key not in SPLIT_KEYS}
-    return Source(path, metadata, tensors, verbatim=True)
-
-
-def _gguf_tensors(header: GGUFHeader) -> list[SourceTensor]:
-    return [
-        SourceTensor(
-            info.name, info.shape[::-1], tensor_type(info.type_name), header.path, info.offset
-        )
-        for info in header.tensors
-    ]
 
 
 def open_checkpoint(folder: Path) -> Source:
@@ -229,9 +199,12 @@ def open_checkpoint(folder: Path) -> Source:
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         hint = "; use quantize for a GGUF file" if folder.suffix == ".gguf" else ""
-        raise CheckpointError(f"{folder}: no such folder{hint}")
+        known = None if hint else recognised(folder, CheckpointError)
+        raise known or CheckpointError(f"{folder}: no such folder{hint}")
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: not a checkpoint folder: there is no config.json in it")
+        raise recognised(folder, CheckpointError) or CheckpointError(
+            f"{folder}: not a checkpoint folder: there is no config.json in it"
+        )
     present = {path.name for path in folder.iterdir() if path.is_file()}
     return checkpoint_source(folder, present, read_safetensors_header)
 
@@ -325,7 +298,10 @@ def _no_weights(folder: Path, present: Collection[str]) -> CodeLlamaError:
 
 def _match(folder: Path, config: LlamaConfig, stored: dict[str, SafeTensor]) -> list[SourceTensor]:
     """The stored tensors under their GGUF names; they must be exactly those the config asks for."""
-    left = {name: t for name, t in stored.items() if not name.endswith(IGNORED_SUFFIXES)}
+    method = by_tensors(stored)
+    if method:
+        raise refusal(folder, method)
+    left = plain_names(folder, stored)
     matched = []
     for expected in expected_tensors(config):
         tensor = left.pop(expected.hf_name, None)

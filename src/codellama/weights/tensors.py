@@ -8,17 +8,21 @@ change places (`interleave_heads`). Everything else keeps its layout.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from codellama.errors import CheckpointError
+from codellama.files.safetensors_header import SafeTensor
 from codellama.weights.config import LlamaConfig
 
-IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+_IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 """Buffers that old checkpoints carry and nobody needs."""
 
+_COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -43,6 +47,27 @@ def expected_tensors(config: LlamaConfig) -> Iterator[Expected]:
     yield Expected("lm_head.weight", "output.weight", (vocab, hidden))
     for layer in range(config.num_hidden_layers):
         yield from _layer_tensors(config, f"model.layers.{layer}.", f"blk.{layer}.")
+
+
+def plain_names(folder: Path, stored: Mapping[str, SafeTensor]) -> dict[str, SafeTensor]:
+    """The tensors under the names that `save_pretrained` of LlamaForCausalLM gives them, without buffers.
+
+    torch.compile puts `_orig_mod.` into names, and LlamaModel saved by itself leaves out `model.`.
+
+    Raises:
+        CheckpointError: two have the same name then.
+    """
+    names = {
+        name: _COMPILED.sub("", name) for name in stored if not name.endswith(_IGNORED_SUFFIXES)
+    }
+    bare = not any(plain.startswith("model.") for plain in names.values())
+    found: dict[str, SafeTensor] = {}
+    for name, plain in names.items():
+        plain = f"model.{plain}" if bare and plain != "lm_head.weight" else plain
+        if plain in found:
+            raise CheckpointError(f"{folder}: {name} and {found[plain].name} are the same tensor")
+        found[plain] = stored[name]
+    return found
 
 
 def _layer_tensors(config: LlamaConfig, hf: str, gguf: str) -> Iterator[Expected]:

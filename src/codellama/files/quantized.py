@@ -1,0 +1,93 @@
+"""What the weights of a checkpoint are quantized with, if they are: told by config.json or by their tensors.
+
+Each tool leaves its mark: `quantization_config` since transformers took it up, `quantization` where mlx-lm
+is older than that, and tensors beside or in place of each `weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from codellama.errors import CheckpointError
+from codellama.files.small_files import shown
+
+_METHODS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FBGEMM FP8",
+    "hqq": "HQQ",
+    "aqlm": "AQLM",
+    "eetq": "EETQ",
+    "quanto": "Quanto",
+    "torchao": "torchao",
+    "exl2": "EXL2",
+    "exl3": "EXL3",
+    "mlx": "MLX",
+}
+
+_TENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("GPTQ", (".qweight", ".g_idx")),
+    ("AWQ or GPTQ", (".qweight", ".qzeros")),
+    ("MLX", (".scales", ".biases")),
+    ("MLX (a floating point type)", (".weight", ".scales")),
+    ("compressed-tensors", (".weight_packed",)),
+    ("bitsandbytes, 4 bits", (".weight.absmax",)),
+    ("bitsandbytes, 8 bits", (".SCB",)),
+    ("EXL2", (".q_weight",)),
+    ("AQLM", (".codebooks",)),
+    ("FP8 or INT8", (".weight_scale",)),
+    ("FP8", (".weight_scale_inv",)),
+)
+"""Ends of tensors' names, by method; the first row that is there whole counts."""
+
+
+def by_config(values: Mapping[str, Any]) -> str | None:
+    """Method and bits, as config.json has them; None if its weights are not quantized."""
+    entry = values.get("quantization_config") or values.get("quantization")
+    if not entry:
+        return None
+    if not isinstance(entry, dict):
+        return "an unknown method"
+    method = entry.get("quant_method")
+    if method is None and "group_size" in entry:
+        method = "mlx"
+    name = _METHODS.get(str(method).lower(), shown(method)) if method else "an unknown method"
+    form = entry.get("format") or entry.get("mode") or entry.get("bnb_4bit_quant_type")
+    details = [shown(form)[1:-1]] if isinstance(form, str) and form != "affine" else []
+    bits = _bits(entry)
+    details += [f"{bits} bits"] if bits else []
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def _bits(entry: Mapping[str, Any]) -> int | None:
+    """Bits of a weight: under its name, as a flag (bitsandbytes), or in a group (compressed-tensors)."""
+    for name in ("bits", "num_bits", "w_bit", "weight_bits"):
+        if type(entry.get(name)) is int:
+            return int(entry[name])
+    for bits in (4, 8):
+        if entry.get(f"load_in_{bits}bit") is True:
+            return bits
+    groups = entry.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = first.get("weights") if isinstance(first, dict) else None
+    number = weights.get("num_bits") if isinstance(weights, dict) else None
+    return number if type(number) is int else None
+
+
+def by_tensors(names: Collection[str]) -> str | None:
+    """The method that leaves tensors of these names, or None."""
+    found = {ending for _, endings in _TENSORS for ending in endings}
+    present = {ending for ending in found for name in names if name.endswith(ending)}
+    return next((method for method, endings in _TENSORS if set(endings) <= present), None)
+
+
+def refusal(where: object, method: str) -> CheckpointError:
+    """The error for weights that are quantized, and with what."""
+    return CheckpointError(
+        f"{where}: its weights are quantized already, with {method}, which is not read here",
+        "take the checkpoint that they were made from, in BF16 or F16, and choose a type such as Q4_K_M",
+    )
