@@ -69,6 +69,7 @@ def metadata(shape: Shape, tokens: Sequence[str] | None = None) -> dict[str, Any
         "llama.vocab_size": N_VOCAB,
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": list(tokens or [*map(str, range(N_VOCAB - 1)), "<step>"]),
+        "tokenizer.ggml.scores": [-float(i) for i in range(len(tokens or range(N_VOCAB)))],
     }
 
 
@@ -80,7 +81,8 @@ def _value(value: Any) -> Value:
             return Value(ValueType.FLOAT32, value)
         case int():
             return Value(ValueType.UINT32, value)
-    return Value(ValueType.ARRAY, value, ValueType.STRING)
+    item = ValueType.STRING if isinstance(value[0], str) else ValueType.FLOAT32
+    return Value(ValueType.ARRAY, value, item)
 
 
 def _tensors(shape: Shape) -> list[tuple[str, tuple[int, ...]]]:

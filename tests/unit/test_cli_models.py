@@ -30,6 +30,7 @@ def write_header(path: Path, *, name: str = "70b-instruct") -> Path:
     writer.add_block_count(shape.layers)
     writer.add_rope_freq_base(variant.rope_theta)
     writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
     writer.add_eos_token_id(2)
     writer.add_tensor("norm.weight", np.ones(64, dtype=np.float32))
     writer.add_tensor("a.weight", np.ones((2, 64), dtype=np.float16))
@@ -134,7 +135,7 @@ def test_damaged_files_are_left_out_with_a_warning(
     ("argument", "message"),
     [
         ("missing.gguf", "missing.gguf: no such file, and no published model has that name"),
-        (".", ". is a folder, a .gguf file is needed; `codellama convert . -o FILE.gguf`"),
+        (".", ".: is a folder, a .gguf file is needed"),
     ],
 )
 def test_a_wrong_model_is_one_line(models: Path, argument: str, message: str) -> None:

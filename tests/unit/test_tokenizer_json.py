@@ -5,7 +5,6 @@ The 32,000 pieces are Llama's own where this machine has them, else a slice of t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,12 @@ import pytest
 
 from codellama.errors import CheckpointError
 from codellama.files import llama_pieces
-from codellama.files.gguf_header import read_gguf_header
 from codellama.files.sentencepiece_model import TokenType
 from codellama.files.tokenizer_json import read_tokenizer_json
 from codellama.variants import CODE_LLAMA_PIECES
 from codellama.weights.config import read_config
 from codellama.weights.vocab import TokenTable, read_vocabulary
+from tests import llama_vocabulary
 from tests.checkpoints import (
     NORMAL,
     Checkpoint,
@@ -30,8 +29,8 @@ from tests.checkpoints import (
     tokenizer_json,
     write_json,
 )
-from tests.golden import Pieces, slice_pieces
-from tests.tiny_model import real_vocabulary
+from tests.golden import slice_pieces
+from tests.llama_vocabulary import believe_the_slice, code_llama, columns
 
 SPECIAL = {0: ("<unk>", True), 1: ("<s>", True), 2: ("</s>", True)}
 FIM = {32007 + i: (CODE_LLAMA_PIECES[7 + i], True) for i in range(4)}
@@ -40,45 +39,14 @@ FILL_ME = {32016: ("<FILL_ME>", True)}
 """What transformers 5 adds for CodeLlamaTokenizer, though the embedding has 32016 rows."""
 
 
-def real_columns(path: Path) -> Pieces:
-    """Pieces, scores and types of the real vocabulary."""
-    values = read_gguf_header(path).metadata
-    tokens, scores, types = (
-        values[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")
-    )
-    return tokens, scores, types
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    believe_the_slice(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def llama() -> list[Piece]:
-    """32,000 pieces as tokenizer.model has them."""
-    real = real_vocabulary()
-    if real is not None:
-        return list(zip(*real_columns(real), strict=True))
-    texts = [
-        f"filler{i}" if text[0] == "\x01" else text for i, text in enumerate(slice_pieces()[0])
-    ]
-    return [
-        (text, llama_pieces.piece_score(i, text), llama_pieces.piece_type(i))
-        for i, text in enumerate(texts)
-    ]
-
-
-@pytest.fixture(autouse=True)
-def known(llama: list[Piece], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the real pieces are not to be had, those in their place are taken for Llama's."""
-    if real_vocabulary() is None:
-        texts = "\0".join(text for text, _, _ in llama)
-        digest = hashlib.sha256(texts.encode()).hexdigest()
-        monkeypatch.setattr(llama_pieces, "LLAMA_SHA256", digest)
-
-
-def code_llama(llama: list[Piece], step: bool = False) -> list[Piece]:
-    """All 32016 pieces of the small models, or of 70B Instruct."""
-    texts = [*CODE_LLAMA_PIECES]
-    if step:
-        texts[-1] = "<step>"
-    return [*llama, *((text, -float(31741 + i), NORMAL) for i, text in enumerate(texts))]
+    return [*llama_vocabulary.llama()]
 
 
 def write(
@@ -113,7 +81,7 @@ def test_every_piece_of_the_slice_has_its_score_by_rule() -> None:
 
 
 def test_the_real_pieces_are_known_and_follow_the_rule(real_vocab: Path) -> None:
-    texts, scores, types = real_columns(real_vocab)
+    texts, scores, types = columns(real_vocab)
     assert llama_pieces.is_llama(texts)
     assert not llama_pieces.is_llama([*texts[:-1], "x"])
     assert not llama_pieces.is_llama(texts[:-1])
@@ -129,7 +97,7 @@ ADDED = {"plain": SPECIAL, "all": SPECIAL | FIM | FILL_ME}
 def test_the_vocabulary_is_that_of_tokenizer_model(
     tmp_path: Path, llama: list[Piece], kind: str, added: str
 ) -> None:
-    pieces = llama if kind == "llama" else code_llama(llama, kind == "step")
+    pieces = llama if kind == "llama" else code_llama(step=kind == "step")
     tokens = {i: row for i, row in ADDED[added].items() if i < 3 or kind != "llama"}
     tokens |= STEP if kind == "step" else {}
     folder = write(tmp_path / "m", pieces, tokens)
@@ -155,7 +123,7 @@ def test_the_order_of_the_merges_means_nothing(tmp_path: Path, llama: list[Piece
 def test_step_among_the_added_tokens_only_is_the_same_piece(
     tmp_path: Path, llama: list[Piece]
 ) -> None:
-    pieces = code_llama(llama, step=True)
+    pieces = code_llama(step=True)
     whole = read(write(tmp_path / "a", pieces, SPECIAL | STEP))
     apart = read(write(tmp_path / "b", pieces[:-1], SPECIAL | STEP, rows=32016))
     assert apart == whole
@@ -167,7 +135,7 @@ def test_added_tokens_follow_their_entries(
 ) -> None:
     more = {32016: ("<x>", False), 32017: ("a▁b", False), 32018: ("<pad>", True)}
     beyond = {32064: ("<FILL_ME>", True)}
-    pieces = code_llama(llama, step=True)
+    pieces = code_llama(step=True)
     added = SPECIAL | STEP | more | beyond
     vocabulary = read(write(tmp_path / "m", pieces, added, rows=32064, model=model))
     assert vocabulary.tokens[32015:32020] == ["<step>", "<x>", "a b", "<pad>", "[PAD32019]"]
@@ -189,8 +157,8 @@ def test_infill_names_that_transformers_adds_to_a_model_without_them_are_left_ou
 
 def test_two_vocabularies_in_a_folder_must_be_the_same(tmp_path: Path, llama: list[Piece]) -> None:
     """A 7B's tokenizer.model beside a 70B's tokenizer.json would lose the chat format."""
-    folder = write(tmp_path / "m", code_llama(llama, step=True), SPECIAL | STEP)
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(code_llama(llama)))
+    folder = write(tmp_path / "m", code_llama(step=True), SPECIAL | STEP)
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(code_llama()))
     with pytest.raises(
         CheckpointError, match=r"token 32015 is '▁<EOT>.* it is '<step>': they belong"
     ):
@@ -200,7 +168,7 @@ def test_two_vocabularies_in_a_folder_must_be_the_same(tmp_path: Path, llama: li
 
 
 def test_the_first_difference_is_named(tmp_path: Path, llama: list[Piece]) -> None:
-    pieces = code_llama(llama)
+    pieces = code_llama()
     folder = write(tmp_path / "m", pieces, SPECIAL, model=True)
     changed = [*pieces]
     changed[500], changed[600] = changed[600], changed[500]
@@ -223,7 +191,7 @@ STRANGE: dict[str, tuple[int | None, int, str]] = {
 @pytest.mark.parametrize("name", STRANGE)
 def test_what_is_not_llamas_is_an_error(tmp_path: Path, llama: list[Piece], name: str) -> None:
     place, rows, message = STRANGE[name]
-    pieces = code_llama(llama)
+    pieces = code_llama()
     if place is not None:
         pieces[place] = ("strange", 0.0, NORMAL)
     folder = write(tmp_path / "m", pieces, SPECIAL, rows=rows)

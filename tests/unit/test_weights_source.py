@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from codellama.errors import CheckpointError, ConversionError, ModelLoadError
-from codellama.files.gguf_header import TensorInfo, Value, ValueType, encode_header
+from codellama.files.gguf_header import (
+    TensorInfo,
+    Value,
+    ValueType,
+    encode_header,
+    read_gguf_header,
+)
+from codellama.weights.convert import RunSettings, convert, make_forecast
 from codellama.weights.gguf_source import open_gguf
 from codellama.weights.plan import make_plan, reading_order, slabs
 from codellama.weights.recipe import make_recipe, resolve_type
@@ -17,6 +25,7 @@ from tests.checkpoints import (
     INDEX,
     Checkpoint,
     random_tensors,
+    tokenizer_json,
     write_checkpoint,
     write_json,
     write_safetensors,
@@ -184,7 +193,7 @@ def sampling_nonsense(folder: Path) -> None:
 
 
 CASES: dict[Callable[[Path], None], str] = {
-    no_config: "not a checkpoint folder: there is no config.json",
+    no_config: "it has weights, but no config.json",
     pickles_only: "pickle files only .* can run any program hidden in it",
     no_weights: "no safetensors files",
     shard_missing: "00001-of-00002.safetensors: missing",
@@ -201,7 +210,7 @@ CASES: dict[Callable[[Path], None], str] = {
     config_of_more_layers: "model.layers.2.* is in no shard",
     config_of_fewer_layers: "model.layers.1.* is no tensor of the model",
     config_of_another_shape: r"has shape \[512, 256\], config.json makes it \[768, 256\]",
-    integer_weights: "lm_head.weight is I16; weights must be one of F32, F16, BF16",
+    integer_weights: "lm_head.weight is I16; weights must be one of F64, F32, F16, BF16",
     tokenizer_missing: "tokenizer.model: missing",
     vocabulary_mismatch: "294 pieces, but vocab_size in config.json is 295",
     tokenizer_json_broken: "tokenizer.json: not valid JSON",
@@ -223,7 +232,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "none")
     with pytest.raises(CheckpointError, match="use quantize for a GGUF"):
         open_checkpoint(tmp_path / "m.gguf")
-    with pytest.raises(ModelLoadError, match="use convert for a checkpoint"):
+    with pytest.raises(ModelLoadError, match="is a folder"):
         open_gguf(tmp_path)
 
 
@@ -334,3 +343,96 @@ def test_slabs_cover_a_tensor_and_keep_heads_whole(
     assert steps["blk.0.ffn_up.weight"] == 70
     assert steps["blk.0.attn_q.weight"] == 64  # two heads of 32 rows
     assert steps["blk.0.ffn_down.weight"] == 35
+
+
+def renamed(folder: Path, rename: Callable[[str], str], dtype: str = "BF16") -> None:
+    drop_weights(folder)
+    tensors = [
+        (rename(name), dtype, data) for name, _, data in random_tensors(Checkpoint(dtype=dtype))
+    ]
+    write_shards(folder, tensors, 2)
+
+
+NAMES: dict[str, Callable[[str], str]] = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "compiled inside": lambda name: name.replace("model.", "model._orig_mod."),
+    "layers compiled": lambda name: name.replace(".self_attn", "._orig_mod.self_attn"),
+    "bare": lambda name: name.removeprefix("model."),
+    "bare and compiled": lambda name: "_orig_mod." + name.removeprefix("model."),
+}
+
+
+@pytest.mark.parametrize("rename", NAMES.values(), ids=NAMES)
+def test_names_of_tensors_that_other_tools_write(
+    folder: Path, rename: Callable[[str], str]
+) -> None:
+    with open_checkpoint(folder) as source:
+        expected = [(t.name, t.shape, t.heads) for t in source.tensors]
+    renamed(folder, rename)
+    with open_checkpoint(folder) as source:
+        assert [(t.name, t.shape, t.heads) for t in source.tensors] == expected
+
+
+def test_two_names_of_one_tensor_are_an_error(folder: Path) -> None:
+    drop_weights(folder)
+    tensors = list(random_tensors(Checkpoint()))
+    write_shards(folder, [*tensors, (f"_orig_mod.{tensors[0][0]}", *tensors[0][1:])], 2)
+    with pytest.raises(CheckpointError, match="_orig_mod.* are the same tensor"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_K_M"])
+def test_doubles_are_read_as_floats(tmp_path: Path, kind: str) -> None:
+    """As the converter does it: first F32, then the type."""
+    for dtype in ("F64", "F32"):
+        folder = write_checkpoint(tmp_path / dtype, Checkpoint(dtype="F32"))
+        tensors = [
+            (name, dtype, data.astype(np.float64) if dtype == "F64" else data)
+            for name, _, data in random_tensors(Checkpoint(dtype="F32"))
+        ]
+        drop_weights(folder)
+        write_shards(folder, tensors, 2)
+        convert(folder, tmp_path / f"{dtype}.gguf", kind, threads=2)
+    doubles, floats = (read_gguf_header(tmp_path / f"{d}.gguf") for d in ("F64", "F32"))
+    assert doubles.tensors == [
+        replace(t, offset=t.offset + doubles.data_offset - floats.data_offset)
+        for t in floats.tensors
+    ]
+    a, b = ((tmp_path / f"{d}.gguf").read_bytes() for d in ("F64", "F32"))
+    assert a[doubles.data_offset :] == b[floats.data_offset :]
+
+
+@pytest.mark.parametrize("value", [1e300, float("inf"), float("nan")])
+def test_doubles_that_are_no_floats_are_an_error(tmp_path: Path, value: float) -> None:
+    folder = write_checkpoint(tmp_path / "m", Checkpoint(dtype="F32"))
+    tensors = [
+        (n, "F64", d.astype(np.float64)) for n, _, d in random_tensors(Checkpoint(dtype="F32"))
+    ]
+    tensors[5][2].flat[7] = value
+    drop_weights(folder)
+    write_shards(folder, tensors, 2)
+    for kind in ("F32", "Q8_0"):
+        with pytest.raises(ConversionError, match=r"(NaN or infinite|too large for F32)"):
+            convert(folder, tmp_path / "x.gguf", kind, threads=1)
+
+
+def test_the_cost_of_doubles_can_be_forecast(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", Checkpoint(dtype="F32"))
+    tensors = [
+        (n, "F64", d.astype(np.float64)) for n, _, d in random_tensors(Checkpoint(dtype="F32"))
+    ]
+    drop_weights(folder)
+    write_shards(folder, tensors, 2)
+    found = make_forecast(folder, ["Q8_0"], RunSettings(threads=1))
+    assert found.read_bytes == sum(data.nbytes for _, _, data in tensors)
+
+
+def test_a_tokenizer_json_is_read_without_a_word_on_the_terminal(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its template for pairs has a separator that the gguf package does not know."""
+    texts = [text for text, _, _ in Checkpoint().vocabulary]
+    added = {0: ("<unk>", True), 1: ("<s>", True), 2: ("</s>", True), len(texts): ("<step>", True)}
+    write_json(folder / "tokenizer.json", tokenizer_json(texts, added))
+    open_checkpoint(folder).close()
+    assert capfd.readouterr() == ("", "")

@@ -201,7 +201,7 @@ GOOD = config_json(Checkpoint())
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not supported"),
         ({"rope_scaling": [1]}, "rope_scaling must be an object"),
         ({"attention_bias": True}, "attention_bias is set"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        ({"quantization_config": {"bits": 4}}, "quantized already, with an unknown method"),
     ],
 )
 def test_a_bad_config_is_one_clear_error(

@@ -141,7 +141,7 @@ def describe(parts: Sequence[GGUFHeader]) -> dict[str, Any]:
         "rope_base": number("rope.freq_base"),
         "layers": number("block_count"),
         "vocabulary": len(tokens),
-        "scores": "lost" if scores_are_lost(metadata) else "there",
+        **({"scores": "lost"} if scores_are_lost(metadata) else {}),
         "template": "tokenizer.chat_template" in metadata,
         "tensors": len(stored),
         "tensor_bytes": sum(tensor.nbytes for tensor in stored),

@@ -32,6 +32,12 @@ def is_piece(path: Path) -> bool:
     return bool(_LETTERS.fullmatch(path.name) or _NUMBERS.fullmatch(path.name))
 
 
+def whole_name(path: Path) -> str:
+    """The name of the file that pieces make, or of a whole file."""
+    found = _LETTERS.fullmatch(path.name) or _NUMBERS.fullmatch(path.name)
+    return found[1] if found else path.name
+
+
 def pieces_of(path: Path) -> list[Piece]:
     """The pieces of the file whose first piece is `path`, in order; of a whole file that one.
 
@@ -52,8 +58,7 @@ def to_be_joined(path: Path) -> ModelLoadError:
     """The error for a file in pieces where it has to be whole."""
     paths = _paths(path)
     names = " ".join(piece.name for piece in paths)
-    whole = re.sub(r"(-split-[a-z]|\.part\d+of\d+)$", "", path.name, flags=re.IGNORECASE)
-    command = f"cat {names} > {whole}".replace("{", "{{").replace("}", "}}")
+    command = f"cat {names} > {whole_name(path)}".replace("{", "{{").replace("}", "}}")
     return ModelLoadError(
         f"{path}: is the first of {len(paths)} pieces of a file", f"join them: `{command}`"
     )
@@ -92,7 +97,11 @@ def _lettered(path: Path, whole: str, letter: str) -> list[Path]:
 def _numbered(path: Path, whole: str, number: int, count: int) -> list[Path]:
     name = path.name[len(whole) :]
     spelled = re.sub(r"\d+", "{}", name, count=1)
-    if number != 1:
+    if not 1 <= number <= count:
+        raise ModelLoadError(
+            f"{path}: its name makes no sense: there is no piece {number} of {count}"
+        )
+    if number > 1:
         raise _later(path, path.with_name(whole + spelled.format(1)))
     paths = [path.with_name(whole + spelled.format(i)) for i in range(1, count + 1)]
     missing = next((piece for piece in paths if not piece.is_file()), None)

@@ -32,13 +32,13 @@ _METHODS = {
 _TENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("GPTQ", (".qweight", ".g_idx")),
     ("AWQ or GPTQ", (".qweight", ".qzeros")),
+    ("AQLM", (".codebooks",)),
     ("MLX", (".scales", ".biases")),
-    ("MLX (a floating point type)", (".weight", ".scales")),
+    ("MLX (a floating point type)", (".scales",)),
     ("compressed-tensors", (".weight_packed",)),
     ("bitsandbytes, 4 bits", (".weight.absmax",)),
     ("bitsandbytes, 8 bits", (".SCB",)),
     ("EXL2", (".q_weight",)),
-    ("AQLM", (".codebooks",)),
     ("FP8 or INT8", (".weight_scale",)),
     ("FP8", (".weight_scale_inv",)),
 )

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codellama.errors import ConversionError, ModelLoadError
-from codellama.files.cut_file import Piece, pieces_of
+from codellama.files.cut_file import Piece, pieces_of, whole_name
 from codellama.files.gguf_header import GGUFHeader, Value
 from codellama.files.identify import by_metadata, recognised
 from codellama.files.loadable import check_hyperparameters
 from codellama.files.lost_scores import MENDED, check_mendable, mended, scores_are_lost
+from codellama.files.provenance import SOURCE, source_keys
 from codellama.files.small_files import shown
 from codellama.files.split import KEYS as SPLIT_KEYS
 from codellama.files.split import read_parts
@@ -91,6 +92,11 @@ class JoinedSource(Source):
         identity = local_identity(path, [piece.path for piece in pieces])
         super().__init__(path, metadata, tensors, verbatim=True, identity=identity)
         self._pieces = pieces
+
+    @property
+    def provenance(self) -> dict[str, Value]:
+        known = super().provenance
+        return known if SOURCE in self.metadata else source_keys(whole_name(self.path))
 
     def read(self, tensor: SourceTensor, first_row: int, out: Bytes) -> None:
         position = tensor.offset + first_row * tensor.row_bytes

@@ -1,0 +1,104 @@
+"""Checkpoints that are quantized already are named by method and bits, whatever tool made them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codellama.errors import CheckpointError
+from codellama.files.quantized import by_config, by_tensors
+from codellama.weights.source import open_checkpoint
+from tests.checkpoints import Checkpoint, random_tensors, write_checkpoint, write_json, write_shards
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+INT8 = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}
+PACKED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+}
+MLX = {"group_size": 64, "bits": 4, "mode": "affine"}
+MXFP4 = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+
+CONFIGS: list[tuple[dict[str, Any], str | None]] = [
+    ({"quantization_config": GPTQ}, "GPTQ (4 bits)"),
+    ({"quantization_config": AWQ}, "AWQ (4 bits)"),
+    ({"quantization_config": NF4}, "bitsandbytes (nf4, 4 bits)"),
+    ({"quantization_config": INT8}, "bitsandbytes (8 bits)"),
+    ({"quantization_config": PACKED}, "compressed-tensors (pack-quantized, 4 bits)"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "FP8"),
+    ({"quantization_config": {"quant_method": "new one"}}, "'new one'"),
+    ({"quantization_config": {"bits": 3}}, "an unknown method (3 bits)"),
+    ({"quantization_config": [1]}, "an unknown method"),
+    ({"quantization": MLX, "quantization_config": MLX}, "MLX (4 bits)"),
+    ({"quantization": MLX}, "MLX (4 bits)"),
+    ({"quantization": MXFP4}, "MLX (mxfp4, 4 bits)"),
+    ({"quantization_config": None}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("values", "method"), CONFIGS)
+def test_the_configuration_says_method_and_bits(values: dict[str, Any], method: str | None) -> None:
+    assert by_config(values) == method
+
+
+TENSORS: dict[str, tuple[str, ...]] = {
+    "GPTQ": ("qweight", "qzeros", "scales", "g_idx"),
+    "AWQ or GPTQ": ("qweight", "qzeros", "scales"),
+    "MLX": ("weight", "scales", "biases"),
+    "MLX (a floating point type)": ("weight", "scales"),
+    "compressed-tensors": ("weight_packed", "weight_scale", "weight_shape"),
+    "bitsandbytes, 4 bits": ("weight", "weight.absmax", "weight.quant_map"),
+    "bitsandbytes, 8 bits": ("weight", "SCB", "weight_format"),
+    "EXL2": ("q_weight", "q_scale", "q_groups"),
+    "AQLM": ("codes", "codebooks", "scales"),
+    "FP8 or INT8": ("weight", "weight_scale"),
+    "FP8": ("weight", "weight_scale_inv"),
+}
+
+
+@pytest.mark.parametrize("method", TENSORS)
+def test_tensors_tell_the_method(method: str) -> None:
+    names = [f"model.layers.0.self_attn.q_proj.{ending}" for ending in TENSORS[method]]
+    assert by_tensors([*names, "model.norm.weight"]) == method
+
+
+def test_plain_weights_are_not_quantized() -> None:
+    assert by_tensors([name for name, _, _ in random_tensors(Checkpoint())]) is None
+
+
+def test_a_quantized_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
+    """GPTQ before transformers took it up: nothing in config.json, quantize_config.json beside it."""
+    folder = write_checkpoint(tmp_path / "m")
+    for path in folder.glob("model*"):
+        path.unlink()
+    tensors = []
+    for name, dtype, data in random_tensors(Checkpoint()):
+        if "_proj" not in name:
+            tensors.append((name, dtype, data))
+            continue
+        base = name.removesuffix("weight")
+        tensors.append(
+            (base + "qweight", "I32", np.zeros((data.shape[1] // 8, data.shape[0]), np.int32))
+        )
+        tensors.append((base + "qzeros", "I32", np.zeros((2, data.shape[0] // 8), np.int32)))
+        tensors.append((base + "g_idx", "I32", np.zeros(data.shape[1], np.int32)))
+    write_shards(folder, tensors, 2)
+    remedy = "take the checkpoint that they were made from, in BF16 or F16, and choose a type such as Q4_K_M"
+    with pytest.raises(
+        CheckpointError, match="quantized already, with GPTQ, which is not"
+    ) as caught:
+        open_checkpoint(folder)
+    assert str(caught.value).startswith(f"{folder}: ")
+    assert str(caught.value).endswith(remedy)
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "quantization_config": GPTQ})
+    with pytest.raises(CheckpointError, match=r"config\.json: .* with GPTQ \(4 bits\)"):
+        open_checkpoint(folder)
