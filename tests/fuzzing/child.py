@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 from codellama.errors import CodeLlamaError
+from tests.fuzzing.brought_kinds import BROUGHT
 from tests.fuzzing.kinds import KINDS, Kind
 from tests.fuzzing.largest import Largest
 from tests.fuzzing.native_kinds import NATIVE
@@ -53,7 +54,7 @@ def main() -> None:
 def run(name: str, seed: str, numbers: range, folder: Path) -> Result:
     """Run the cases `numbers`; stops at the first that does what none may do."""
     (folder / "files").mkdir()
-    kind = {**KINDS, **NATIVE, "largest": Largest}[name](folder / "files")
+    kind = {**KINDS, **BROUGHT, **NATIVE, "largest": Largest}[name](folder / "files")
     kind.read()  # the good file is one
     result = Result()
     before = _peak()

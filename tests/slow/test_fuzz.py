@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzzing.brought_kinds import BROUGHT
 from tests.fuzzing.harness import fuzz
 from tests.fuzzing.kinds import KINDS
 from tests.fuzzing.native_kinds import NATIVE
@@ -16,7 +17,7 @@ CASES = 100_000
 LOADS = 5000
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *BROUGHT])
 def test_a_hundred_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
     result = fuzz("tests.fuzzing.child", kind, CASES, tmp_path)
     assert result["cases"] >= CASES

@@ -24,6 +24,7 @@ from codellama.files.loadable import read_model, read_vocabulary
 from codellama.files.lost_scores import mended_vocabulary, scores_are_lost
 from codellama.llm import LLM
 from codellama.weights.convert import convert, quantize
+from codellama.weights.gguf_source import open_gguf
 from tests import tiny_model
 from tests.checkpoints import Checkpoint, write_checkpoint
 from tests.golden import CARD_DIALOG, CARD_IDS
@@ -167,6 +168,30 @@ def test_another_vocabulary_without_scores_is_refused(tmp_path: Path, scores: fl
     with pytest.raises(ModelLoadError, match=message):
         quantize(path, tmp_path / "y.gguf", "F16")
     assert "would not load" in CliRunner().invoke(main, ["inspect", str(path)]).stdout
+
+
+@pytest.mark.parametrize("change", [{"scores": [-1000.0] * 5}, {"types": [1] * 5}])
+def test_columns_of_other_lengths_are_damage(
+    tmp_path: Path, whole: Path, change: dict[str, Any]
+) -> None:
+    path = spoiled(whole, tmp_path / "x.gguf", **change)
+    for read in (read_model, open_gguf):
+        with pytest.raises(
+            ModelLoadError, match="damaged GGUF: 32016 tokens, but 5 in tokenizer.ggml"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("key", [SCORES, TYPES])
+def test_a_column_may_be_missing(tmp_path: Path, whole: Path, key: str) -> None:
+    header = read_gguf_header(spoiled(whole, tmp_path / "x.gguf"))
+    values = {k: v for k, v in header.values.items() if k != key}
+    path = tmp_path / "y.gguf"
+    weights = whole.read_bytes()[header.data_offset :]
+    path.write_bytes(encode_header(values, header.tensors) + weights)
+    with mended_vocabulary(read_model(path)) as mended:
+        assert mended is not None
+        assert vocabulary(read_gguf_header(mended)) == vocabulary(read_gguf_header(whole))
 
 
 def test_a_vocabulary_without_any_scores_has_lost_them(whole: Path) -> None:

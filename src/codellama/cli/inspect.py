@@ -43,6 +43,8 @@ def command(model: str, as_json: bool) -> None:
         raise other
     facts = describe(parts)
     plan, problem = _load_plan(file)
+    if plan is not None:
+        facts["stops"] = _stops_when_loaded(file, parts[0].metadata["tokenizer.ggml.tokens"])
     if as_json:
         if plan is not None:
             facts["would_load_as"] = plan.to_json()
@@ -157,6 +159,14 @@ def _stops(
     ids = {metadata[key] for key in keys if key in metadata}
     ids |= set(variant.eos_ids) if variant else set()
     return [{"id": i, "token": tokens[i] if i < len(tokens) else None} for i in sorted(ids)]
+
+
+def _stops_when_loaded(file: Path, tokens: list[str]) -> list[dict[str, Any]]:
+    """The ids that will end an answer: llama.cpp also knows some by their text."""
+    from codellama.cli.vocabulary import load_vocabulary
+
+    with load_vocabulary(file) as (_, tokenizer):
+        return [{"id": i, "token": tokens[i]} for i in sorted(tokenizer.eog_tokens)]
 
 
 def _by_type(tensors: Iterable[TensorInfo]) -> dict[str, dict[str, int]]:

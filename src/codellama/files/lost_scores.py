@@ -44,9 +44,15 @@ def check_mendable(header: GGUFHeader) -> None:
     """Refuse a vocabulary without scores that is not Llama's.
 
     Raises:
-        ModelLoadError: nobody knows what its scores were.
+        ModelLoadError: nobody knows what its scores were, or it is damaged beyond that.
     """
     tokens = header.metadata.get(_TOKENS) or []
+    for key in (_SCORES, _TYPES):
+        column = header.metadata.get(key)
+        if column and len(column) != len(tokens):
+            raise ModelLoadError(
+                f"{header.path}: damaged GGUF: {len(tokens)} tokens, but {len(column)} in {key}"
+            )
     if not is_llama(tokens):
         raise ModelLoadError(
             f"{header.path}: all scores of its {len(tokens)} tokens are the same, so text would be cut into "
@@ -61,9 +67,9 @@ def mended(values: Mapping[str, Value], n_rows: int) -> dict[str, Value]:
     `values` must have passed `check_mendable`. Tokens that somebody added keep what they have.
     """
     tokens = list(values[_TOKENS].value)[:n_rows]
-    stored = values.get(_TYPES)
-    types = [TokenType.NORMAL] * len(tokens) if stored is None else list(stored.value)[:n_rows]
-    scores = list(values[_SCORES].value)[:n_rows] if _SCORES in values else [0.0] * len(tokens)
+    types: list[int] = _column(values, _TYPES) or [TokenType.NORMAL] * len(tokens)
+    scores: list[float] = _column(values, _SCORES) or [0.0] * len(tokens)
+    types, scores = types[:n_rows], scores[:n_rows]
     for token_id, text in enumerate(tokens[:PUBLISHED]):
         if token_id < LLAMA_PIECES or is_code_llama(token_id, text):
             scores[token_id] = piece_score(token_id, text)
@@ -76,6 +82,10 @@ def mended(values: Mapping[str, Value], n_rows: int) -> dict[str, Value]:
         _SCORES: Value(ValueType.ARRAY, scores, ValueType.FLOAT32),
         _TYPES: Value(ValueType.ARRAY, [int(kind) for kind in types], ValueType.INT32),
     }
+
+
+def _column(values: Mapping[str, Value], key: str) -> list[Any]:
+    return list(values[key].value) if key in values else []
 
 
 @contextmanager

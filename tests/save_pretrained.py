@@ -1,0 +1,41 @@
+"""A program for the Python of scripts/tool_venv, or .venv's: saves a checkpoint as its users would.
+
+    python save_pretrained.py FOLDER OUTPUT [--add TOKEN ...] [--rows MULTIPLE]
+
+It is no test: it runs where the tests' packages are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+
+def main() -> None:
+    """Load model and tokenizer, add tokens and rows if that is asked for, save both."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("output")
+    parser.add_argument("--add", nargs="*", default=[])
+    parser.add_argument("--rows", type=int)
+    options = parser.parse_args()
+    model = LlamaForCausalLM.from_pretrained(options.folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(options.folder)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": options.add}
+    ) if options.add else None
+    if options.add or options.rows:
+        n_tokens = (
+            max(tokenizer.get_vocab().values()) + 1 if options.add else model.config.vocab_size
+        )
+        model.resize_token_embeddings(
+            n_tokens, pad_to_multiple_of=options.rows, mean_resizing=False
+        )
+    model.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()
