@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,7 @@ def transformers_5(folder: Path, output: Path, *options: str) -> None:
 
 
 def transformers_4(folder: Path, output: Path, *options: str) -> None:
-    pytest.importorskip("transformers", reason="no transformers: pip install -e .[reference]")
-    run(sys.executable, "tests/save_pretrained.py", folder, output, *options)
+    run(environment("transformers-4"), "tests/save_pretrained.py", folder, output, *options)
 
 
 def mlx(folder: Path, output: Path, *options: str) -> None:

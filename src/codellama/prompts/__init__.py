@@ -12,5 +12,6 @@ leaves the text as it is.
 
 A GGUF made by another converter may be wrong about two things, which are overridden when it is
 loaded. The end of turn of a vocabulary with `<step>` is `<step>` (they write 32010). The
-70B's tokenizer puts no space before a text (they leave that out).
+70B's tokenizer puts no space before a text (they leave that out). Tokens that somebody added behind
+`<step>` change neither.
 """

@@ -46,7 +46,10 @@ says nothing:
   one.
 - Infill pieces among the added tokens keep their text (theirs is changed, and llama.cpp no longer
   finds them).
-- Errors here and nothing there: ids without a name, more pieces than `vocab_size`, no
-  tokenizer.model, and weights that are NaN or infinite.
+- Without tokenizer.model the vocabulary comes from tokenizer.json, for Llama's and Code Llama's
+  pieces (theirs has no scores then, and one token too many). Of two files that contradict each
+  other neither is believed.
+- Errors here and nothing there: ids without a name that are no padding, more pieces than
+  `vocab_size`, and weights that are NaN or infinite.
 - Tensors and keys stand in the quantizer's order, also for F16 and BF16.
 """
