@@ -11,6 +11,7 @@ import pytest
 
 from codellama.errors import CheckpointError
 from codellama.files.quantized import by_config, by_tensors
+from codellama.files.safetensors_header import SafeTensor
 from codellama.weights.source import open_checkpoint
 from tests.checkpoints import Checkpoint, random_tensors, write_checkpoint, write_json, write_shards
 
@@ -49,29 +50,36 @@ def test_the_configuration_says_method_and_bits(values: dict[str, Any], method: 
     assert by_config(values) == method
 
 
-TENSORS: dict[str, tuple[str, ...]] = {
-    "GPTQ": ("qweight", "qzeros", "scales", "g_idx"),
-    "AWQ or GPTQ": ("qweight", "qzeros", "scales"),
-    "MLX": ("weight", "scales", "biases"),
-    "MLX (a floating point type)": ("weight", "scales"),
-    "compressed-tensors": ("weight_packed", "weight_scale", "weight_shape"),
-    "bitsandbytes, 4 bits": ("weight", "weight.absmax", "weight.quant_map"),
-    "bitsandbytes, 8 bits": ("weight", "SCB", "weight_format"),
-    "EXL2": ("q_weight", "q_scale", "q_groups"),
-    "AQLM": ("codes", "codebooks", "scales"),
-    "FP8 or INT8": ("weight", "weight_scale"),
-    "FP8": ("weight", "weight_scale_inv"),
-}
+N_WEIGHTS = 256 * 256
+TENSORS: list[tuple[str, dict[str, int]]] = [
+    ("GPTQ (4 bits)", {"qweight": N_WEIGHTS // 2, "qzeros": 1, "scales": 1, "g_idx": 1}),
+    ("GPTQ (3 bits)", {"qweight": N_WEIGHTS * 3 // 8, "qzeros": 1, "scales": 1, "g_idx": 1}),
+    ("AWQ or GPTQ (4 bits)", {"qweight": N_WEIGHTS // 2, "qzeros": 1, "scales": 1}),
+    ("MLX (8 bits)", {"weight": N_WEIGHTS, "scales": 1, "biases": 1}),
+    ("MLX (a floating point type) (4 bits)", {"weight": N_WEIGHTS // 2, "scales": 1}),
+    ("compressed-tensors (4 bits)", {"weight_packed": N_WEIGHTS // 2, "weight_scale": 1}),
+    ("bitsandbytes (4 bits)", {"weight": N_WEIGHTS // 2, "weight.absmax": 1}),
+    ("bitsandbytes (8 bits)", {"weight": N_WEIGHTS, "SCB": 1}),
+    ("EXL2", {"q_weight": 12345, "q_scale": 1, "q_groups": 1}),
+    ("AQLM", {"codes": 5, "codebooks": 5, "scales": 1}),
+    ("FP8 or INT8 (8 bits)", {"weight": N_WEIGHTS, "weight_scale": 1}),
+    ("FP8 (8 bits)", {"weight": N_WEIGHTS, "weight_scale_inv": 1}),
+]
+"""Bytes of the tensors of a projection, by what stands behind its name."""
 
 
-@pytest.mark.parametrize("method", TENSORS)
-def test_tensors_tell_the_method(method: str) -> None:
-    names = [f"model.layers.0.self_attn.q_proj.{ending}" for ending in TENSORS[method]]
-    assert by_tensors([*names, "model.norm.weight"]) == method
+def stored(sizes: dict[str, int]) -> dict[str, SafeTensor]:
+    names = {f"model.layers.0.self_attn.q_proj.{end}": n for end, n in sizes.items()}
+    return {n: SafeTensor(n, "U8", (size,), Path("x"), 0, size) for n, size in names.items()}
+
+
+@pytest.mark.parametrize(("method", "sizes"), TENSORS)
+def test_tensors_tell_method_and_bits(method: str, sizes: dict[str, int]) -> None:
+    assert by_tensors({**stored(sizes), **stored({"other": 2})}, N_WEIGHTS) == method
 
 
 def test_plain_weights_are_not_quantized() -> None:
-    assert by_tensors([name for name, _, _ in random_tensors(Checkpoint())]) is None
+    assert by_tensors(stored({"weight": 2 * N_WEIGHTS}), N_WEIGHTS) is None
 
 
 def test_a_quantized_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
@@ -93,7 +101,7 @@ def test_a_quantized_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
     write_shards(folder, tensors, 2)
     remedy = "take the checkpoint that they were made from, in BF16 or F16, and choose a type such as Q4_K_M"
     with pytest.raises(
-        CheckpointError, match="quantized already, with GPTQ, which is not"
+        CheckpointError, match="quantized already, with GPTQ .4 bits., which is not"
     ) as caught:
         open_checkpoint(folder)
     assert str(caught.value).startswith(f"{folder}: ")

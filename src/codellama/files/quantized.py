@@ -6,10 +6,11 @@ is older than that, and tensors beside or in place of each `weight`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from codellama.errors import CheckpointError
+from codellama.files.safetensors_header import SafeTensor
 from codellama.files.small_files import shown
 
 _METHODS = {
@@ -36,13 +37,19 @@ _TENSORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("MLX", (".scales", ".biases")),
     ("MLX (a floating point type)", (".scales",)),
     ("compressed-tensors", (".weight_packed",)),
-    ("bitsandbytes, 4 bits", (".weight.absmax",)),
-    ("bitsandbytes, 8 bits", (".SCB",)),
+    ("bitsandbytes", (".weight.absmax",)),
+    ("bitsandbytes", (".SCB",)),
     ("EXL2", (".q_weight",)),
     ("FP8 or INT8", (".weight_scale",)),
     ("FP8", (".weight_scale_inv",)),
 )
 """Ends of tensors' names, by method; the first row that is there whole counts."""
+
+
+_QUERIES = tuple(
+    f"self_attn.q_proj.{name}" for name in ("qweight", "weight", "weight_packed", "q_weight")
+)
+_MOST_BITS = 8
 
 
 def by_config(values: Mapping[str, Any]) -> str | None:
@@ -78,11 +85,19 @@ def _bits(entry: Mapping[str, Any]) -> int | None:
     return number if type(number) is int else None
 
 
-def by_tensors(names: Collection[str]) -> str | None:
-    """The method that leaves tensors of these names, or None."""
-    found = {ending for _, endings in _TENSORS for ending in endings}
-    present = {ending for ending in found for name in names if name.endswith(ending)}
-    return next((method for method, endings in _TENSORS if set(endings) <= present), None)
+def by_tensors(tensors: Mapping[str, SafeTensor], n_weights: int) -> str | None:
+    """Method and bits, as tensors under their names tell them; None if they are plain weights.
+
+    `n_weights` is how many weights the projection to queries has: bits follow from its bytes.
+    """
+    endings = {ending for _, row in _TENSORS for ending in row}
+    present = {ending for ending in endings for name in tensors if name.endswith(ending)}
+    method = next((method for method, row in _TENSORS if set(row) <= present), None)
+    if method is None:
+        return None
+    packed = next((t for name, t in tensors.items() if name.endswith(_QUERIES)), None)
+    bits, rest = divmod(8 * packed.nbytes, n_weights) if packed is not None else (0, 1)
+    return f"{method} ({bits} bits)" if not rest and 0 < bits <= _MOST_BITS else method
 
 
 def refusal(where: object, method: str) -> CheckpointError:

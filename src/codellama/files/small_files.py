@@ -33,7 +33,7 @@ SMALL_FILES = (
     "README.md",
     INDEX,
 )
-"""What a conversion reads beside the weights; the first and the third must be there."""
+"""What a conversion reads beside the weights: the first must be there, and the third or the fourth."""
 
 MOST_BYTES = 8 * 2**20
 """Bytes of the largest small file; the largest of Code Llama's has less than two million."""

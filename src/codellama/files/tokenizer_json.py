@@ -59,7 +59,10 @@ def read_tokenizer_json(path: Path) -> TokenizerJson:
     model = content.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict):
-        raise CheckpointError(f"{path}: there is no vocabulary of texts and ids in it")
+        raise CheckpointError(
+            f"{path}: there is no vocabulary of texts and ids in it",
+            "take it from the original repository, or leave it out where there is a tokenizer.model",
+        )
     pieces: dict[int, str] = {}
     for text, token_id in vocab.items():
         if not _is_id(token_id):

@@ -298,7 +298,7 @@ def _no_weights(folder: Path, present: Collection[str]) -> CodeLlamaError:
 
 def _match(folder: Path, config: LlamaConfig, stored: dict[str, SafeTensor]) -> list[SourceTensor]:
     """The stored tensors under their GGUF names; they must be exactly those the config asks for."""
-    method = by_tensors(stored)
+    method = by_tensors(stored, config.num_attention_heads * config.head_dim * config.hidden_size)
     if method:
         raise refusal(folder, method)
     left = plain_names(folder, stored)
