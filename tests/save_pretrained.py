@@ -20,11 +20,12 @@ def main() -> None:
     parser.add_argument("--add", nargs="*", default=[])
     parser.add_argument("--rows", type=int)
     options = parser.parse_args()
-    model = LlamaForCausalLM.from_pretrained(options.folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(options.folder)
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": options.add}
-    ) if options.add else None
+    transformers: Any = importlib.import_module("transformers")
+    floats = importlib.import_module("torch").float32
+    model = transformers.LlamaForCausalLM.from_pretrained(options.folder, dtype=floats)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.folder)
+    if options.add:
+        tokenizer.add_special_tokens({"additional_special_tokens": options.add})
     if options.add or options.rows:
         n_tokens = (
             max(tokenizer.get_vocab().values()) + 1 if options.add else model.config.vocab_size
