@@ -19,6 +19,7 @@ from codellama.cli.vocabulary import load_vocabulary
 from codellama.errors import CheckpointError
 from codellama.files.gguf_header import read_gguf_header
 from codellama.files.lost_scores import mended_vocabulary, scores_are_lost
+from codellama.variants import FIM_PIECES
 from codellama.weights.convert import convert, quantize
 from codellama.weights.source import open_checkpoint
 from tests.checkpoints import Checkpoint, write_checkpoint, write_json
@@ -40,7 +41,7 @@ CODE_IDS = [822, 285, 29898, 29876, 1125, 13, 1678, 736, 302, 13]
 def original(tmp_path_factory: pytest.TempPathFactory, real_vocab: Path) -> Path:
     """A checkpoint in the layout of 70B Instruct with the real pieces."""
     checkpoint = Checkpoint(
-        hidden=32, ffn=32, layers=1, heads=2, kv_heads=1, dtype="F32", shards=1,
+        hidden=32, ffn=32, layers=1, heads=2, kv_heads=1, shards=1,
         pieces=code_llama(step=True), added={},
     )  # fmt: skip
     folder = write_checkpoint(tmp_path_factory.mktemp("original") / "CodeLlama", checkpoint)
@@ -130,9 +131,14 @@ def test_a_saved_folder_gives_the_same_model(
     first = converted(folder, tmp_path / "folder.gguf")
     for name in ("ggml.tokens", "ggml.eot_token_id", "theta", "tensors"):
         assert ours[name] == first[name], name
-    plain = [
-        i for i in range(32016) if i not in (0, 1, 2, 32015)
-    ]  # those have -1000 if they are listed
+    listed = {
+        0,
+        1,
+        2,
+        32015,
+        *FIM_PIECES,
+    }  # have -1000 where tokenizer_config.json calls them special
+    plain = [i for i in range(32016) if i not in listed]
     for name in ("ggml.scores", "ggml.token_type"):
         assert [ours[name][i] for i in plain] == [first[name][i] for i in plain]
     with load_vocabulary(tmp_path / "saved.gguf") as (prompts, tokenizer):
