@@ -27,7 +27,9 @@ from codellama.params import (
     Prompt,
     SamplingOptions,
     SamplingParams,
+    Tools,
 )
+from codellama.prompts.chat import check_messages
 from codellama.prompts.history import drop_oldest
 from codellama.running.adapters import Adapter, AdapterTable, LoraScales
 from codellama.running.collected import n_candidates
@@ -89,7 +91,8 @@ class FakeTokenizer:
 class FakeChatFormat:
     """`role: content` lines."""
 
-    def render(self, messages: Iterable[Message]) -> str:
+    def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
+        messages = check_messages(messages, "literal", tools)
         return "".join(f"{m['role']}: {m['content']}\n" for m in messages)
 
 
@@ -132,6 +135,7 @@ class FakeLLM(LlamaCompatible):
         *,
         context_policy: ContextPolicy | None = None,
         max_tokens: int | None = None,
+        tools: Tools | None = None,
     ) -> Prompt:
         assert self.chat_format is not None
         assert not isinstance(messages, str)
@@ -139,7 +143,8 @@ class FakeLLM(LlamaCompatible):
         dropped: list[Message] = []
         if context_policy == "drop_oldest":
             messages, dropped = drop_oldest(messages, lambda kept: len(kept) <= 3)
-        return Prompt(ids(self.chat_format.render(messages)), dropped=tuple(dropped))
+        text = self.chat_format.render(messages, tools)
+        return Prompt(ids(text), dropped=tuple(dropped), tools=tools)
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         return Prompt((1, *ids(prompt)) if isinstance(prompt, str) else tuple(prompt))
@@ -153,9 +158,10 @@ class FakeLLM(LlamaCompatible):
         *,
         n: int = 1,
         context_policy: ContextPolicy | None = None,
+        tools: Tools | None = None,
         **params: Unpack[SamplingOptions],
     ) -> Completion:
-        prompt = self.chat_prompt(messages, context_policy=context_policy)
+        prompt = self.chat_prompt(messages, context_policy=context_policy, tools=tools)
         return self.generate(prompt, n=n, params=SamplingParams.of(**params))
 
     def complete(

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from codellama.llm import LLM
-    from codellama.params import Message, ModelConfig, Prompt, SamplingParams
+    from codellama.params import (
+        Message,
+        ModelConfig,
+        Prompt,
+        SamplingParams,
+        Tool,
+        ToolCall,
+        Tools,
+    )
     from codellama.running.adapters import Adapter
     from codellama.running.completion import Choice, Completion, Result
     from codellama.running.embedding import Embeddings
@@ -62,6 +70,9 @@ __all__ = [
     "SamplingParams",
     "Session",
     "Timings",
+    "Tool",
+    "ToolCall",
+    "Tools",
     "UnsupportedError",
     "Usage",
     "__version__",
@@ -75,7 +86,9 @@ _HOMES = {
     "codellama.engine.request": ("Delta", "FinishReason", "Timings", "Usage"),
     "codellama.llm": ("LLM",),
     "codellama.session": ("Session",),
-    "codellama.params": ("Message", "ModelConfig", "Prompt", "SamplingParams"),
+    "codellama.params": (
+        *("Message", "ModelConfig", "Prompt", "SamplingParams", "Tool", "ToolCall", "Tools"),
+    ),
 }
 
 

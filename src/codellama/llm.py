@@ -41,6 +41,7 @@ from codellama.params import (
     Progress,
     Prompt,
     SamplingParams,
+    Tools,
 )
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.prompts.chat import ChatFormat
@@ -152,8 +153,11 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         *,
         context_policy: ContextPolicy | None = None,
         max_tokens: int | None = None,
+        tools: Tools | None = None,
     ) -> Prompt:
-        """The ids of a dialog; a text is one user turn. Raises ChatFormatError, UnsupportedError.
+        """The ids of a dialog; a text is one user turn. The system turn says what `tools` there are.
+
+        Raises ChatFormatError, UnsupportedError, and InvalidRequestError for tools without a chat format.
 
         With `context_policy="drop_oldest"` a dialog that is too long goes without its oldest turns,
         as many as leave room for the answer (`max_tokens`, or a quarter of the context); they are
@@ -167,8 +171,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
                 policy=policy,
             )
         if policy == "error" or isinstance(messages, str):
-            return self.prompts.chat(messages)
-        return self.prompts.chat_within(list(messages), self.n_ctx, max_tokens)
+            return self.prompts.chat(messages, tools)
+        return self.prompts.chat_within(list(messages), self.n_ctx, max_tokens, tools)
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""
@@ -186,16 +190,21 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         *,
         n: int = 1,
         context_policy: ContextPolicy | None = None,
+        tools: Tools | None = None,
         **params: Unpack[SamplingOptions],
     ) -> Completion:
         """Answer a dialog. `params` are the fields of `SamplingParams`.
+
+        With `tools` a result's choice may have `tool_calls`; what they give is the next messages, of the
+        role tool.
 
         A dialog that is too long is a ContextLengthError, or with `context_policy="drop_oldest"`
         goes without its oldest turns (see `chat_prompt`); they are in the completion's `dropped`.
         """
         sampling = SamplingParams.of(**params)
+        limit = sampling.max_tokens
         prompt = self.chat_prompt(
-            messages, context_policy=context_policy, max_tokens=sampling.max_tokens
+            messages, context_policy=context_policy, max_tokens=limit, tools=tools
         )
         return self.generate(prompt, n=n, params=sampling)
 

@@ -14,7 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from codellama.errors import ChatFormatError, ContextLengthError, UnsupportedError
+from codellama.errors import (
+    ChatFormatError,
+    ContextLengthError,
+    InvalidRequestError,
+    UnsupportedError,
+)
 from codellama.integrations.llama_cpp_python import (
     NAME,
     CodeLlama70BInstructHandler,
@@ -231,8 +236,8 @@ def test_bad_requests_fail_at_once(llama: llama_cpp.Llama, stream: bool) -> None
         ask("long " * 500)
     with pytest.raises(ChatFormatError, match="the last message must be the user's"):
         llama.create_chat_completion([*HI, {"role": "assistant", "content": "a"}], stream=stream)
-    with pytest.raises(UnsupportedError, match="tools"):
-        ask("hi", tools=[{"type": "function", "function": {"name": "f"}}])
+    with pytest.raises(InvalidRequestError, match=r"tools\[0\]: the type must be function"):
+        ask("hi", tools=[{"type": "custom", "custom": {"name": "f"}}])
 
 
 def test_tags_can_be_refused(tiny_gguf: Path) -> None:

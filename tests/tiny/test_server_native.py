@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from codellama.errors import UnsupportedError
+from codellama.errors import InvalidRequestError
 from codellama.llm import LLM
 from tests.live_server import DEADLINE_S, Live, running, wait_until
 
@@ -144,7 +144,7 @@ def test_the_llama_cpp_calls_on_a_real_model(tiny_llm: LLM) -> None:
     messages = [{"role": "user", "content": "hi"}]
     chat: Any = tiny_llm.create_chat_completion(messages, max_tokens=4)
     assert chat["choices"][0]["finish_reason"] == "length"
-    with pytest.raises(UnsupportedError, match="tools"):
+    with pytest.raises(InvalidRequestError, match=r"tools\[0\]: the type must be function"):
         tiny_llm.create_chat_completion(messages, tools=[{}])
 
 

@@ -195,7 +195,7 @@ def test_json_schema(client: OpenAI) -> None:
         ({"temperature": -1}, openai.BadRequestError, "temperature"),
         ({"extra_body": {"tempratur": 1}}, openai.BadRequestError, "tempratur"),
         ({"extra_body": {"grammar": "root ::= ("}}, openai.BadRequestError, "grammar"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError,
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, openai.BadRequestError,
          "tools"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "user", "content": "x" * 999}]}, openai.BadRequestError, "prompt"),

@@ -34,7 +34,11 @@ def test_good_dialogs(messages: Any) -> None:
         ([USER, USER], r"messages\[1\]: expected the role assistant, got user"),
         ([USER, SYSTEM, USER], r"messages\[1\]: expected the role assistant, got system"),
         ([SYSTEM, SYSTEM, USER], r"messages\[1\]: expected the role user, got system"),
-        ([{"role": "tool", "content": "x"}], r"messages\[0\]: role must be one of .* got 'tool'"),
+        ([{"role": "tool", "content": "x"}], r"messages\[0\]: .* needs a tool_call_id"),
+        (
+            [{"role": "critic", "content": "x"}],
+            r"messages\[0\]: role must be one of .* got 'critic'",
+        ),
         ([{"role": None, "content": "x"}], r"messages\[0\]: role must be one of"),
         ([{"role": "user"}], r"messages\[0\]: content must be text, got NoneType"),
         (

@@ -231,20 +231,6 @@ def test_what_is_refused_is_named(options: dict[str, Any], kind: type[CodeLlamaE
     assert llm.calls == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"tools": [{}]},
-        {"tool_choice": "required"},
-        {"functions": [{}]},
-        {"function_call": {"a": 1}},
-    ],
-)
-def test_tools_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedError, match=next(iter(options))):
-        FakeLLM().create_chat_completion(MESSAGES, **options)
-
-
 def test_stopping_criteria_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="stopping_criteria"):
         FakeLLM().create_completion("ab", stopping_criteria=[print])

@@ -19,7 +19,7 @@ PAGES = [
 ]
 ROOMS = sorted(p for p in (ROOT / "src/codellama").glob("*/__init__.py"))
 MOST_WORDS = 30
-MOST_LINES = {"README.md": 170, "src/codellama/ARCHITECTURE.md": 115}
+MOST_LINES = {"README.md": 180, "src/codellama/ARCHITECTURE.md": 115}
 
 
 def sentences(text: str) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from llama_cpp import llama_chat_format
 
+from codellama.compat.tool_replies import Calls
 from codellama.errors import DecodeError, GrammarError, InvalidRequestError
 from codellama.integrations import llama_cpp_python as integration
 from codellama.integrations.llama_cpp_python import NAME, CodeLlama70BInstructHandler, register
@@ -84,7 +85,7 @@ def test_an_answer_that_cannot_go_on_ends_and_says_so() -> None:
     scores = np.full(130, -np.inf, dtype=np.single)
     scores[5] = 1
     assert np.flatnonzero(np.isfinite(follows([], scores))).tolist() == [128]
-    with pytest.raises(DecodeError, match="no token fits response_format"):
+    with pytest.raises(DecodeError, match="no token fits response_format or tools"):
         follows.check()
 
 
@@ -133,7 +134,7 @@ CHAT_LOGPROBS = {
 
 
 def test_a_completion_becomes_a_chat_completion() -> None:
-    reply = integration._chat_completion(completion("  hi", "stop", LOGPROBS), True)
+    reply = integration._chat_completion(completion("  hi", "stop", LOGPROBS), True, Calls())
     assert reply == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -154,7 +155,7 @@ def test_a_completion_becomes_a_chat_completion() -> None:
 def test_a_stream_is_role_then_text_then_end() -> None:
     parts = [completion("", None), completion(" ", None), completion(" hi", None)]
     stream = iter([*parts, completion("", "stop")])
-    choices = [chunk["choices"][0] for chunk in integration._chat_chunks(stream, True)]
+    choices = [chunk["choices"][0] for chunk in integration._chat_chunks(stream, True, Calls())]
     assert [choice["delta"] for choice in choices] == [
         {"role": "assistant"},
         {"content": " hi"},  # only the first space of the answer is SentencePiece's

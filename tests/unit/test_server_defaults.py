@@ -121,3 +121,19 @@ def test_serve_takes_llama_servers_names(monkeypatch: pytest.MonkeyPatch) -> Non
         "typical_p": 0.9,
         "mirostat_eta": 0.2,
     }
+
+
+@pytest.mark.parametrize(
+    ("option", "tools"), [("", True), ("--tools", True), ("--no-tools", False)]
+)
+def test_functions_can_be_kept_from_the_model(
+    monkeypatch: pytest.MonkeyPatch, option: str, tools: bool
+) -> None:
+    configs: list[ServerConfig] = []
+    monkeypatch.setattr(
+        "codellama.server.run.serve", lambda load, config, say: configs.append(config)
+    )
+    monkeypatch.setattr("codellama.models.resolve_model", lambda name, say: name)
+    result = CliRunner().invoke(main, f"serve m {option}".split())
+    assert result.exit_code == 0, result.output
+    assert configs[0].tools is tools

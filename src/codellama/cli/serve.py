@@ -79,6 +79,13 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     show_envvar=True,
     help="Largest request body in MiB.",
 )
+@click.option(
+    "--tools/--no-tools",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Whether the model hears of the functions that a chat offers; without, it answers in words.",
+)
 @sampling_options
 @serving_options
 @model_options
@@ -91,6 +98,7 @@ def command(
     cors_origin: tuple[str, ...],
     drain_timeout: float,
     max_body_mib: int,
+    tools: bool,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
@@ -111,6 +119,7 @@ def command(
             cors_origins=cors_origin,
             drain_timeout=drain_timeout,
             max_body_bytes=max_body_mib * MIB,
+            tools=tools,
             sampling=sampling_params(options),
         )
     except InvalidRequestError as error:

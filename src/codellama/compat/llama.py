@@ -18,6 +18,8 @@ from codellama.compat.openai import (
     text_messages,
 )
 from codellama.compat.replies import ChatReply, Json, TextReply
+from codellama.compat.tool_replies import Calls
+from codellama.compat.tools import offered
 from codellama.errors import InvalidRequestError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -134,15 +136,17 @@ class LlamaCompatible:
         """Answer `messages`: a `chat.completion` dictionary, or an iterator of chunks if `stream`.
 
         Closing the iterator cancels the request. Raises InvalidRequestError or UnsupportedError
-        before anything runs; the models know no tools, so `tools` and `functions` are refused.
+        before anything runs. Calls of `tools` come back as `tool_calls`, those of the older `functions` as
+        `function_call`.
         """
-        _refuse_tools(functions, function_call, tools, tool_choice)
+        offer = offered(tools, tool_choice, None, functions, function_call)
         _refuse_processors(logits_processor, None)
         _refuse_tfs_z(tfs_z)
         schema = response_schema(response_format)
         try:
             completion = self.chat(
                 text_messages(messages),
+                tools=offer,
                 max_tokens=_max_tokens(max_tokens),
                 temperature=temperature,
                 top_p=top_p,
@@ -172,6 +176,7 @@ class LlamaCompatible:
             model=model or self.name,
             piece=self.tokenizer.piece,
             logprobs=bool(logprobs),
+            calls=Calls(offer, anywhere=schema is None, legacy=bool(functions)),
         )
         return _answer(completion, reply, stream)
 
@@ -193,18 +198,6 @@ def _stream(completion: Completion, reply: TextReply | ChatReply) -> Iterator[Js
             yield from reply.chunks(answer, delta)
     finally:
         completion.cancel()
-
-
-def _refuse_tools(functions: Any, function_call: Any, tools: Any, tool_choice: Any) -> None:
-    neutral: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "functions": (functions, (None, [])),
-        "function_call": (function_call, (None, "none", "auto")),
-        "tools": (tools, (None, [])),
-        "tool_choice": (tool_choice, (None, "none", "auto")),
-    }
-    for name, (value, allowed) in neutral.items():
-        if value not in allowed:
-            raise UnsupportedError(f"{name}: Code Llama models were not trained to call tools")
 
 
 def _refuse_processors(logits_processor: Any, stopping_criteria: Any) -> None:

@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from codellama.compat.tools import calls_of, result_of
 from codellama.errors import ChatFormatError, InvalidRequestError
 from codellama.params import RANDOM_SEED, Message
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _UNUSED_MESSAGE_FIELDS = (  # in OpenAI's messages; accepted when they say nothing
-    *("name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio", "annotations"),
-    "reasoning_content",
+    *("name", "refusal", "audio", "annotations", "reasoning_content"),
 )
+
+_CALLS = ("tool_calls", "tool_call_id", "function_call")
+_ROLES = {"developer": "system", "function": "tool"}
 
 
 def text_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     """OpenAI's messages as plain ones: text parts joined by newlines, `developer` read as `system`.
+
+    Messages of the older role `function` are read as results of the call before them.
 
     Raises ChatFormatError for what is not text; whether the roles make sense is the chat format's
     business.
@@ -80,9 +85,34 @@ def chat_logprobs_count(logprobs: bool | None, top_logprobs: int | None) -> int 
 def _text_message(index: int, message: Any) -> Message:
     if not isinstance(message, Mapping):
         raise ChatFormatError("{param}[{i}] must be an object with role and content", i=index)
+    _check_fields(index, message)
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise ChatFormatError("{param}[{i}].role must be system, user or assistant", i=index)
+    calls, called = calls_of(index, message), result_of(index, message)
+    content = message.get("content")
+    text = Message(
+        role=_ROLES.get(role, role),
+        content="" if calls and content is None else _text_content(index, content),
+    )
+    if calls:
+        text["tool_calls"] = calls
+    if called is not None:
+        text["tool_call_id"] = called
+    destination = message.get("destination")
+    if destination is not None:
+        if not isinstance(destination, str):
+            raise ChatFormatError("{param}[{i}].destination must be a string", i=index)
+        text["destination"] = destination
+    return text
+
+
+def _check_fields(index: int, message: Mapping[str, Any]) -> None:
     for name, value in message.items():
-        if name in ("role", "content", "destination"):
+        if name in ("role", "content", "destination", *_CALLS):
             continue
+        if name == "name" and message.get("role") in ("tool", "function"):
+            continue  # the call has it too
         if name not in _UNUSED_MESSAGE_FIELDS:
             raise ChatFormatError("{param}[{i}] has an unknown field {name!r}", i=index, name=name)
         if value not in _EMPTY:
@@ -91,19 +121,6 @@ def _text_message(index: int, message: Any) -> Message:
                 i=index,
                 name=name,
             )
-    role = message.get("role")
-    if not isinstance(role, str):
-        raise ChatFormatError("{param}[{i}].role must be system, user or assistant", i=index)
-    text = Message(
-        role="system" if role == "developer" else role,
-        content=_text_content(index, message.get("content")),
-    )
-    destination = message.get("destination")
-    if destination is not None:
-        if not isinstance(destination, str):
-            raise ChatFormatError("{param}[{i}].destination must be a string", i=index)
-        text["destination"] = destination
-    return text
 
 
 def _text_content(index: int, content: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from codellama.compat.tool_replies import Calls
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.running.collected import Collected, likeliest, total_usage
@@ -145,10 +146,12 @@ class ChatReply(Reply):
     """A response of `/v1/chat/completions`, or of `create_chat_completion`.
 
     `dropped` are the indices of the request's messages that the context had no room for. The
-    response has them as `dropped_messages`, of a stream the first chunk, if there are any.
+    response has them as `dropped_messages`, of a stream the first chunk, if there are any. `calls` says
+    how calls of functions are read and written.
     """
 
     dropped: tuple[int, ...] = ()
+    calls: Calls = field(default_factory=Calls)
 
     def head(self, index: int) -> list[Json]:
         """The chunk that opens the stream of a choice: its role."""
@@ -162,11 +165,15 @@ class ChatReply(Reply):
         logprobs = None
         if self.logprobs and delta.logprobs:
             logprobs = chat_logprobs(delta.logprobs, self.piece, ids=self.extras)
-        if delta.text or logprobs:
-            chunks.append(self._chunk(answer.index, {"content": delta.text}, logprobs, None))
+        last = delta.finish_reason is not None
+        for new in self.calls.deltas(
+            answer.index, delta.text, last=last, anyway=logprobs is not None
+        ):
+            chunks.append(self._chunk(answer.index, new, logprobs, None))
+            logprobs = None
         if delta.finish_reason:
-            end = self._chunk(answer.index, {}, None, finish_reason(delta.finish_reason))
-            chunks.append(end | self._timings(answer))
+            reason = self.calls.ended(answer.index, finish_reason(delta.finish_reason))
+            chunks.append(self._chunk(answer.index, {}, None, reason) | self._timings(answer))
         return chunks
 
     def tail(self, answers: Sequence[Collected]) -> list[Json]:
@@ -179,19 +186,21 @@ class ChatReply(Reply):
 
     def whole(self, answers: Sequence[Collected]) -> Json:
         """The response that is not streamed."""
-        choices = [
-            {
-                "index": answer.index,
-                "message": {"role": "assistant", "content": answer.text},
-                "logprobs": chat_logprobs(answer.logprobs, self.piece, ids=self.extras)
-                if self.logprobs
-                else None,
-                "finish_reason": finish_reason(answer.finish_reason),
-            }
-            for answer in answers
-        ]
+        choices = [self._choice(answer) for answer in answers]
         body = self._envelope("chat.completion", "chatcmpl-", choices, usage=self._usage(answers))
         return body | self._dropped() | self._timings(answers[0])
+
+    def _choice(self, answer: Collected) -> Json:
+        message, called = self.calls.message(answer.text)
+        logprobs = None
+        if self.logprobs:
+            logprobs = chat_logprobs(answer.logprobs, self.piece, ids=self.extras)
+        return {
+            "index": answer.index,
+            "message": message,
+            "logprobs": logprobs,
+            "finish_reason": self.calls.reason(finish_reason(answer.finish_reason), called),
+        }
 
     def _dropped(self) -> Json:
         return {"dropped_messages": list(self.dropped)} if self.dropped else {}

@@ -15,13 +15,16 @@ A schema goes through these hands:
 llguidance has a compiler for JSON schemas of its own. It is used for odd multiples only: it (1.9.1) refuses
 keywords that people use, and reads some property names otherwise than JSON does.
 
+Answers that call functions are one grammar too: `calls` joins the rules of their schemas with free words.
+
 A keyword is enforced, or refused by name. `check_gbnf` guards llama.cpp's own grammars. All bounds are in
 `limits`.
 """
 
+from codellama.constraints.calls import check_tools
 from codellama.constraints.compiler import Constraints
 from codellama.constraints.gbnf import check_gbnf
 from codellama.constraints.matcher import Grammar, Matcher
 from codellama.constraints.vocabulary import TokenPieces
 
-__all__ = ["Constraints", "Grammar", "Matcher", "TokenPieces", "check_gbnf"]
+__all__ = ["Constraints", "Grammar", "Matcher", "TokenPieces", "check_gbnf", "check_tools"]

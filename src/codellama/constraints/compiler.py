@@ -14,6 +14,8 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits
 
 from codellama.constraints import limits
+from codellama.constraints.calls import calls_key, calls_text, check_tools
+from codellama.constraints.cases import Combiner
 from codellama.constraints.document import Document
 from codellama.constraints.emit import Emitter
 from codellama.constraints.lark_check import check_lark
@@ -21,9 +23,10 @@ from codellama.constraints.matcher import Grammar
 from codellama.constraints.patterns import compiled
 from codellama.constraints.regex_parser import PatternError
 from codellama.constraints.regex_text import spelled
-from codellama.constraints.rules import FREE_TOKENS
+from codellama.constraints.rules import FREE_TOKENS, Rules
 from codellama.constraints.vocabulary import TokenPieces, Tokens
 from codellama.errors import GrammarError
+from codellama.params import Tools
 
 
 class Constraints:
@@ -68,7 +71,17 @@ class Constraints:
         text = _text(grammar, param)
         return self._compile("lark", param, lambda: FREE_TOKENS + check_lark(grammar), text)
 
-    def _compile(self, kind: str, param: str, text: Callable[[], str], key: str) -> Grammar:
+    def compile_calls(self, tools: Tools, schema: Any = None) -> Grammar:
+        """Answers in words or calls of `tools`, as their choice says; `schema` is that of the words.
+
+        Raises GrammarError, which names the function's parameters or `json_schema`, and
+        InvalidRequestError for too many or too large ones.
+        """
+        check_tools(tools)
+        key = calls_key(tools, schema)
+        return self._compile("tools", None, lambda: calls_text(tools, schema, self._is_empty), key)
+
+    def _compile(self, kind: str, param: str | None, text: Callable[[], str], key: str) -> Grammar:
         with self._lock:
             grammar = self._kept.get((kind, key))
             if grammar is not None and not grammar.broken:
@@ -77,7 +90,7 @@ class Constraints:
         try:
             grammar = self._built(text(), kind)
         except GrammarError as error:
-            raise error.rename(param) from None
+            raise (error if param is None else error.rename(param)) from None
         with self._lock:
             old_one = self._kept.pop((kind, key), None)
             self._bytes -= _cost(key, old_one) if old_one else 0
@@ -141,7 +154,7 @@ def schema_text(schema: Any, is_empty: Callable[[str], bool]) -> str:
         except (ValueError, RecursionError) as error:
             raise GrammarError("{param} is not JSON: {reason}", reason=str(error)) from None
     document = Document(schema)
-    return Emitter(document).text(((document.root, True),), is_empty)
+    return Emitter(document, Rules(), Combiner()).text(((document.root, True),), is_empty)
 
 
 def regex_text(regex: str) -> str:
@@ -196,5 +209,7 @@ def _shortened(error: str, kind: str) -> str:
     """llguidance's message; the lines of a grammar that the user did not write are left out."""
     if "fuel exhausted" in error or "too many states" in error:
         return "its patterns are together too complex; use fewer or simpler ones"
+    if "symbols.len()" in error or "grammar size" in error.lower():
+        return "there is too much of it; use fewer or simpler parts"
     lines = [line for line in error.strip().splitlines() if line.strip()]
     return " ".join(lines)[:500] if kind == "lark" else (lines[0] if lines else "")[:200]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from codellama.constraints import limits
 from codellama.constraints.arrays import ArrayWriter
-from codellama.constraints.cases import NONE, BooleanSlot, Cases, NullSlot, Slot
+from codellama.constraints.cases import NONE, BooleanSlot, Cases, Combiner, NullSlot, Slot
 from codellama.constraints.containers import ANY, ArraySlot, Goal, ObjectSlot
 from codellama.constraints.document import Document
 from codellama.constraints.numbers import json_schema_of, spelled_number
@@ -20,11 +20,14 @@ from codellama.constraints.unfold import Unfolder
 
 
 class Emitter:
-    """Writes the rules of one document; `text` gives the grammar."""
+    """Writes the rules of one document; `text` gives the grammar.
 
-    def __init__(self, document: Document) -> None:
-        self._unfolder = Unfolder(document)
-        self.rules = Rules()
+    Documents of one grammar share `rules` and `sets`, which counts the steps that all of them take.
+    """
+
+    def __init__(self, document: Document, rules: Rules, sets: Combiner) -> None:
+        self._unfolder = Unfolder(document, sets)
+        self.rules = rules
         self._names: dict[Goal, str] = {}
         self._waiting: list[Goal] = []
         self._arrays = ArrayWriter(self)
@@ -35,16 +38,20 @@ class Emitter:
 
         `is_empty` tells whether the expression of a terminal matches nothing.
         """
-        start = self.rule(root)
-        while self._waiting:
-            goal = self._waiting.pop()
-            self.rules.define(self._names[goal], self._alternatives(goal))
-        text = self.rules.text(start, is_empty)
+        text = self.rules.text(self.rules_of(root), is_empty)
         if text is None:
             raise refusal(
                 "#", "no value satisfies this schema", "look for bounds that contradict each other"
             )
         return text
+
+    def rules_of(self, root: Goal) -> str:
+        """The name of the rule for values that satisfy the root; all that it needs has been written."""
+        start = self.rule(root)
+        while self._waiting:
+            goal = self._waiting.pop()
+            self.rules.define(self._names[goal], self._alternatives(goal))
+        return start
 
     def rule(self, goal: Goal) -> str:
         """The name of the rule for values that satisfy the goal."""
@@ -52,7 +59,7 @@ class Emitter:
             if len(self._names) > limits.GOALS:
                 raise refusal("#", "the schema unfolds to too many places", "make it simpler")
             if goal == ANY:
-                self._names[ANY] = self._anything()
+                self._names[ANY] = self.rules.once("any", self._anything)
             else:
                 self._names[goal] = self.rules.name()
                 self._waiting.append(goal)

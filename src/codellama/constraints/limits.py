@@ -50,6 +50,13 @@ LARK_BYTES = 1 << 18
 LARK_REPEATS = 10_000
 """A repetition count in a Lark grammar."""
 
+TOOLS = 128
+"""Functions that a request offers, as many as OpenAI's."""
+TOOLS_BYTES = 1 << 18
+"""Their descriptions and schemas together; a prompt has room for fewer."""
+CALLS = 32
+"""Calls in one answer."""
+
 ANY_DEPTH = 24
 """Nesting of a value that a schema leaves open, and of `{"type": "json_object"}`."""
 INTEGER_DIGITS = 64

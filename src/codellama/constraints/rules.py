@@ -15,6 +15,8 @@ from codellama.constraints.whitespace import WHITESPACE
 FREE_TOKENS = '%llguidance {"no_forcing": true}\n'
 """The model chooses among the tokens that spell what has to come; otherwise one spelling is prescribed."""
 HEAD = '%llguidance {"ignore_once": true, "no_forcing": true}\n%ignore /' + WHITESPACE + "/\n"
+ONE_LINE = '%llguidance {"ignore_once": true, "no_forcing": true}\n%ignore / /\n'
+"""The head of a grammar whose texts have no line breaks between tokens of JSON."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Rules:
         self._terminals: dict[str, str] = {}
         self._given: dict[str, str] = {}
         self._count = 0
+        self._made_once: dict[str, str] = {}
 
     def terminal(self, expression: str) -> str:
         """The name of the terminal with this expression."""
@@ -57,14 +60,20 @@ class Rules:
         """The name of a new rule."""
         return self.define(self.name(), alternatives)
 
+    def once(self, what: str, make: Callable[[], str]) -> str:
+        """The name of the rule that `make` writes when `what` is first asked for."""
+        if what not in self._made_once:
+            self._made_once[what] = make()
+        return self._made_once[what]
+
     def given(self, body: str) -> str:
         """The name of a new rule whose text is in Lark already; `{name}` in it is the rule's own name."""
         name = self.name()
         self._given[name] = body.replace("{name}", name)
         return name
 
-    def text(self, start: str, is_empty: Callable[[str], bool]) -> str | None:
-        """The grammar from `start` on; None if no text can be made from it.
+    def text(self, start: str, is_empty: Callable[[str], bool], head: str = HEAD) -> str | None:
+        """The grammar from `start` on, behind `head`; None if no text can be made from it.
 
         `is_empty` tells whether a terminal's expression matches nothing; it is asked where that may be.
         """
@@ -90,7 +99,7 @@ class Rules:
             for expression, name in self._terminals.items()
             if name in used or name in given
         ]
-        return HEAD + "\n".join(lines) + "\n"
+        return head + "\n".join(lines) + "\n"
 
     def _productive(self, is_empty: Callable[[str], bool]) -> dict[str, list[Alternative]]:
         """The rules from which text can be made, without alternatives from which none can."""

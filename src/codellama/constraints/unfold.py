@@ -55,9 +55,9 @@ _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 class Unfolder:
     """Unfolds the goals of one document, each once."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, sets: Combiner) -> None:
         self.document = document
-        self._sets = Combiner()
+        self._sets = sets
         self._goals: dict[Goal, Cases] = {}
         self._nodes: dict[tuple[Node, bool], Cases] = {}
         self._open: set[tuple[Node, bool]] = set()

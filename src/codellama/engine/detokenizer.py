@@ -15,7 +15,8 @@ class Detokenizer:
 
     `piece` gives a token's bytes. `stop` are the stop strings; the first one found is in `stopped`
     from then on. `drop_leading_space` removes one space at the very beginning. A line after the
-    first that begins with fewer than `min_indent` spaces or tabs ends the text: `outdented`.
+    first that begins with fewer than `min_indent` spaces or tabs ends the text: `outdented`. From
+    `no_stop_from` on, which is part of the text, stop strings count no more.
     """
 
     def __init__(
@@ -24,13 +25,15 @@ class Detokenizer:
         stop: tuple[str, ...] = (),
         drop_leading_space: bool = False,
         min_indent: int = 0,
+        no_stop_from: str | None = None,
     ) -> None:
         self.stopped: str | None = None
         self.outdented = False
         self._min_indent = min_indent
         self._indent: int | None = None  # of the line that has just begun
         self._piece = piece
-        self._stop = stop
+        self._stop = (*stop, no_stop_from) if stop and no_stop_from is not None else stop
+        self._no_stop_from = no_stop_from
         self._drop_space = drop_leading_space
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._held = ""
@@ -72,8 +75,12 @@ class Detokenizer:
         text = self._held + text
         found = find_stop(text, self._stop)
         if found is not None:
-            position, self.stopped = found
+            position, string = found
             self._held = ""
+            if string == self._no_stop_from:
+                self._stop = ()
+                return text
+            self.stopped = string
             return text[:position]
         safe = len(text) - partial_stop(text, self._stop)
         self._held = text[safe:]

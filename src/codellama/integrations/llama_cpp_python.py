@@ -27,7 +27,9 @@ from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerRegistry
 from llama_cpp.llama_grammar import LlamaGrammar
 
 from codellama.compat.openai import chat_logprobs_count, response_schema, text_messages
-from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
+from codellama.compat.tool_replies import Calls
+from codellama.compat.tools import offered
+from codellama.errors import ContextLengthError, InvalidRequestError
 from codellama.integrations.llama_vocabulary import LlamaVocabulary
 from codellama.integrations.schema_processor import SchemaProcessor, Schemas
 from codellama.params import SpecialTags
@@ -85,28 +87,34 @@ class CodeLlama70BInstructHandler:
         **options: Any,
     ) -> Any:
         """Answer `messages` as `Llama.create_chat_completion` does; `options` go to
-        `Llama.create_completion`. Returns its dictionary, or an iterator of chunks if `stream`.
+        `Llama.create_completion`. Returns its dictionary, or an iterator of chunks if `stream`. Calls of
+        `tools` come back as `tool_calls`, those of the older `functions` as `function_call`; stop strings
+        count in calls too, unless a call is all there may be.
 
         Raises ChatFormatError, ContextLengthError, InvalidRequestError (all of them ValueErrors) or
         UnsupportedError before anything is decoded, also when streaming.
         """
-        if functions or tools:
-            raise UnsupportedError("tools: Code Llama models were not trained to call tools")
         schema = response_schema(response_format)
-        if schema is not None and grammar is not None:
-            raise InvalidRequestError(
-                "{param} and grammar exclude each other: give one of them", "response_format"
-            )
+        offer = offered(tools, tool_choice, None, functions, function_call)
+        for name, form in (("response_format", schema), ("tools", offer)):
+            if form is not None and grammar is not None:
+                raise InvalidRequestError(
+                    "{param} and grammar exclude each other: give one of them", name
+                )
+        if offer is not None and offer.choice != "auto":
+            options.pop("stop", None)
         model = self._model(llama)
         turns = model.turns
-        prompt = turns.encode(text_messages(messages))
+        prompt = turns.encode(text_messages(messages), offer)
         if len(prompt.tokens) >= llama.n_ctx():
             raise ContextLengthError(len(prompt.tokens), llama.n_ctx(), "messages")
         # llama_cpp forgets all processors when logit_bias is given beside them, so it is one too.
         processors = llama_cpp.LogitsProcessorList(logits_processor or [])
         if logit_bias:
             processors.append(_Bias({int(k): float(v) for k, v in logit_bias.items()}))
-        follows = None if schema is None else model.schemas.processor(schema, len(prompt.tokens))
+        follows = None
+        if schema is not None or offer is not None:
+            follows = model.schemas.processor(schema, len(prompt.tokens), offer)
         if follows is not None:
             processors.append(follows)
         processors.append(_EndOfTurn(turns.step, llama.token_eos()))
@@ -120,11 +128,12 @@ class CodeLlama70BInstructHandler:
             logprobs=chat_logprobs_count(logprobs, top_logprobs),
             **options,
         )
+        calls = Calls(offer, anywhere=schema is None, legacy=bool(functions))
         if stream:
-            return _chat_chunks(_checked(reply, follows), prompt.drop_leading_space)
+            return _chat_chunks(_checked(reply, follows), prompt.drop_leading_space, calls)
         if follows is not None:
             follows.check()
-        return _chat_completion(reply, prompt.drop_leading_space)
+        return _chat_completion(reply, prompt.drop_leading_space, calls)
 
     def _model(self, llama: llama_cpp.Llama) -> _Model:
         if llama not in self._models:
@@ -181,10 +190,11 @@ def _checked(chunks: Iterator[Json], follows: SchemaProcessor | None) -> Iterato
         yield chunk
 
 
-def _chat_completion(completion: Json, drop_leading_space: bool) -> Json:
+def _chat_completion(completion: Json, drop_leading_space: bool, calls: Calls) -> Json:
     """A `text_completion` of llama_cpp as its `chat.completion`."""
     choice = completion["choices"][0]
     text = choice["text"].removeprefix(" ") if drop_leading_space else choice["text"]
+    message, called = calls.message(text)
     return {
         "id": "chat" + completion["id"],
         "object": "chat.completion",
@@ -193,17 +203,17 @@ def _chat_completion(completion: Json, drop_leading_space: bool) -> Json:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": text},
+                "message": message,
                 "logprobs": _logprobs(choice["logprobs"]),
-                "finish_reason": choice["finish_reason"],
+                "finish_reason": calls.reason(choice["finish_reason"], called),
             }
         ],
         "usage": completion["usage"],
     }
 
 
-def _chat_chunks(chunks: Iterator[Json], drop_leading_space: bool) -> Iterator[Json]:
-    """A stream of `text_completion` as one of `chat.completion.chunk`: role, text, end."""
+def _chat_chunks(chunks: Iterator[Json], drop_leading_space: bool, calls: Calls) -> Iterator[Json]:
+    """A stream of `text_completion` as one of `chat.completion.chunk`: role, text and calls, end."""
     opened = False
     at_start = drop_leading_space
     for chunk in chunks:
@@ -213,11 +223,13 @@ def _chat_chunks(chunks: Iterator[Json], drop_leading_space: bool) -> Iterator[J
         if not opened:
             yield _chunk(chunk, {"role": "assistant"}, None, None)
             opened = True
+        ended = choice["finish_reason"]
         logprobs = _logprobs(choice["logprobs"])
-        if text or logprobs:
-            yield _chunk(chunk, {"content": text}, logprobs, None)
-        if choice["finish_reason"]:
-            yield _chunk(chunk, {}, None, choice["finish_reason"])
+        for delta in calls.deltas(0, text, last=bool(ended), anyway=logprobs is not None):
+            yield _chunk(chunk, delta, logprobs, None)
+            logprobs = None
+        if ended:
+            yield _chunk(chunk, {}, None, calls.ended(0, ended))
 
 
 def _chunk(chunk: Json, delta: Json, logprobs: Json | None, finish_reason: str | None) -> Json:

@@ -1,4 +1,4 @@
-"""JSON schemas for plain `llama_cpp.Llama`: a logits processor that leaves only what fits.
+"""JSON schemas and calls for plain `llama_cpp.Llama`: a logits processor that leaves only what fits.
 
 llama_cpp calls a processor from native code, where an exception is lost: what goes wrong is kept and raised
 by `check`.
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from codellama.constraints import Constraints, Matcher
 from codellama.errors import DecodeError
 from codellama.integrations.llama_vocabulary import LlamaVocabulary
+from codellama.params import Tools
 
 Logits = npt.NDArray[np.single]
 
@@ -27,11 +28,19 @@ class Schemas:
         self._step = step
         self._constraints: Constraints | None = None
 
-    def processor(self, schema: Any, n_prompt: int) -> SchemaProcessor:
-        """A processor for one answer behind `n_prompt` tokens. Raises GrammarError."""
+    def processor(self, schema: Any, n_prompt: int, tools: Tools | None = None) -> SchemaProcessor:
+        """A processor for one answer behind `n_prompt` tokens. Raises GrammarError.
+
+        With `tools` the schema is that of answers in words; None stands for any.
+        """
         if self._constraints is None:
             self._constraints = Constraints(_Pieces(self._vocabulary, self._step))
-        grammar = self._constraints.compile_schema(schema, "response_format")
+        if tools is None:
+            grammar = self._constraints.compile_schema(schema, "response_format")
+        else:
+            grammar = self._constraints.compile_calls(
+                tools, schema if tools.choice == "auto" else None
+            )
         return SchemaProcessor(grammar.matcher(), n_prompt, self._vocabulary.eos)
 
 
@@ -85,7 +94,7 @@ class SchemaProcessor:
         scores[~mask] = -np.inf
         if not np.isfinite(scores[mask]).any():
             raise DecodeError(
-                "no token fits response_format: what it wants next is banned by logit_bias"
+                "no token fits response_format or tools: what comes next is banned by logit_bias"
             )
 
     def check(self) -> None:

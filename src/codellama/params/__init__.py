@@ -1,7 +1,8 @@
 """The values that callers set: `SamplingParams` per request, `ModelConfig` per loaded model.
 
 Both are frozen, checked when they are made, and refuse names they do not know. `Prompt` and `Message`
-are what travels between the chat formats and the engine. Nothing here does any work.
+are what travels between the chat formats and the engine, `Tools` what a dialog may call. Nothing here does
+any work.
 """
 
 from codellama.params.messages import Message, Progress, Prompt
@@ -21,6 +22,7 @@ from codellama.params.model import (
 )
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.params.sampling import FORMS, RANDOM_SEED, SamplingParams
+from codellama.params.tools import Tool, ToolCall, Tools
 
 __all__ = [
     "CONTEXT_POLICIES",
@@ -43,4 +45,7 @@ __all__ = [
     "SamplingParams",
     "SpecialTags",
     "SplitMode",
+    "Tool",
+    "ToolCall",
+    "Tools",
 ]

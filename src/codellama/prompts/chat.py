@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from codellama.errors import ChatFormatError, UnsupportedError
-from codellama.params import Message, Prompt, SpecialTags
+from codellama.params import Message, Prompt, SpecialTags, Tools
+from codellama.prompts.tools import checked_calls, plain_turns, with_tools
 from codellama.variants import STEP
 
 SPECIAL_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", STEP)
@@ -58,10 +59,10 @@ class ChatFormat(Protocol):
 
     name: str
 
-    def encode(self, messages: Iterable[Message]) -> Prompt:
-        """The prompt that invites the assistant's answer. Raises ChatFormatError."""
+    def encode(self, messages: Iterable[Message], tools: Tools | None = None) -> Prompt:
+        """The prompt that invites the assistant's answer, with what it may call. Raises ChatFormatError."""
 
-    def render(self, messages: Iterable[Message]) -> str:
+    def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
         """The same prompt for people to read; tokenizing it need not give the same ids."""
 
 
@@ -83,14 +84,15 @@ class TurnFormat:
         self._policy = special_tags
         self._tags = live_tags(vocabulary)
 
-    def encode(self, messages: Iterable[Message]) -> Prompt:
+    def encode(self, messages: Iterable[Message], tools: Tools | None = None) -> Prompt:
         """BOS, every turn with the id of `<step>` behind it, and the head of the assistant's turn."""
-        turns = self._turns(messages)
+        turns = self._turns(messages, tools)
         tokens = [self._vocabulary.bos]
         for turn in turns:
             tokens += self.encode_turn(turn)
         tokens += self._encode([self._head("assistant", "user") + "\n\n "])
-        return Prompt(tuple(tokens), frozenset({self.step}), drop_leading_space=True)
+        stop = frozenset({self.step})
+        return Prompt(tuple(tokens), stop, drop_leading_space=True, tools=tools)
 
     def encode_turn(self, message: Message) -> list[int]:
         """The ids of one finished turn, `<step>` included. Empty content has no body at all."""
@@ -110,16 +112,16 @@ class TurnFormat:
     def _head(role: str, destination: str | None) -> str:
         return f"Source: {role}" + (f"\nDestination: {destination.strip()}" if destination else "")
 
-    def _turns(self, messages: Iterable[Message]) -> list[Message]:
-        turns = check_messages(messages, self._policy)
+    def _turns(self, messages: Iterable[Message], tools: Tools | None) -> list[Message]:
+        turns = check_messages(messages, self._policy, tools)
         if turns[0]["role"] != "system":
             turns.insert(0, Message(role="system", content=""))
         return turns
 
-    def render(self, messages: Iterable[Message]) -> str:
+    def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
         """The prompt's text with `<s>` and `<step>` spelled out."""
         text = "<s>"
-        for turn in self._turns(messages):
+        for turn in self._turns(messages, tools):
             text += self._head(turn["role"], turn.get("destination"))
             text += f"\n\n {turn['content'].strip()}" if turn["content"] else ""
             text += STEP
@@ -138,10 +140,10 @@ class InstFormat:
         # Here the tags are ordinary text, so a user's own must be kept apart from ours.
         self._tags = tuple(dict.fromkeys((*SPECIAL_TAGS[:4], *live_tags(vocabulary))))
 
-    def encode(self, messages: Iterable[Message]) -> Prompt:
+    def encode(self, messages: Iterable[Message], tools: Tools | None = None) -> Prompt:
         """The ids of all pairs and of the last user turn."""
         tokens: list[int] = []
-        for user, answer in self._pairs(messages):
+        for user, answer in self._pairs(messages, tools):
             tokens.append(self._vocabulary.bos)
             parts = ["[INST] " + user[0], *user[1:]]
             parts[-1] += " [/INST]"
@@ -152,11 +154,14 @@ class InstFormat:
             tokens += encode_parts(self._vocabulary, parts)
             if answer is not None:
                 tokens.append(self._vocabulary.eos)
-        return Prompt(tuple(tokens), frozenset({self._vocabulary.eos}), drop_leading_space=True)
+        stop = frozenset({self._vocabulary.eos})
+        return Prompt(tuple(tokens), stop, drop_leading_space=True, tools=tools)
 
-    def _pairs(self, messages: Iterable[Message]) -> list[tuple[list[str], str | None]]:
+    def _pairs(
+        self, messages: Iterable[Message], tools: Tools | None
+    ) -> list[tuple[list[str], str | None]]:
         """(user text in parts, answer) per pair; the last answer is None."""
-        turns = check_messages(messages, self._policy)
+        turns = check_messages(messages, self._policy, tools)
         system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
         pairs: list[tuple[list[str], str | None]] = []
         for i in range(0, len(turns), 2):
@@ -170,28 +175,32 @@ class InstFormat:
             pairs.append((user, turns[i + 1]["content"] if i + 1 < len(turns) else None))
         return pairs
 
-    def render(self, messages: Iterable[Message]) -> str:
+    def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
         """The prompt's text with `<s>` and `</s>` spelled out."""
         text = ""
-        for user, answer in self._pairs(messages):
+        for user, answer in self._pairs(messages, tools):
             text += f"<s>[INST] {''.join(user)} [/INST]"
             text += f" {answer.strip()} </s>" if answer is not None else ""
         return text
 
 
-def check_messages(messages: Iterable[Message], policy: SpecialTags) -> list[Message]:
+def check_messages(
+    messages: Iterable[Message], policy: SpecialTags, tools: Tools | None = None
+) -> list[Message]:
     """A checked copy: an optional system turn, then user and assistant in turn, a user last.
 
-    Raises ChatFormatError, naming the message by its index.
+    Calls and their results are text in it, and the system turn speaks of `tools`. Raises
+    ChatFormatError, naming the message by its index.
     """
     if isinstance(messages, (str, bytes, Mapping)):
         raise ChatFormatError("{param} must be a list of messages with role and content")
-    turns = [_checked(i, message, policy) for i, message in enumerate(messages)]
-    if not turns:
+    checked = [_checked(i, message, policy) for i, message in enumerate(messages)]
+    if not checked:
         raise ChatFormatError("{param} is empty: give at least one user message")
-    first = 1 if turns[0]["role"] == "system" else 0
-    for i, turn in enumerate(turns[first:], start=first):
-        expected = ROLES[1 + (i - first) % 2]
+    turns = plain_turns(checked)
+    first = 1 if turns[0][1]["role"] == "system" else 0
+    for n, (i, turn) in enumerate(turns[first:]):
+        expected = ROLES[1 + n % 2]
         if turn["role"] != expected:
             raise ChatFormatError(
                 "{param}[{i}]: expected the role {expected}, got {role}; after an optional "
@@ -200,13 +209,14 @@ def check_messages(messages: Iterable[Message], policy: SpecialTags) -> list[Mes
                 expected=expected,
                 role=turn["role"],
             )
-    if turns[-1]["role"] != "user":
+    i, last = turns[-1]
+    if last["role"] != "user":
         raise ChatFormatError(
             "{param}[{i}]: the last message must be the user's, not the {role}'s",
-            i=len(turns) - 1,
-            role=turns[-1]["role"],
+            i=i,
+            role=last["role"],
         )
-    return turns
+    return with_tools([turn for _, turn in turns], tools)
 
 
 def _checked(i: int, message: Any, policy: SpecialTags) -> Message:
@@ -214,15 +224,15 @@ def _checked(i: int, message: Any, policy: SpecialTags) -> Message:
         raise ChatFormatError(
             "{param}[{i}] must have role and content, got {message!r:.80}", i=i, message=message
         )
-    unknown = set(message) - {"role", "content", "destination"}
+    unknown = set(message) - {"role", "content", "destination", "tool_calls", "tool_call_id"}
     if unknown:
         raise ChatFormatError("{param}[{i}]: unknown field {name!r}", i=i, name=min(unknown))
     role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or role.strip() not in ROLES:
+    if not isinstance(role, str) or role.strip() not in (*ROLES, "tool"):
         raise ChatFormatError(
             "{param}[{i}]: role must be one of {roles}; got {role!r}",
             i=i,
-            roles=", ".join(ROLES),
+            roles=", ".join((*ROLES, "tool")),
             role=role,
         )
     if not isinstance(content, str):
@@ -239,7 +249,31 @@ def _checked(i: int, message: Any, policy: SpecialTags) -> Message:
         if not isinstance(destination, str) or "\n" in destination.strip():
             raise ChatFormatError("{param}[{i}]: destination must be one line of text", i=i)
         checked["destination"] = destination
+    _take_calls(i, message, checked)
+    if policy == "reject":
+        for call in checked.get("tool_calls", ()):
+            reject_tags(call.name + call.arguments, SPECIAL_TAGS, "messages", f"[{i}]")
     return checked
+
+
+def _take_calls(i: int, message: Mapping[str, Any], checked: Message) -> None:
+    """Put the calls of an assistant's message, or the id that a result belongs to, into `checked`."""
+    calls, called = message.get("tool_calls"), message.get("tool_call_id")
+    role = checked["role"]
+    if calls:
+        if role != "assistant":
+            raise ChatFormatError("{param}[{i}]: only an assistant's message has tool_calls", i=i)
+        checked["tool_calls"] = checked_calls(i, calls)
+    if role == "tool":
+        if not isinstance(called, str):
+            raise ChatFormatError(
+                "{param}[{i}]: a message of the role tool needs a tool_call_id", i=i
+            )
+        checked["tool_call_id"] = called
+    elif called is not None:
+        raise ChatFormatError(
+            "{param}[{i}]: only a message of the role tool has a tool_call_id", i=i
+        )
 
 
 def reject_tags(text: str, tags: Sequence[str], param: str, place: str = "") -> None:

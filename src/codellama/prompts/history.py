@@ -11,15 +11,20 @@ def drop_oldest(
     messages: Sequence[Message], fits: Callable[[list[Message]], bool]
 ) -> tuple[list[Message], list[Message]]:
     """(kept, dropped): as few of the oldest turns as possible are dropped, always a question with its
-    answer; the system turn and the last question stay, whether they fit or not."""
+    answer and the calls between them; the system turn and the last question stay, whether they fit or not."""
     n_system = 1 if messages and messages[0]["role"] == "system" else 0
     system, turns = list(messages[:n_system]), list(messages[n_system:])
-    most = max(0, (len(turns) - 1) // 2)  # pairs that may go
-    low, high = 0, most
+    starts = [0, *(i for i in range(1, len(turns)) if _is_question(turns, i))]
+    low, high = 0, len(starts) - 1
     while low < high:
         middle = (low + high) // 2
-        if fits(system + turns[2 * middle :]):
+        if fits(system + turns[starts[middle] :]):
             high = middle
         else:
             low = middle + 1
-    return system + turns[2 * low :], turns[: 2 * low]
+    return system + turns[starts[low] :], turns[: starts[low]]
+
+
+def _is_question(turns: Sequence[Message], i: int) -> bool:
+    """Whether turn `i` stands on its own; what a user says behind the results of calls belongs to them."""
+    return turns[i]["role"] == "user" and turns[i - 1]["role"] == "assistant"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from typing_extensions import assert_never
 
 from codellama.errors import InvalidRequestError, UnsupportedError
-from codellama.params import Message, ModelConfig, Prompt
+from codellama.params import Message, ModelConfig, Prompt, Tools
 from codellama.prompts.chat import (
     ChatFormat,
     InstFormat,
@@ -83,24 +83,42 @@ class Prompts:
             case _:
                 assert_never(chosen)
 
-    def chat(self, messages: str | Iterable[Message]) -> Prompt:
-        """The ids of a dialog; a text is one user turn. Raises ChatFormatError, UnsupportedError."""
+    def chat(self, messages: str | Iterable[Message], tools: Tools | None = None) -> Prompt:
+        """The ids of a dialog; a text is one user turn. The system turn speaks of `tools`.
+
+        Raises ChatFormatError, UnsupportedError; InvalidRequestError for tools where there is no chat.
+        """
+        if self.chat_format is None and tools is not None:
+            raise InvalidRequestError(
+                "{param}: {name} has no chat format: it is a base or Python model",
+                "tools",
+                "load an Instruct model",
+                name=self._name,
+            )
         if self.chat_format is None:
             raise UnsupportedError(
                 f"{self._name} has no chat format: it is a base or Python model; use complete"
             )
         if isinstance(messages, str):
             messages = [Message(role="user", content=messages)]
-        return self.chat_format.encode(messages)
+        return self.chat_format.encode(messages, tools)
 
-    def chat_within(self, messages: list[Message], n_ctx: int, max_tokens: int | None) -> Prompt:
+    def chat_within(
+        self,
+        messages: list[Message],
+        n_ctx: int,
+        max_tokens: int | None,
+        tools: Tools | None = None,
+    ) -> Prompt:
         """The ids of a dialog without its oldest turns, as many as leave room in `n_ctx` tokens for an
         answer of `max_tokens` (None: a quarter of them); they are in `dropped`."""
-        self.chat(messages)  # a wrong dialog is an error as it stands
+        self.chat(messages, tools)  # a wrong dialog is an error as it stands
         answer = n_ctx // 4 if max_tokens is None else min(max_tokens, n_ctx - 1)
         room = n_ctx - answer
-        kept, dropped = drop_oldest(messages, lambda some: len(self.chat(some).tokens) <= room)
-        return replace(self.chat(kept), dropped=tuple(dropped))
+        kept, dropped = drop_oldest(
+            messages, lambda some: len(self.chat(some, tools).tokens) <= room
+        )
+        return replace(self.chat(kept, tools), dropped=tuple(dropped))
 
     def complete(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from codellama.compat.openai import text_messages
 from codellama.compat.replies import Json, Piece, timings_json, token_json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
@@ -26,11 +27,12 @@ from codellama.protocol.fields import (
     parse_prompts,
 )
 from codellama.protocol.lora import lora_json
+from codellama.protocol.tools import ToolFields
 from codellama.running.collected import Collected
 
 if TYPE_CHECKING:
     from codellama.running.completion import Completion
-    from codellama.running.language_model import LanguageModel, TextTokenizer
+    from codellama.running.language_model import DialogRenderer, LanguageModel, TextTokenizer
 
 NO_SLOT = -1
 SNIPPET = "\n\n--- snippet ---\n\n"  # what llama-server puts before a text of input_extra
@@ -153,12 +155,16 @@ def tokenizer_info(tokenizer: TextTokenizer, chat_template: str | None) -> Json:
     }
 
 
-class TemplateRequest(Fields):
+class TemplateRequest(ToolFields):
     """The body of `/apply-template`."""
 
     no_effect = frozenset({"model"})
 
     messages: list[dict[str, Any]]
+
+    def answer(self, chat_format: DialogRenderer) -> Json:
+        """The prompt that a chat with these messages and functions gets, as text."""
+        return {"prompt": chat_format.render(text_messages(self.messages), self.offer())}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from codellama.compat.openai import chat_logprobs_count, text_messages
 from codellama.compat.replies import ChatReply, Json, TextReply
+from codellama.compat.tool_replies import Calls
 from codellama.errors import InvalidRequestError
 from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.prompts.prompts import prompt_text
@@ -23,6 +24,7 @@ from codellama.protocol.fields import (
     SamplingFields,
     parse_prompts,
 )
+from codellama.protocol.tools import ToolFields
 from codellama.running.collected import n_candidates
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 16
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(ToolFields, SamplingFields):
     """The body of `/v1/chat/completions`."""
 
     neutral = {**NEUTRAL, "echo": (False,)}
@@ -56,7 +58,11 @@ class ChatRequest(SamplingFields):
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
         messages, policy = text_messages(self.messages), self.context_policy
-        return [llm.chat_prompt(messages, context_policy=policy, max_tokens=self.limit)]
+        return [
+            llm.chat_prompt(
+                messages, context_policy=policy, max_tokens=self.limit, tools=self.offer()
+            )
+        ]
 
     def sampling(self, tokenizer: TextTokenizer) -> SamplingParams:
         """The sampling parameters asked for."""
@@ -75,6 +81,11 @@ class ChatRequest(SamplingFields):
             include_usage=self.stream_options.include_usage,
             extras=True,
             dropped=self._dropped(completions[0].prompt),
+            calls=Calls(
+                completions[0].prompt.tools,
+                anywhere=completions[0].params.json_schema is None,
+                legacy=bool(self.functions),
+            ),
         )
 
     def _dropped(self, prompt: Prompt) -> tuple[int, ...]:

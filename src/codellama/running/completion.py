@@ -17,15 +17,16 @@ from typing import Any
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError
-from codellama.params import Message, Prompt, SamplingParams
+from codellama.params import Message, Prompt, SamplingParams, ToolCall
 from codellama.running.collected import Collected, likeliest, longest, total_usage
 from codellama.running.mailbox import Mailbox
+from codellama.running.tool_calls import AnswerReader, read_answer, words
 
 
 @dataclass(frozen=True)
 class Choice:
     """One finished answer. `stop` is the stop string or token id that ended it, if one did; `truncated`
-    says that prompt and answer filled the context."""
+    says that prompt and answer filled the context. `tool_calls` are not part of `text`."""
 
     index: int
     text: str
@@ -34,6 +35,7 @@ class Choice:
     stop: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     truncated: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,15 +177,16 @@ class Completion:
 
     def __iter__(self) -> Iterator[str]:
         self._need_one_choice(self.n, "use events() or result()")
+        reader = AnswerReader.of(self.prompt, self.params)
         for _, delta in self.events():
-            if delta.text:
-                yield delta.text
+            yield from words(reader, delta)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         self._need_one_choice(self.n, "use events() or result()")
+        reader = AnswerReader.of(self.prompt, self.params)
         async for _, delta in self.aevents():
-            if delta.text:
-                yield delta.text
+            for text in words(reader, delta):
+                yield text
 
     def text(self) -> str:
         """Wait for the end and return the text of the one choice. Raises InvalidRequestError if there
@@ -235,19 +238,24 @@ class Completion:
         chosen = answers
         if self._keep is not None:
             chosen = likeliest(answers, self._keep, scored=self._scored)
-        choices = tuple(_choice(i, answer) for i, answer in enumerate(chosen))
+        choices = tuple(
+            _choice(i, answer, AnswerReader.of(self.prompt, self.params))
+            for i, answer in enumerate(chosen)
+        )
         return Result(choices, total_usage(answers, self.n), longest(answers))
 
 
-def _choice(index: int, answer: Collected) -> Choice:
+def _choice(index: int, answer: Collected, reader: AnswerReader | None) -> Choice:
     if answer.finish_reason is None:
         raise InvalidRequestError("the stream has been read already", None, "collect it once")
+    said = read_answer(reader, answer.text)
     return Choice(
         index=index,
-        text=answer.text,
+        text=said.text,
         tokens=tuple(answer.tokens),
         finish_reason=answer.finish_reason,
         stop=answer.stop,
         logprobs=tuple(answer.logprobs),
         truncated=answer.truncated,
+        tool_calls=said.calls,
     )

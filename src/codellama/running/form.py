@@ -1,4 +1,4 @@
-"""The form of an answer, for one loaded model: a request's GBNF, JSON schema, expression or Lark grammar.
+"""The form of an answer, for one loaded model: a request's grammar, JSON schema, expression or tools.
 
 GBNF is only checked here, since llama.cpp enforces it; the others are compiled, and llguidance does.
 """
@@ -10,8 +10,9 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from codellama.errors import InvalidRequestError
 from codellama.native.model import Tokenizer
-from codellama.params import FORMS, SamplingParams
+from codellama.params import FORMS, SamplingParams, Tools
 from codellama.prompts.chat import END_OF_INFILL
 from codellama.variants import STEP
 
@@ -28,11 +29,16 @@ class Forms:
         self._constraints: Constraints | None = None
 
     def warm_up(self) -> None:
-        """Do now what the first schema, expression or Lark grammar would wait for."""
+        """Do now what the first schema, expression, Lark grammar or function would wait for."""
         self._compiler().warm_up()
 
-    def grammar(self, params: SamplingParams) -> Grammar | None:
-        """What llguidance has to enforce, if anything. Raises GrammarError, which names the parameter."""
+    def grammar(self, params: SamplingParams, tools: Tools | None = None) -> Grammar | None:
+        """What llguidance has to enforce, if anything. Raises GrammarError, which names the parameter.
+
+        With `tools`, a JSON schema is that of answers in words; other forms are an InvalidRequestError.
+        """
+        if tools is not None:
+            return self._calls(params, tools)
         if all(getattr(params, name) is None for name in FORMS):
             return None
         from codellama.constraints import check_gbnf  # with llguidance, which few processes need
@@ -46,6 +52,17 @@ class Forms:
         if params.regex is not None:
             return constraints.compile_regex(params.regex)
         return constraints.compile_lark(params.lark or "", "lark")
+
+    def _calls(self, params: SamplingParams, tools: Tools) -> Grammar:
+        for name in FORMS:
+            if name != "json_schema" and getattr(params, name) is not None:
+                raise InvalidRequestError(
+                    "{param} and tools exclude each other",
+                    name,
+                    "leave one out, or use {json_schema}",
+                )
+        schema = params.json_schema if tools.choice == "auto" else None
+        return self._compiler().compile_calls(tools, schema)
 
     def _compiler(self) -> Constraints:
         from codellama.constraints import Constraints

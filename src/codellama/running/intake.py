@@ -17,6 +17,7 @@ from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import Prompt, SamplingParams
+from codellama.prompts.tools import CALL
 from codellama.running.adapters import AdapterTable
 from codellama.running.completion import Deliver
 from codellama.running.form import Forms
@@ -54,7 +55,7 @@ class RequestMaker:
         shift = self._shift(prompt, params)
         most = room if shift is None else NO_LIMIT
         limit = most if params.max_tokens is None else min(params.max_tokens, most)
-        grammar = self.forms.grammar(params)
+        grammar = self.forms.grammar(params, prompt.tools)
         requests: list[Request] = []
         try:
             for i in range(n):
@@ -104,9 +105,7 @@ class RequestMaker:
                 params, self.tokenizer, self.n_ctx, prompt.tokens, sorted(banned), matcher
             ),
             sink=sink,
-            detokenizer=Detokenizer(
-                self.tokenizer.piece, params.stop, prompt.drop_leading_space, params.n_indent
-            ),
+            detokenizer=self._detokenizer(prompt, params),
             stop_tokens=stop_tokens | frozenset(params.stop_tokens),
             logprobs=params.logprobs,
             prompt_logprobs=params.logprobs if echo else None,
@@ -117,6 +116,17 @@ class RequestMaker:
             reuse=reuse(params),
             steady=params.spec_draft_n_max is None,
             n_draft_max=NO_LIMIT if params.spec_draft_n_max is None else params.spec_draft_n_max,
+        )
+
+    def _detokenizer(self, prompt: Prompt, params: SamplingParams) -> Detokenizer:
+        """Stop strings end words and never a call."""
+        may_say = prompt.tools is None or prompt.tools.choice == "auto"
+        return Detokenizer(
+            self.tokenizer.piece,
+            params.stop if may_say else (),
+            prompt.drop_leading_space,
+            params.n_indent,
+            None if prompt.tools is None else CALL,
         )
 
     def _check_ids(self, param: str, tokens: Iterable[int]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Prompt,
         SamplingOptions,
         SamplingParams,
+        Tools,
     )
     from codellama.running.adapters import Adapter, LoraScales
     from codellama.running.completion import Completion, Deliver
@@ -62,7 +63,7 @@ class TextTokenizer(Protocol):
 class DialogRenderer(Protocol):
     """Writes dialogs as text."""
 
-    def render(self, messages: Iterable[Message]) -> str: ...
+    def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str: ...
 
 
 class LanguageModel(Protocol):
@@ -106,6 +107,7 @@ class LanguageModel(Protocol):
         *,
         context_policy: ContextPolicy | None = None,
         max_tokens: int | None = None,
+        tools: Tools | None = None,
     ) -> Prompt: ...
 
     def complete_prompt(self, prompt: str | Sequence[int]) -> Prompt: ...
@@ -118,6 +120,7 @@ class LanguageModel(Protocol):
         *,
         n: int = 1,
         context_policy: ContextPolicy | None = None,
+        tools: Tools | None = None,
         **params: Unpack[SamplingOptions],
     ) -> Completion: ...
 

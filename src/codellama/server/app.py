@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from codellama.compat.openai import text_messages
 from codellama.compat.replies import Json
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
 from codellama.protocol.embeddings import EmbeddingRequest
@@ -78,7 +77,7 @@ def create_app(
     _add_information(app, serving)
     _add_generation(app, serving, config)
     _add_embeddings(app, serving)
-    _add_text_tools(app, serving)
+    _add_text_tools(app, serving, config)
     _add_adapters(app, serving)
     return app
 
@@ -118,6 +117,8 @@ def _add_generation(app: FastAPI, serving: Serving, config: ServerConfig) -> Non
     @app.post("/v1/chat/completions")
     @app.post("/chat/completions")
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
+        if not config.tools:
+            body.forbid_calls()
         return await answer(body, http)
 
     @app.post("/v1/completions")
@@ -145,7 +146,7 @@ def _add_embeddings(app: FastAPI, serving: Serving) -> None:
         return await embed(body, http, serving, openai=False)
 
 
-def _add_text_tools(app: FastAPI, serving: Serving) -> None:
+def _add_text_tools(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
     @app.post("/tokenize")
     def tokenize(body: TokenizeRequest) -> Json:
         llm = serving.llm()
@@ -165,7 +166,9 @@ def _add_text_tools(app: FastAPI, serving: Serving) -> None:
         llm = serving.llm()
         if llm.chat_format is None:
             raise UnsupportedError(f"{llm.name} has no chat format")
-        return {"prompt": llm.chat_format.render(text_messages(body.messages))}
+        if not config.tools:
+            body.forbid_calls()
+        return body.answer(llm.chat_format)
 
 
 def _add_adapters(app: FastAPI, serving: Serving) -> None:

@@ -20,7 +20,8 @@ class ServerConfig:
     may call the server ("*": all). Bodies above `max_body_bytes` are refused. When it is asked to
     stop, the server lets running answers finish for `drain_timeout` seconds. A silent stream gets a
     comment every `ping_interval` seconds, so that nobody on the way closes it. `sampling` holds fields
-    of `SamplingParams` for requests that do not set them.
+    of `SamplingParams` for requests that do not set them. Without `tools` the model never hears of the
+    functions that a chat offers: it answers in words, and a request that insists on a call is an error.
     """
 
     host: str = "127.0.0.1"
@@ -30,6 +31,7 @@ class ServerConfig:
     max_body_bytes: int = 32 * MIB
     drain_timeout: float = 30.0
     ping_interval: float = 15.0
+    tools: bool = True
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self) -> None:

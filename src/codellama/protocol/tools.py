@@ -1,0 +1,54 @@
+"""The fields of a request that offer functions to the model, in OpenAI's dialect and beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import PrivateAttr
+
+from codellama.compat.tools import offered
+from codellama.errors import InvalidRequestError
+from codellama.params import Tools
+from codellama.protocol.fields import Fields
+
+
+class ToolFields(Fields):
+    """The functions that a chat offers the model to call; `functions` are the older form."""
+
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+
+    _may_call: bool = PrivateAttr(default=True)
+
+    def forbid_calls(self) -> None:
+        """Answer in words whatever functions are offered, as the server was told to."""
+        self._may_call = False
+
+    def offer(self) -> Tools | None:
+        """What the model may call. Raises InvalidRequestError, also for a call that is asked for and
+        forbidden."""
+        offer = offered(
+            self.tools,
+            self.tool_choice,
+            self.parallel_tool_calls,
+            self.functions,
+            self.function_call,
+        )
+        if self._may_call:
+            return offer
+        refuse_forced(offer, "function_call" if self.functions else "tool_choice")
+        return None
+
+
+def refuse_forced(offer: Tools | None, param: str) -> None:
+    """For a server that was told to answer in words: an InvalidRequestError, which names `param`, if a call
+    is asked for."""
+    if offer is not None and offer.choice != "auto":
+        raise InvalidRequestError(
+            "{param} asks for a call, and this server answers in words only",
+            param,
+            "leave it out, or start the server with functions allowed",
+        )
