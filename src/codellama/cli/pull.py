@@ -20,7 +20,6 @@ from codellama.cli.outputs import (
     quant_options,
     type_option,
 )
-from codellama.files.split import read_parts
 from codellama.models import HubName, find_variant, new_models_folder
 from codellama.variants import VARIANTS
 
@@ -70,6 +69,8 @@ def _pull_ready(name: str, revision: str | None, *, as_json: bool) -> None:
             param_hint="NAME",
         )
     _refuse_settings()
+    from codellama.files.split import read_parts  # with it comes llama.cpp
+
     path = fetched_model(hub_name, revision)
     nbytes = sum(part.path.stat().st_size for part in read_parts(path))
     if as_json:
