@@ -46,6 +46,7 @@ from codellama.params import (
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.prompts.chat import ChatFormat
 from codellama.prompts.prompts import Prompts, prompt_text
+from codellama.running.adapter_files import AdapterFile, adapter_paths, plan_adapters
 from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, begin, delivery
@@ -56,7 +57,6 @@ from codellama.running.kv_file import StaleStateError, read_state, write_state
 from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
     adapter_table,
-    check_adapters,
     load_adapters,
     open_context,
     open_drafters,
@@ -103,27 +103,35 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self.name = self.path.stem
         header = read_model(self.path)
         draft = read_draft(self.config)
-        check_adapters(self.config)
+        adapters = plan_adapters(self.config, header)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
         self.plan: LoadPlan = plan_load(header, self.config, this_machine(), draft)
         self.plan.log()
         self.n_ctx = self.plan.n_ctx
         with ExitStack() as undo:
-            self._open(header, progress, undo)
+            self._open(header, adapters, progress, undo)
             self._resources = undo.pop_all()
 
     # -- loading ------------------------------------------------------------------------------
 
-    def _open(self, header: GGUFHeader, progress: Progress | None, undo: ExitStack) -> None:
+    def _open(
+        self,
+        header: GGUFHeader,
+        adapters: Sequence[AdapterFile],
+        progress: Progress | None,
+        undo: ExitStack,
+    ) -> None:
         """Carry out the plan; `undo` frees what it opens."""
         config, plan = self.config, self.plan
         self._model = open_model(plan.model, undo, progress)
         self.tokenizer: Tokenizer = self._model.tokenizer
         self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, config)
         context = open_context(self._model, plan.model.context, undo)
-        loras = load_adapters(self._model, context, config)
-        self._adapters = adapter_table(config, loras)
+        with adapter_paths(adapters) as paths:
+            loras = load_adapters(self._model, context, paths)
+            self._owner = state_owner(header, plan, paths)
+        self._adapters = adapter_table(adapters, loras)
         self._embedder = Embedder(
             partial(open_encoder, self._model, plan.encoder, loras), encoder_batch(config)
         )
@@ -137,7 +145,6 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
             plan.n_ctx_train,
         )
         drafters = open_drafters(plan, config, self.tokenizer.eos, undo)
-        self._owner = state_owner(header, plan, config)
         self._engine = start_engine(plan, config, context, drafters)
 
     # -- prompts ------------------------------------------------------------------------------

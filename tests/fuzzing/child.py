@@ -24,6 +24,7 @@ from tests.fuzzing.brought_kinds import BROUGHT
 from tests.fuzzing.kinds import KINDS, Kind
 from tests.fuzzing.largest import Largest
 from tests.fuzzing.native_kinds import NATIVE
+from tests.fuzzing.weight_kinds import WEIGHT_KINDS
 
 MOST_BYTES = 200 * 2**20
 _MOST_MESSAGE = 2000
@@ -54,7 +55,7 @@ def main() -> None:
 def run(name: str, seed: str, numbers: range, folder: Path) -> Result:
     """Run the cases `numbers`; stops at the first that does what none may do."""
     (folder / "files").mkdir()
-    kind = {**KINDS, **BROUGHT, **NATIVE, "largest": Largest}[name](folder / "files")
+    kind = {**KINDS, **BROUGHT, **WEIGHT_KINDS, **NATIVE, "largest": Largest}[name](folder / "files")
     kind.read()  # the good file is one
     result = Result()
     before = _peak()

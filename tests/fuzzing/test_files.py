@@ -12,11 +12,12 @@ import pytest
 from tests.fuzzing.brought_kinds import BROUGHT
 from tests.fuzzing.harness import fuzz
 from tests.fuzzing.kinds import KINDS
+from tests.fuzzing.weight_kinds import WEIGHT_KINDS
 
 CASES = {"safetensors": 4000, "gguf": 2000, "index": 2000, "tokenizer.model": 2000}
 CASES |= {"config.json": 2000, "small": 1000}
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *BROUGHT])
+@pytest.mark.parametrize("kind", [*KINDS, *BROUGHT, *WEIGHT_KINDS])
 def test_mutated_files_are_read_or_refused(kind: str, tmp_path: Path) -> None:
     fuzz("tests.fuzzing.child", kind, CASES.get(kind, 1500), tmp_path)

@@ -10,6 +10,7 @@ from tests.fuzzing.brought_kinds import BROUGHT
 from tests.fuzzing.harness import fuzz
 from tests.fuzzing.kinds import KINDS
 from tests.fuzzing.native_kinds import NATIVE
+from tests.fuzzing.weight_kinds import WEIGHT_KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ CASES = 100_000
 LOADS = 5000
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *BROUGHT])
+@pytest.mark.parametrize("kind", [*KINDS, *BROUGHT, *WEIGHT_KINDS])
 def test_a_hundred_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
     result = fuzz("tests.fuzzing.child", kind, CASES, tmp_path)
     assert result["cases"] >= CASES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from codellama.weights.output import Output
 from codellama.weights.plan import Slab
 from stand_ins.hub import FakeHub, serve
 from tests.checkpoints import Checkpoint, write_checkpoint
+from tests.peft_folder import low_rank, write_peft
+from tests.torch_archive import pickled_checkpoint
 
 NAME = "codellama/CodeLlama-70b-Instruct-hf"
 N_SHARDS = 5
@@ -279,12 +282,49 @@ def test_a_repository_without_weights_says_so(
     server.repositories["a/empty"] = empty
     with pytest.raises(CheckpointError, match="a/empty: not a checkpoint: there is no config.json"):
         convert("a/empty", tmp_path / "out" / "x.gguf")
+    (empty / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is a PEFT adapter, not a whole model: download it"):
+        convert("a/empty", tmp_path / "out" / "x.gguf")
     for name in ("config.json", "tokenizer.model"):
         (empty / name).write_bytes((folder / name).read_bytes())
-    (empty / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="pickle files only"):
+    with pytest.raises(CheckpointError, match="there are no safetensors files in it"):
+        convert("a/empty", tmp_path / "out" / "x.gguf")
+    (empty / "pytorch_model.bin").write_bytes(b"x" * 99)
+    with pytest.raises(CheckpointError, match="pytorch_model.bin: not a torch archive"):
         convert("a/empty", tmp_path / "out" / "x.gguf")
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_an_adapter_is_merged_into_a_repository(
+    server: FakeHub, folder: Path, tmp_path: Path
+) -> None:
+    shapes = {"model.layers.3.self_attn.q_proj": (256, 256), "lm_head": (295, 256)}
+    adapter = write_peft(tmp_path / "a", low_rank(shapes))
+    (tmp_path / "out").mkdir()
+    convert(NAME, tmp_path / "out" / "x.gguf", "F32", merge=[(adapter, 1.0)])
+    convert(folder, tmp_path / "y.gguf", "F32", merge=[(adapter, 1.0)])
+    convert(folder, tmp_path / "plain.gguf", "F32")
+    assert contents(tmp_path / "out" / "x.gguf") == contents(tmp_path / "y.gguf")
+    assert contents(tmp_path / "y.gguf") != contents(tmp_path / "plain.gguf")
+    assert len(os.listdir(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pickles_on_the_hub_give_the_same(
+    server: FakeHub, folder: Path, whole: bytes, tmp_path: Path, shards: int
+) -> None:
+    """Of a pickle, its directory and its program are read before it is fetched, as a header is."""
+    pickled = tmp_path / "hub" / NAME.partition("/")[2]
+    shutil.copytree(folder, pickled)
+    pickled_checkpoint(pickled, Checkpoint(shards=N_SHARDS, layers=4), shards)
+    server.repositories[NAME] = pickled
+    (tmp_path / "out").mkdir()
+    convert(NAME, tmp_path / "out" / "x.gguf", "Q4_K_M")
+    (tmp_path / "y.gguf").write_bytes(whole)
+    assert contents(tmp_path / "out" / "x.gguf") == contents(tmp_path / "y.gguf")
+    assert len(os.listdir(tmp_path / "out")) == 2
+    for path in pickled.glob("*.bin"):
+        assert path.stat().st_size < server.sent[path.name] < path.stat().st_size + 2**18
 
 
 def test_a_header_of_any_length_is_read(

@@ -91,9 +91,14 @@ def no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
-def pickles_only(folder: Path) -> None:
+def pickle_of_another_name(folder: Path) -> None:
     drop_weights(folder)
-    (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"x")
+    (folder / "model.pt").write_bytes(b"x")
+
+
+def pickle_broken(folder: Path) -> None:
+    drop_weights(folder)
+    (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"x" * 99)
 
 
 def shard_missing(folder: Path) -> None:
@@ -194,7 +199,8 @@ def sampling_nonsense(folder: Path) -> None:
 
 CASES: dict[Callable[[Path], None], str] = {
     no_config: "it has weights, but no config.json",
-    pickles_only: "pickle files only .* can run any program hidden in it",
+    pickle_of_another_name: "model.pt is there, .* name the file with the weights pytorch_model.bin",
+    pickle_broken: "pytorch_model-00001-of-00002.bin: not a torch archive",
     no_weights: "no safetensors files",
     shard_missing: "00001-of-00002.safetensors: missing",
     shard_truncated: "00001-of-00002.safetensors: truncated",

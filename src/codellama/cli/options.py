@@ -167,7 +167,7 @@ _FILE: Mapping[str, Any] = {
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "tensor_split": {"type": shares, "multiple": False, "metavar": "NUMBER,..."},
     "draft_model": {"type": click.Path()},
-    "lora": {"type": adapter, "multiple": True, "metavar": "FILE[:SCALE]"},
+    "lora": {"type": adapter, "multiple": True, "metavar": "ADAPTER[:SCALE]"},
     "lora_init_without_apply": {"is_flag": True},
     "max_tokens": {"type": number_or_not, "metavar": "INTEGER"},
     "seed": {"type": number_or_not, "metavar": "INTEGER"},

@@ -1,4 +1,4 @@
-"""Strangers' files, read strictly: GGUF, safetensors, SentencePiece, importance matrices, small JSON.
+"""Strangers' files, read strictly: GGUF, safetensors, torch's, PEFT's, SentencePiece, imatrix, JSON.
 
 Nothing in a file is believed before it is checked, in this order:
 
@@ -8,6 +8,9 @@ Nothing in a file is believed before it is checked, in this order:
 - `safetensors_header`, `gguf_header`, `sentencepiece_model`, `imatrix_file`: every length against
   the bytes that are there, every byte accounted for, names printable, memory bounded before it is
   used.
+- `torch_zip`, `torch_pickle`, `torch_file`: the same for what `torch.save` writes. Pickle is a
+  program, so a machine of ours runs it that knows tensors and nothing else; Python's is not used.
+- `peft_adapter`: a setting or a tensor that is not known is an error that names it.
 - `gguf_schema`: a known key has the type that its readers rely on.
 - `loadable`: what llama.cpp asserts, or computes with unchecked.
 

@@ -230,8 +230,8 @@ FILES: tuple[Row, ...] = (
     Row(
         "pickle",
         _is_pickle,
-        "it is a PyTorch file, a pickle, and reading one can run any program hidden in it",
-        "take the safetensors files of the checkpoint and convert its folder",
+        "it is a PyTorch file",
+        "`codellama convert {folder} -o FILE.gguf` makes a GGUF of the checkpoint it belongs to",
     ),
 )
 """Files, by their first bytes."""
@@ -283,7 +283,7 @@ FOLDERS: tuple[Row, ...] = (
         "meta",
         lambda facts: facts.has("params.json") and bool(facts.ending(".pth")),
         "it is Meta's own download (params.json, consolidated.*.pth)",
-        "take the same model in Hugging Face's layout, such as codellama/CodeLlama-70b-Instruct-hf",
+        "`codellama convert {path} -o FILE.gguf` makes a GGUF of it",
     ),
     Row(
         "ggufs",

@@ -23,6 +23,8 @@ from codellama.params import Progress
 
 PREFIX = "codellama."
 SOURCE, REVISION, FILES = "codellama.source", "codellama.source.revision", "codellama.source.files"
+MERGED = "codellama.source.merged"
+"""Adapters that were merged into the weights: digests of settings and weights, name and scale."""
 
 _FORMAT = "codellama manifest"
 _VERSION = 1

@@ -24,10 +24,11 @@ MAX_HEADER = MOST_BYTES
 _MOST_DIMS = 8
 _MOST_NAME = 512
 
-_DTYPE_BYTES = {
+DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
     "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+"""Bytes of one number of each type, under safetensors' names of the types."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _check_entries(
 
 
 def _entry(path: Path, name: str, entry: object, data_start: int) -> SafeTensor:
-    if len(name) > _MOST_NAME or not name.isprintable():
+    if not is_tensor_name(name):
         raise CheckpointError(f"{path}: damaged header: {shown(name)} is no name of a tensor")
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[index]
@@ -131,15 +132,20 @@ def _entry(path: Path, name: str, entry: object, data_start: int) -> SafeTensor:
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if len(numbers) > _MOST_DIMS + 2 or not all(map(_is_count, numbers)):
         raise CheckpointError(f"{path}: damaged header: shape or offsets of {name}")
-    if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise CheckpointError(f"{path}: {name} has dtype {shown(dtype)}, which is not known")
-    nbytes = math.prod(shape) * _DTYPE_BYTES[dtype]
+    nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
     if end - begin != nbytes:
         raise CheckpointError(
             f"{path}: damaged header: {name} is {dtype} {shape}, {nbytes} bytes, "
             f"but spans {end - begin}"
         )
     return SafeTensor(name, dtype, tuple(shape), path, data_start + begin, nbytes)
+
+
+def is_tensor_name(name: str) -> bool:
+    """Whether a tensor can be called so: people get to see it, and no real name is as long."""
+    return len(name) <= _MOST_NAME and name.isprintable()
 
 
 def _is_count(number: object) -> bool:

@@ -19,6 +19,7 @@ from codellama.errors import CheckpointError
 from codellama.files.identify import LFS_POINTER, recognised
 
 INDEX = "model.safetensors.index.json"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 SMALL_FILES = (
     "config.json",
@@ -32,6 +33,7 @@ SMALL_FILES = (
     "chat_template.jinja",
     "README.md",
     INDEX,
+    PICKLE_INDEX,
 )
 """What a conversion reads beside the weights: the first must be there, and the third or the fourth."""
 

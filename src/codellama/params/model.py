@@ -58,8 +58,8 @@ class ModelConfig:
     `spec_draft_n_max` tokens, fewer when guesses fail; the draft model's ends where its
     probability falls below `spec_draft_p_min`. `draft_gpu_layers` is its `n_gpu_layers`.
 
-    `lora` are LoRA adapters, GGUF files that change the model's answers: paths, or pairs of a path
-    and a scale (1: in full, 0: not at all). The scale is for requests that name no adapters
+    `lora` are LoRA adapters, which change the model's answers: paths of GGUFs or of PEFT folders, or
+    pairs of a path and a scale (1: in full, 0: not at all). The scale is for requests that name no adapters
     themselves; with `lora_init_without_apply` it is 0 for all.
 
     `context_shift` and `n_keep` are those of requests that do not set them. `context_policy` is what
@@ -145,7 +145,7 @@ class ModelConfig:
         default_text="auto, as many as fit",
     )  # fmt: skip
     lora: tuple[str | os.PathLike[str] | tuple[str | os.PathLike[str], float], ...] = setting(
-        (), "LoRA adapter to load.", ADAPTERS, default_text="none"
+        (), "LoRA adapter to load: a GGUF or a PEFT folder.", ADAPTERS, default_text="none"
     )
     context_policy: ContextPolicy = setting(
         "error",

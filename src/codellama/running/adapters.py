@@ -21,18 +21,22 @@ LoraScales = Mapping[int | str, float]
 
 @dataclass(frozen=True)
 class Adapter:
-    """A loaded LoRA adapter and its default scale; `task_name` and `prompt_prefix` are the file's."""
+    """A loaded LoRA adapter and its default scale; `task_name` and `prompt_prefix` are the file's.
+
+    `path` is a GGUF, or with `peft` the folder of an adapter that was converted while it was loaded.
+    """
 
     id: int
     path: str
     scale: float
     task_name: str = ""
     prompt_prefix: str = ""
+    peft: bool = False
 
     @property
     def name(self) -> str:
-        """The file's name without its suffix."""
-        return Path(self.path).stem
+        """The file's name without its suffix, or the folder's."""
+        return Path(self.path).absolute().name if self.peft else Path(self.path).stem
 
 
 class AdapterTable:

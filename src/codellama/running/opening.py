@@ -23,7 +23,7 @@ from codellama.engine import (
 from codellama.errors import ModelLoadError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.identity import weights_digest
-from codellama.files.loadable import check_adapter, read_model
+from codellama.files.loadable import read_model
 from codellama.files.lost_scores import mended_vocabulary
 from codellama.files.provenance import sha256
 from codellama.native.context import Context
@@ -31,6 +31,7 @@ from codellama.native.library import library
 from codellama.native.model import LoraAdapter, Model
 from codellama.native.settings import ContextSettings
 from codellama.params import ModelConfig, Progress
+from codellama.running.adapter_files import AdapterFile
 from codellama.running.adapters import Adapter, AdapterTable
 from codellama.running.kv_file import Owner, settings_digest
 
@@ -43,15 +44,6 @@ def read_draft(config: ModelConfig) -> GGUFHeader | None:
         return read_model(config.draft_model)
     except ModelLoadError as error:
         raise error.about("draft_model") from error.__cause__
-
-
-def check_adapters(config: ModelConfig) -> None:
-    """Raises ModelLoadError naming `lora` for an adapter's file that llama.cpp cannot be trusted with."""
-    for path, _ in config.adapters:
-        try:
-            check_adapter(path)
-        except ModelLoadError as error:
-            raise error.about("lora") from error.__cause__
 
 
 def open_model(plan: ModelPlan, undo: ExitStack, progress: Progress | None = None) -> Model:
@@ -87,19 +79,21 @@ def open_encoder(
     return context
 
 
-def load_adapters(model: Model, context: Context, config: ModelConfig) -> list[LoraAdapter]:
+def load_adapters(model: Model, context: Context, paths: Sequence[str]) -> list[LoraAdapter]:
     """The LoRA adapters, in memory and known to `context`; which ones act is said by each request."""
-    loras = [model.load_adapter(path) for path, _ in config.adapters]
+    loras = [model.load_adapter(path) for path in paths]
     context.use_adapters(loras)
     return loras
 
 
-def adapter_table(config: ModelConfig, loras: Sequence[LoraAdapter]) -> AdapterTable:
+def adapter_table(adapters: Sequence[AdapterFile], loras: Sequence[LoraAdapter]) -> AdapterTable:
     """What requests may say of the adapters."""
     return AdapterTable(
         [
-            Adapter(i, path, scale, lora.task_name, lora.prompt_prefix)
-            for i, ((path, scale), lora) in enumerate(zip(config.adapters, loras, strict=True))
+            Adapter(
+                i, file.path, file.scale, lora.task_name, lora.prompt_prefix, file.plan is not None
+            )
+            for i, (file, lora) in enumerate(zip(adapters, loras, strict=True))
         ]
     )
 
@@ -156,11 +150,11 @@ def start_engine(
     return Engine(context, scheduler, config.max_queue, speculator)
 
 
-def state_owner(header: GGUFHeader, plan: LoadPlan, config: ModelConfig) -> Owner:
-    """What a KV state on disk belongs to: model, llama.cpp, settings and adapters.
+def state_owner(header: GGUFHeader, plan: LoadPlan, adapters: Sequence[str]) -> Owner:
+    """What a KV state on disk belongs to: model, llama.cpp, settings and adapters' files.
 
     It is made while loading: later, files of the same names may be others than those in memory.
     """
-    adapters = [sha256(Path(path)) for path, _ in config.adapters]
-    settings = settings_digest(library().version, *plan.state_settings, adapters)
+    digests = [sha256(Path(path)) for path in adapters]
+    settings = settings_digest(library().version, *plan.state_settings, digests)
     return Owner(weights_digest(header), settings)

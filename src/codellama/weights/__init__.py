@@ -23,6 +23,15 @@ a manifest with the SHA-256 of each file. Neither holds a time, a machine's name
 same source and recipe give the same bytes. An importance matrix agrees with llama-imatrix's to 5e-4
 of a tensor's largest value.
 
+**Adapters.** `adapter` says what a PEFT adapter changes, from headers. `adapter_gguf` makes a file
+of it: llama.cpp's bytes, but with peft's scale where that is not alpha / rank. `merge` is a source
+whose rows are changed while they are read; its result is rounded once and agrees with peft's
+`merge_and_unload` within that. The journal knows the adapters by their SHA-256, the manifest too.
+
+**Meta's files.** `meta` puts rows together from the shares of all its files. Its order of q and k is
+llama.cpp's own, so nothing is interleaved. params.json does not say the context: 16384 where the
+base of the rope is a million, 4096 where it is ten thousand, as Meta trained them.
+
 **From the hub.** `Repository` pins the revision to a commit and reads small files and headers only.
 A thread then fetches the shards in reading order, two on the disk at most. The requests are ours
 and not `hf_hub_download`'s, because that gives up when a server closes the connection in the middle

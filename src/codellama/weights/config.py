@@ -48,7 +48,18 @@ def read_config(path: Path) -> LlamaConfig:
         CheckpointError: not the Llama architecture, a number missing or impossible, or a feature
             that no Code Llama model has and that would come out wrong.
     """
-    return _Config(path, read_json(path)).parse()
+    config = _Config(path, read_json(path))
+    config.check_architecture()
+    return config.parse()
+
+
+def config_of(path: Path, values: Mapping[str, Any]) -> LlamaConfig:
+    """The configuration that `values` are, which come from `path` in another form.
+
+    Raises:
+        CheckpointError: a number is missing or impossible.
+    """
+    return _Config(path, values).parse()
 
 
 class _Config:
@@ -60,7 +71,6 @@ class _Config:
         return CheckpointError(f"{self.path}: {message}")
 
     def parse(self) -> LlamaConfig:
-        self._check_architecture()
         heads = self._count("num_attention_heads")
         hidden = self._count("hidden_size")
         kv_heads = self._count("num_key_value_heads", heads)
@@ -88,7 +98,7 @@ class _Config:
             tie_word_embeddings=self._flag("tie_word_embeddings"),
         )
 
-    def _check_architecture(self) -> None:
+    def check_architecture(self) -> None:
         named = self.values.get("architectures") or []
         if named != [ARCHITECTURE]:
             what = named[0] if isinstance(named, list) and named else self.values.get("model_type")

@@ -21,14 +21,16 @@ from typing import Any
 from codellama.errors import ConversionError
 from codellama.params import Progress
 from codellama.weights.encode import UnusableWeightsError
+from codellama.weights.folders import open_folder
 from codellama.weights.forecast import Forecast, forecast, measure, steps
 from codellama.weights.gguf_source import open_gguf
+from codellama.weights.merge import merged
 from codellama.weights.naming import check_absent, check_folder
 from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
-from codellama.weights.source import Source, open_checkpoint
+from codellama.weights.source import SHARD_ENDINGS, Source
 from codellama.weights.writer import default_threads, write
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -74,6 +76,7 @@ class RunSettings:
     files of at most so many bytes of weights. `progress` gets bytes done and in all, and then `hashing`
     those of the outputs, which are read again for their SHA-256. Of a source on the hub, `revision` is
     a branch, tag or commit, and `keep` leaves what was fetched in a folder named after the repository.
+    `merge` are PEFT adapters, folders with scales, that become part of the weights on the way.
     """
 
     force: bool = False
@@ -85,6 +88,7 @@ class RunSettings:
     options: QuantOptions = QuantOptions()
     revision: str | None = None
     keep: bool = False
+    merge: Sequence[tuple[str | os.PathLike[str], float]] = ()
 
     @classmethod
     def names(cls) -> list[str]:
@@ -125,7 +129,7 @@ def convert_to(
     outputs = _check(outputs, settings)
     if not is_local(source):
         return _convert_repository(os.fspath(source), outputs, settings)
-    with open_checkpoint(Path(source)) as opened:
+    with merged(open_folder(Path(source)), settings.merge) as opened:
         return _run(opened, outputs, settings)
 
 
@@ -145,10 +149,11 @@ def _convert_repository(
     folder = first.absolute().parent if settings.keep else download_folder(first)
     try:
         repository = find_repository(name, settings.revision)
-        with open_repository(repository, folder, keep=settings.keep) as opened:
+        source = open_repository(repository, folder, keep=settings.keep)
+        with merged(source, settings.merge) as opened:
             reports = _run(opened, outputs, settings)
     except BaseException as error:
-        fetched = any(folder.rglob("*.safetensors*"))
+        fetched = any(any(folder.rglob(f"*{ending}*")) for ending in SHARD_ENDINGS)
         useless = isinstance(error, UnusableWeightsError) or not fetched
         if not settings.keep and useless and not any(map(Output.begun, outputs.values())):
             shutil.rmtree(folder, ignore_errors=True)
@@ -169,7 +174,7 @@ def make_forecast(
         CheckpointError, ModelLoadError, ConversionError: as `convert` and `quantize`.
     """
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(_open_any(source, settings, stack))
+        opened = stack.enter_context(merged(_open_any(source, settings, stack), settings.merge))
         recipes = [make_recipe(opened, name, settings.options) for name in types]
         plans = [make_plan(opened, recipe, settings.split_bytes) for recipe in recipes]
         threads = settings.threads or default_threads()
@@ -184,7 +189,7 @@ def _open_any(
     if path.is_file():
         return open_gguf(path)
     if is_local(source):
-        return open_checkpoint(path)
+        return open_folder(path)
     from codellama.weights.hub import find_repository
     from codellama.weights.hub_source import open_repository
 

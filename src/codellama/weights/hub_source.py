@@ -12,12 +12,14 @@ from pathlib import Path
 
 from codellama.errors import CheckpointError
 from codellama.files.gguf_header import Value
+from codellama.files.peft_adapter import CONFIG as ADAPTER_CONFIG
 from codellama.files.provenance import source_keys
 from codellama.files.safetensors_header import SafeTensor, header_length, parse_header
 from codellama.files.small_files import MOST_BYTES, SMALL_FILES
+from codellama.files.torch_file import torch_header
 from codellama.weights.fetch import MOST_FILES, Fetcher, fetch
 from codellama.weights.hub import HubFile, Repository
-from codellama.weights.source import Source, checkpoint_source, shard_names
+from codellama.weights.source import PICKLED, Source, checkpoint_source, shard_names
 
 _FIRST_BYTES = 2**16
 _CONNECTIONS = 8
@@ -87,6 +89,11 @@ def open_repository(repository: Repository, folder: Path, *, keep: bool = False)
             f"{repository.name}: not a checkpoint: its GGUFs are ready, `codellama pull {repository.name}` "
             "fetches one"
         )
+    if ADAPTER_CONFIG in repository.files and "config.json" not in repository.files:
+        raise CheckpointError(
+            f"{repository.name}: is a PEFT adapter, not a whole model",
+            "download it, for instance with hf download, and give the folder",
+        )
     for names in (("config.json",), ("tokenizer.model", "tokenizer.json")):
         if not any(name in repository.files for name in names):
             missing = " and no ".join(names)
@@ -120,9 +127,28 @@ def _header_reader(repository: Repository, folder: Path) -> Callable[[Path], lis
 
 def _remote_header(repository: Repository, path: Path) -> list[SafeTensor]:
     size = repository.files[path.name].size
+    if path.suffix == PICKLED.ends:
+        return _torch_header(repository, path, size)
     start = repository.read(path.name, 0, _FIRST_BYTES)
     length = header_length(path, start[:8], size)
     text = start[8 : 8 + length]
     if len(text) < length:
         text += repository.read(path.name, 8 + len(text), length - len(text))
     return parse_header(path, text, length, size)
+
+
+def _torch_header(repository: Repository, path: Path, size: int) -> list[SafeTensor]:
+    """The directory at the end and the pickle at the beginning come whole, the rest record by record."""
+    tail_at = max(0, size - _FIRST_BYTES)
+    blocks = {0: b"", tail_at: repository.read(path.name, tail_at, size - tail_at)}
+
+    def read(offset: int, count: int) -> bytes:
+        for start, block in blocks.items():
+            if start <= offset and offset + count <= start + len(block):
+                return block[offset - start : offset - start + count]
+        if offset < _FIRST_BYTES and not blocks[0]:
+            blocks[0] = repository.read(path.name, 0, min(size, 2 * _FIRST_BYTES))
+            return read(offset, count)
+        return repository.read(path.name, offset, count)
+
+    return torch_header(path, size, read)

@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from codellama.errors import CheckpointError
 from codellama.files.gguf_header import Value, ValueType, encode_value
 from codellama.files.hub_cache import checkpoint_name
-from codellama.files.small_files import plain, read_json, shown
+from codellama.files.small_files import check_small_files, plain, read_json, shown
 from codellama.weights.chat_template import turn_template
 from codellama.weights.config import LlamaConfig
 from codellama.weights.vocab import TokenTable
@@ -48,10 +48,30 @@ def checkpoint_metadata(
     return {key: _value(folder, key, entry) for key, entry in writer.kv_data[0].items()}
 
 
+def adapter_metadata(folder: Path) -> dict[str, Value]:
+    """What the GGUF of a LoRA adapter in `folder` says of it, beside its scale and its types.
+
+    Raises:
+        CheckpointError: the model card holds a value that makes no sense.
+    """
+    check_small_files(folder)
+    writer = gguf.GGUFWriter(None, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    about = _about(folder, 0)
+    about.name = about.name or folder.name
+    _write_about(writer, folder, about)
+    return {key: _value(folder, key, entry) for key, entry in writer.kv_data[0].items()}
+
+
 def _describe(writer: gguf.GGUFWriter, folder: Path, n_parameters: int) -> None:
     about = _about(folder, n_parameters)
     about.name = about.name or checkpoint_name(folder)
     about.size_label = about.size_label or gguf.size_label(n_parameters, n_parameters, 0, 0)
+    _write_about(writer, folder, about)
+
+
+def _write_about(writer: gguf.GGUFWriter, folder: Path, about: gguf.Metadata) -> None:
     try:
         about.set_gguf_meta_model(writer)
     except (TypeError, ValueError, AttributeError) as error:

@@ -20,10 +20,11 @@ from codellama.errors import CheckpointError, CodeLlamaError, ConversionError
 from codellama.files.gguf_header import Value
 from codellama.files.hub_cache import checkpoint_name
 from codellama.files.identify import recognised
-from codellama.files.provenance import FILES, REVISION, SOURCE, source_keys
+from codellama.files.provenance import FILES, MERGED, REVISION, SOURCE, source_keys
 from codellama.files.quantized import by_tensors, refusal
 from codellama.files.safetensors_header import SafeTensor, read_safetensors_header
-from codellama.files.small_files import INDEX, check_small_files, read_json, shown
+from codellama.files.small_files import INDEX, PICKLE_INDEX, check_small_files, read_json, shown
+from codellama.files.torch_file import read_torch_header
 from codellama.native.arrays import Bytes
 from codellama.native.ggml import TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config
@@ -31,8 +32,9 @@ from codellama.weights.metadata import checkpoint_metadata
 from codellama.weights.tensors import Expected, expected_tensors, plain_names
 from codellama.weights.vocab import read_vocabulary
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
+"""The types of weights that are read, under safetensors' names."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Source:
     def provenance(self) -> dict[str, Value]:
         """Keys that say where the weights come from: what a GGUF knows of it, or this one's name."""
         if SOURCE in self.metadata:
-            names = SOURCE, REVISION, FILES
+            names = SOURCE, REVISION, FILES, MERGED
             return {key: self.metadata[key] for key in names if key in self.metadata}
         return source_keys(checkpoint_name(self.path))
 
@@ -206,7 +208,12 @@ def open_checkpoint(folder: Path) -> Source:
             f"{folder}: not a checkpoint folder: there is no config.json in it"
         )
     present = {path.name for path in folder.iterdir() if path.is_file()}
-    return checkpoint_source(folder, present, read_safetensors_header)
+    return checkpoint_source(folder, present, _read_header)
+
+
+def _read_header(path: Path) -> list[SafeTensor]:
+    pickled = path.suffix == PICKLED.ends
+    return read_torch_header(path) if pickled else read_safetensors_header(path)
 
 
 def checkpoint_source(
@@ -225,12 +232,37 @@ def checkpoint_source(
     return Source(folder, metadata, tensors, verbatim=False)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What the files with the weights, and their index, are called."""
+
+    index: str
+    begins: str
+    ends: str
+
+    def shards(self, present: Iterable[str]) -> set[str]:
+        """The names of those that are there."""
+        return {
+            name for name in present if name.startswith(self.begins) and name.endswith(self.ends)
+        }
+
+
+SAFETENSORS = Layout(INDEX, "model", ".safetensors")
+PICKLED = Layout(PICKLE_INDEX, "pytorch_model", ".bin")
+SHARD_ENDINGS = SAFETENSORS.ends, PICKLED.ends
+
+
+def layout_of(present: Collection[str]) -> Layout:
+    """How the weights are stored; of both kinds, safetensors."""
+    safe = INDEX in present or SAFETENSORS.shards(present)
+    return PICKLED if not safe and PICKLED.shards(present) else SAFETENSORS
+
+
 def shard_names(folder: Path, present: Collection[str]) -> list[str]:
     """The names of all shards: those the index names, or those that are there."""
-    if INDEX in present:
-        names = set(_weight_map(folder / INDEX).values())
-    else:
-        names = {name for name in present if _is_shard(name)}
+    layout = layout_of(present)
+    indexed = layout.index in present
+    names = set(_weight_map(folder, layout).values()) if indexed else layout.shards(present)
     if not names:
         raise _no_weights(folder, present)
     for name in sorted(names):
@@ -239,15 +271,12 @@ def shard_names(folder: Path, present: Collection[str]) -> list[str]:
     return sorted(names)
 
 
-def _is_shard(name: str) -> bool:
-    return name.startswith("model") and name.endswith(".safetensors")
-
-
 def _stored_tensors(
     folder: Path, present: Collection[str], read_header: Callable[[Path], list[SafeTensor]]
 ) -> dict[str, SafeTensor]:
     """All tensors of all shards by name, checked against the index."""
-    wanted = _weight_map(folder / INDEX) if INDEX in present else {}
+    layout = layout_of(present)
+    wanted = _weight_map(folder, layout) if layout.index in present else {}
     shards = shard_names(folder, present)
     found: dict[str, SafeTensor] = {}
     for shard in shards:
@@ -255,43 +284,42 @@ def _stored_tensors(
             if tensor.name in found:
                 raise CheckpointError(f"{folder}: {tensor.name} is in two shards")
             if wanted and wanted.get(tensor.name) != shard:
-                raise CheckpointError(f"{folder / shard}: {INDEX} knows no {tensor.name} in it")
+                raise CheckpointError(
+                    f"{folder / shard}: {layout.index} knows no {tensor.name} in it"
+                )
             found[tensor.name] = tensor
     for name in wanted:
         if name not in found:
             raise CheckpointError(
-                f"{folder / wanted[name]}: {shown(name)} is missing, {INDEX} has it here"
+                f"{folder / wanted[name]}: {shown(name)} is missing, {layout.index} has it here"
             )
     return found
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _weight_map(folder: Path, layout: Layout) -> dict[str, str]:
+    index = folder / layout.index
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: there is no weight_map in it")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_file_name(shard):
+        if not isinstance(shard, str) or not _is_file_name(shard, layout.ends):
             raise CheckpointError(
-                f"{index}: {shown(shard)} is no name of a safetensors file beside it"
+                f"{index}: {shown(shard)} is no name of a {layout.ends[1:]} file beside it"
             )
     return weight_map
 
 
-def _is_file_name(name: str) -> bool:
+def _is_file_name(name: str, ending: str) -> bool:
     """Whether this can be a shard: no part of a path, on no system, and nothing else of the checkpoint."""
-    return (
-        name.endswith(".safetensors")
-        and name.isprintable()
-        and not any(mark in name for mark in "/\\:")
-    )
+    return name.endswith(ending) and name.isprintable() and not any(mark in name for mark in "/\\:")
 
 
 def _no_weights(folder: Path, present: Collection[str]) -> CodeLlamaError:
     pickles = sorted(name for name in present if name.endswith(_PICKLES))
     if pickles:
         return CheckpointError(
-            f"{folder}: the weights are pickle files only ({pickles[0]}); reading a pickle can run "
-            "any program hidden in it, so they are refused: get the safetensors files"
+            f"{folder}: {pickles[0]} is there, but neither safetensors files nor pytorch_model.bin",
+            "name the file with the weights pytorch_model.bin, or get the safetensors files",
         )
     return CheckpointError(f"{folder}: there are no safetensors files in it")
 
@@ -325,10 +353,10 @@ def _source_tensor(expected: Expected, tensor: SafeTensor) -> SourceTensor:
             f"{tensor.path}: {tensor.name} has shape {list(tensor.shape)}, "
             f"config.json makes it {list(expected.shape)}"
         )
-    if tensor.dtype not in _WEIGHT_DTYPES:
+    if tensor.dtype not in WEIGHT_DTYPES:
         raise CheckpointError(
             f"{tensor.path}: {tensor.name} is {tensor.dtype}; weights must be one of "
-            f"{', '.join(_WEIGHT_DTYPES)}"
+            f"{', '.join(WEIGHT_DTYPES)}"
         )
     kind = tensor_type(tensor.dtype)
     return SourceTensor(
