@@ -55,7 +55,9 @@ def main() -> None:
 def run(name: str, seed: str, numbers: range, folder: Path) -> Result:
     """Run the cases `numbers`; stops at the first that does what none may do."""
     (folder / "files").mkdir()
-    kind = {**KINDS, **BROUGHT, **WEIGHT_KINDS, **NATIVE, "largest": Largest}[name](folder / "files")
+    kind = {**KINDS, **BROUGHT, **WEIGHT_KINDS, **NATIVE, "largest": Largest}[name](
+        folder / "files"
+    )
     kind.read()  # the good file is one
     result = Result()
     before = _peak()

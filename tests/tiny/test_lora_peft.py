@@ -247,7 +247,7 @@ def test_embeddings_that_are_the_output_too_are_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = ModelConfig(lora=[tmp_path / "a.gguf"])
+    config = ModelConfig(lora=(tmp_path / "a.gguf",))
     with pytest.raises(
         ModelLoadError, match=r"^lora: .* which in this model is the output matrix too"
     ):

@@ -101,8 +101,8 @@ FILE_CASES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("ggml", "m.bin", ggml, "a format before GGUF"),
     ("adapter weights", "adapter_model.safetensors", adapter_weights, "a PEFT adapter: name the folder"),
     ("safetensors", "model.safetensors", safetensors_file, "`codellama convert .* -o FILE.gguf`"),
-    ("pickle", "pytorch_model.bin", torch_zip, "a PyTorch file: `codellama convert .* makes a GGUF of the check"),
-    ("pickle", "pytorch_model.bin", torch_old, "a PyTorch file: `codellama convert .* makes a GGUF of the check"),
+    ("pickle", "pytorch_model.bin", torch_zip, "a PyTorch file: `codellama convert .* -o FILE.gguf`"),
+    ("pickle", "pytorch_model.bin", torch_old, "a PyTorch file: `codellama convert .* -o FILE.gguf`"),
 ]  # fmt: skip
 
 
