@@ -23,7 +23,6 @@ from codellama.compat.llama import LlamaCompatible
 from codellama.compat.pretrained import FromPretrained
 from codellama.devices.contexts import encoder_batch
 from codellama.devices.machine import this_machine
-from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
 from codellama.engine import EngineStatus
 from codellama.engine.request import Delta, Request
@@ -46,7 +45,7 @@ from codellama.params import (
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.prompts.chat import ChatFormat
 from codellama.prompts.prompts import Prompts, prompt_text
-from codellama.running.adapter_files import AdapterFile, adapter_paths, plan_adapters
+from codellama.running.adapter_files import AdapterFile, plan_adapters
 from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, begin, delivery
@@ -56,8 +55,7 @@ from codellama.running.intake import RequestMaker, close
 from codellama.running.kv_file import StaleStateError, read_state, write_state
 from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
-    adapter_table,
-    load_adapters,
+    open_adapters,
     open_context,
     open_drafters,
     open_encoder,
@@ -65,7 +63,6 @@ from codellama.running.opening import (
     read_draft,
     shift_problem,
     start_engine,
-    state_owner,
 )
 from codellama.variants import Variant, recognise
 
@@ -102,11 +99,10 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self.path = resolve_model(model)
         self.name = self.path.stem
         header = read_model(self.path)
-        draft = read_draft(self.config)
         adapters = plan_adapters(self.config, header)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
-        self.plan: LoadPlan = plan_load(header, self.config, this_machine(), draft)
+        self.plan = plan_load(header, self.config, this_machine(), read_draft(self.config))
         self.plan.log()
         self.n_ctx = self.plan.n_ctx
         with ExitStack() as undo:
@@ -118,7 +114,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
     def _open(
         self,
         header: GGUFHeader,
-        adapters: Sequence[AdapterFile],
+        lora: list[AdapterFile],
         progress: Progress | None,
         undo: ExitStack,
     ) -> None:
@@ -128,10 +124,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self.tokenizer: Tokenizer = self._model.tokenizer
         self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, config)
         context = open_context(self._model, plan.model.context, undo)
-        with adapter_paths(adapters) as paths:
-            loras = load_adapters(self._model, context, paths)
-            self._owner = state_owner(header, plan, paths)
-        self._adapters = adapter_table(adapters, loras)
+        loras, self._adapters, self._owner = open_adapters(lora, self._model, context, header, plan)
         self._embedder = Embedder(
             partial(open_encoder, self._model, plan.encoder, loras), encoder_batch(config)
         )

@@ -31,7 +31,7 @@ from codellama.native.library import library
 from codellama.native.model import LoraAdapter, Model
 from codellama.native.settings import ContextSettings
 from codellama.params import ModelConfig, Progress
-from codellama.running.adapter_files import AdapterFile
+from codellama.running.adapter_files import AdapterFile, adapter_paths
 from codellama.running.adapters import Adapter, AdapterTable
 from codellama.running.kv_file import Owner, settings_digest
 
@@ -79,16 +79,23 @@ def open_encoder(
     return context
 
 
-def load_adapters(model: Model, context: Context, paths: Sequence[str]) -> list[LoraAdapter]:
-    """The LoRA adapters, in memory and known to `context`; which ones act is said by each request."""
-    loras = [model.load_adapter(path) for path in paths]
+def open_adapters(
+    adapters: Sequence[AdapterFile],
+    model: Model,
+    context: Context,
+    header: GGUFHeader,
+    plan: LoadPlan,
+) -> tuple[list[LoraAdapter], AdapterTable, Owner]:
+    """The LoRA adapters, in memory and known to `context`, and what requests may say of them.
+
+    Beside them, what a KV state on disk belongs to: model, llama.cpp, settings and adapters' files. It is
+    made while loading: later, files of the same names may be others than those in memory.
+    """
+    with adapter_paths(adapters) as paths:
+        loras = [model.load_adapter(path) for path in paths]
+        digests = [sha256(Path(path)) for path in paths]
     context.use_adapters(loras)
-    return loras
-
-
-def adapter_table(adapters: Sequence[AdapterFile], loras: Sequence[LoraAdapter]) -> AdapterTable:
-    """What requests may say of the adapters."""
-    return AdapterTable(
+    table = AdapterTable(
         [
             Adapter(
                 i, file.path, file.scale, lora.task_name, lora.prompt_prefix, file.plan is not None
@@ -96,6 +103,8 @@ def adapter_table(adapters: Sequence[AdapterFile], loras: Sequence[LoraAdapter])
             for i, (file, lora) in enumerate(zip(adapters, loras, strict=True))
         ]
     )
+    settings = settings_digest(library().version, *plan.state_settings, digests)
+    return loras, table, Owner(weights_digest(header), settings)
 
 
 def shift_problem(plan: LoadPlan, context: Context, config: ModelConfig) -> str | None:
@@ -148,13 +157,3 @@ def start_engine(
     )
     speculator = Speculator(drafters, config.spec_draft_n_max)
     return Engine(context, scheduler, config.max_queue, speculator)
-
-
-def state_owner(header: GGUFHeader, plan: LoadPlan, adapters: Sequence[str]) -> Owner:
-    """What a KV state on disk belongs to: model, llama.cpp, settings and adapters' files.
-
-    It is made while loading: later, files of the same names may be others than those in memory.
-    """
-    digests = [sha256(Path(path)) for path in adapters]
-    settings = settings_digest(library().version, *plan.state_settings, digests)
-    return Owner(weights_digest(header), settings)
