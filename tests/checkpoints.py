@@ -23,6 +23,8 @@ from stand_ins.formats import sentencepiece_model as sentencepiece_model
 
 INDEX = "model.safetensors.index.json"
 
+_MOST_MERGES = 2000
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
@@ -141,7 +143,7 @@ def tokenizer_json(
 ) -> dict[str, Any]:
     """tokenizer.json as transformers 5 writes it: `texts` by id, and `added` tokens with their `special`.
 
-    The merges are in the order of the ids, which is not SentencePiece's.
+    The merges are in the order of the ids, which is not SentencePiece's; of many only the first.
     """
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     rows = {0: ("<unk>", True), 1: ("<s>", True), 2: ("</s>", True)} if added is None else added
@@ -170,7 +172,7 @@ def tokenizer_json(
             "vocab": {text: i for i, text in enumerate(texts)},
             "merges": [
                 [text[:cut], text[cut:]]
-                for text in texts[259:]
+                for text in texts[259:_MOST_MERGES]
                 for cut in range(1, len(text))
                 if {text[:cut], text[cut:]} <= known
             ],

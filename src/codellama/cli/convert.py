@@ -52,8 +52,9 @@ def command(
 ) -> None:
     """Convert the checkpoint SOURCE to a GGUF, quantized on the way.
 
-    SOURCE is a folder with config.json, tokenizer.model and safetensors files, as downloaded from
-    Hugging Face, or the name of a repository there, such as codellama/CodeLlama-70b-Instruct-hf.
+    SOURCE is a folder with config.json, tokenizer.model or tokenizer.json, and safetensors files, as
+    downloaded from Hugging Face or saved by transformers; or the name of a repository there, such as
+    codellama/CodeLlama-70b-Instruct-hf.
     Meta's own download (params.json, consolidated.00.pth ...) and pytorch_model.bin files are read too;
     no code in them is run. A folder with a PEFT adapter becomes a LoRA GGUF, of F32 unless --type says
     F16, BF16 or Q8_0.
