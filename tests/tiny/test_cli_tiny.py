@@ -165,7 +165,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A random checkpoint in the place of the shipped one, and an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_checkpoint(tmp_path / "demo")
-    monkeypatch.setattr(models, "DEMO_CHECKPOINT", folder)
+    monkeypatch.setattr("codellama.models.demo.DEMO_CHECKPOINT", folder)
     monkeypatch.setattr(demo, "MAX_TOKENS", 8)
     return folder
 
@@ -209,7 +209,7 @@ def test_the_demo_goes_by_its_name_in_python_and_for_every_command(checkpoint: P
 def test_without_checkpoint_the_demo_says_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "DEMO_CHECKPOINT", tmp_path / "nowhere")
+    monkeypatch.setattr("codellama.models.demo.DEMO_CHECKPOINT", tmp_path / "nowhere")
     line = one_line(invoke("demo"))
     assert "no demo checkpoint; it is part of the source checkout" in line
 

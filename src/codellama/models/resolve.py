@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codellama.errors import ModelLoadError
+from codellama.files.identify import recognised
 from codellama.models.demo import DEMO, demo_gguf
 from codellama.models.folders import models_folders, new_models_folder
 from codellama.models.hub_name import DEFAULT_TYPE, HubName, matches
@@ -39,8 +40,6 @@ def resolve_model(name: str | os.PathLike[str], say: Callable[[str], None] = log
     if variant is not None:
         return _published(variant, type_name)
     if path.is_dir():
-        from codellama.files.identify import recognised
-
         raise recognised(path, ModelLoadError) or ModelLoadError(
             f"{name}: is a folder, a .gguf file is needed"
         )
