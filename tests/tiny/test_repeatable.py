@@ -141,6 +141,18 @@ def test_without_cache_prompt_nothing_is_taken_over(llm: LLM) -> None:
     assert busy.usage.cached_tokens == 0
 
 
+def test_a_saved_state_spares_what_repeats(llm: LLM, model: Path, tmp_path: Path) -> None:
+    """Another process takes over the pieces of the prompt, and draws the same answer."""
+    prompt, path = text(random.Random(3)) * 3, tmp_path / "some.kv"
+    tokens = llm.complete_prompt(prompt).tokens
+    answer = ask(llm, prompt, seed=5)
+    assert llm.save_state(tokens, path)
+    with LLM(model, n_seq_max=8) as other:
+        other.load_state(path)
+        assert ask(other, prompt, seed=5) == answer
+        assert len(tokens) - other.status().cached_tokens <= SMALLEST
+
+
 def test_greedy_repeats_without_guesses_and_cache(llm: LLM) -> None:
     options: dict[str, Any] = {"temperature": 0, "cache_prompt": False, "spec_draft_n_max": 0}
     rng = random.Random(1)
