@@ -140,7 +140,7 @@ def test_an_expression_and_a_lark_grammar(tiny_gguf: Path, tmp_path: Path) -> No
 
 def test_bad_messages(tiny_gguf: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    file.write_text('[{"role": "tool", "content": "x"}]')
+    file.write_text('[{"role": "nobody", "content": "x"}]')
     line = one_line(invoke("tokenize", tiny_gguf, "--chat", file))
     assert "messages[0]: role must be one of" in line
 

@@ -122,7 +122,14 @@ def test_inspect_shows_how_the_file_would_be_loaded(tiny_gguf: Path) -> None:
 def test_inspect_reads_no_weights(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Model, "__init__", None)  # calling it would be an error
+    opened: list[bool] = []
+    original = Model.__init__
+
+    def opening(self: Model, path: Path, settings: WeightSettings, *rest: Any) -> None:
+        opened.append(settings.vocab_only)
+        original(self, path, settings, *rest)
+
+    monkeypatch.setattr(Model, "__init__", opening)
     assert "would load as" in CliRunner().invoke(main, ["inspect", str(tiny_gguf)]).stdout
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny_gguf.read_bytes().replace(b"blk.1.ffn_up", b"blk.1.ffn_UP"))
@@ -131,6 +138,7 @@ def test_inspect_reads_no_weights(
     assert result.stdout.splitlines()[-1].startswith(
         f"would not load: {cut}: 'blk.1.ffn_UP.weight'"
     )
+    assert opened == [True], "only the vocabulary, for the stops"
 
 
 def test_the_server_shows_the_plan(tiny_gguf: Path) -> None:

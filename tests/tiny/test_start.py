@@ -30,6 +30,7 @@ LLAMA_CPP = {
 SERVER = {
     "asyncio",
     "fastapi",
+    "llguidance",
     "multiprocessing",
     "pydantic",
     "pydantic_core",
