@@ -195,3 +195,15 @@ def test_metadata_follows_config_and_model_card(
     convert(folder, tmp_path / "ours.gguf")
     assert differing_keys(tmp_path / "ours.gguf", theirs) == set()
     assert tensors_of(tmp_path / "ours.gguf") == tensors_of(theirs)
+
+
+def test_rows_that_only_pad_are_named_as_the_converter_names_them(
+    llama_cpp_source: Path, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "m", Checkpoint(added={"<pad>": 319}))
+    for name in ("added_tokens.json", "tokenizer_config.json"):  # now 26 rows have no name
+        (folder / name).unlink()
+    theirs = their_convert(llama_cpp_source, folder, tmp_path / "theirs.gguf", "bf16")
+    convert(folder, tmp_path / "ours.gguf")
+    assert differing_keys(tmp_path / "ours.gguf", theirs) == set()
+    assert tensors_of(tmp_path / "ours.gguf") == tensors_of(theirs)
