@@ -159,27 +159,34 @@ class _Table:
     def compare(self, tokenizer: TokenizerJson) -> None:
         """Take the names that only tokenizer.json has.
 
+        A piece that it lacks is said and no error: the pieces here are all that the embedding has rows for.
+
         Raises:
-            CheckpointError: it has another text for an id, or none for a piece.
+            CheckpointError: it has another text for an id.
         """
         for token_id, name in enumerate(self.names):
             theirs = tokenizer.name(token_id)
-            known = name is None or theirs == name or (theirs is None and token_id >= self.n_pieces)
-            if not known:
-                raise self._contradiction(tokenizer, token_id, theirs)
+            if name is not None and theirs not in (None, name):
+                raise CheckpointError(
+                    f"{self.path}: token {token_id} is {shown(name)} here and in the files of added "
+                    f"tokens, and in {tokenizer.path.name} it is {shown(theirs)}: they belong to different "
+                    "models; take all of them from the repository that the weights come from"
+                )
+        lacks = [i for i in range(self.n_pieces) if tokenizer.name(i) is None]
+        if lacks:
+            logger.warning(
+                "%s: it lacks %d of the pieces in %s, the first is token %d, %s",
+                *(
+                    tokenizer.path,
+                    len(lacks),
+                    self.path.name,
+                    lacks[0],
+                    shown(self.names[lacks[0]]),
+                ),
+            )
         for token_id, added in tokenizer.added.items():
             if token_id >= len(self.names) or self.names[token_id] is None:
                 self._add(token_id, added.text, special=added.special)
-
-    def _contradiction(
-        self, tokenizer: TokenizerJson, token_id: int, theirs: str | None
-    ) -> CheckpointError:
-        what = "there is none" if theirs is None else f"it is {shown(theirs)}"
-        return CheckpointError(
-            f"{self.path}: token {token_id} is {shown(self.names[token_id])} here and in the files of "
-            f"added tokens, and in {tokenizer.path.name} {what}: they belong to different models; take all "
-            "of them from the repository that the weights come from"
-        )
 
     def finish(self) -> None:
         """Name the rows that only pad the embedding; every other id needs a name.
