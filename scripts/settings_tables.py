@@ -30,7 +30,7 @@ sys.path.insert(0, str(PACKAGE.parent))
 
 from codellama.cli.options import COMMAND_LINE, flags_of  # noqa: E402
 from codellama.params import ModelConfig, SamplingParams  # noqa: E402
-from codellama.protocol.fields import ALIASES  # noqa: E402
+from codellama.protocol.known import ALIASES  # noqa: E402
 from codellama.settings import Setting, settings_of  # noqa: E402
 
 

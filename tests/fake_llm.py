@@ -70,6 +70,7 @@ class FakeTokenizer:
     bos = 1
     eos = 2
     add_space_prefix = False
+    eog_tokens = frozenset({2})
 
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         if parse_special and text == "</s>":
@@ -201,6 +202,7 @@ class FakeLLM(LlamaCompatible):
         echo: bool = False,
         best_of: int | None = None,
         deliver: Deliver | None = None,
+        reports: bool = False,
     ) -> Completion:
         if self.error is not None:
             raise self.error

@@ -126,7 +126,8 @@ class ContextLengthError(InvalidRequestError):
     ) -> None:
         largest = trained is not None and n_ctx >= trained
         super().__init__(
-            "the prompt has {n_prompt} tokens and the context holds {n_ctx}",
+            "the prompt is too long, with {n_prompt} tokens it exceeds the available context size of "
+            "{n_ctx} tokens",
             param,
             "shorten the prompt; the model was trained for no more"
             if largest

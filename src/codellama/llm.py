@@ -280,12 +280,14 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         echo: bool = False,
         best_of: int | None = None,
         deliver: Deliver | None = None,
+        reports: bool = False,
     ) -> Completion:
         """Submit a prompt; the one path under all others.
 
         `deliver(index, delta)` gets what is new in choice `index`, on the engine's thread, so it must be
         quick; each choice has exactly one final delta, and an error comes in it. Without `deliver`, deltas
-        are read from the completion.
+        are read from the completion. With `reports` each delta has usage and timings as of then, and deltas
+        that are otherwise empty say how much of the prompt has been decoded.
 
         Raises ContextLengthError, GrammarError, InvalidRequestError, UnsupportedError, QueueFullError
         and EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
@@ -299,7 +301,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
             mailbox = Mailbox()
             deliver = delivery(mailbox)
         with self._model.using():
-            requests = self._requests.make(prompt, params, candidates, deliver, echo)
+            requests = self._requests.make(prompt, params, candidates, deliver, echo, reports)
         try:
             if echo:
                 begin(deliver, candidates, prompt_text(prompt, self.tokenizer))
@@ -336,10 +338,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self._adapters.set_defaults(lora)
 
     def warm_up(self) -> None:
-        """Do now what the first answer under a schema would wait for: up to half a second, some 15 MB.
+        """Do now what the first answer under a schema would wait for, up to half a second; the server does.
 
-        The server does it as soon as it is ready. Raises EngineDeadError after `close`.
-        """
+        Raises EngineDeadError after `close`."""
         self._requests.forms.warm_up()
 
     # -- the end ------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ ELSEWHERE = {
 }
 """What other libraries have as a parameter, and where it is here."""
 
+LARGEST_FLOAT = 3.4028234e38  # of 32 bits
+
 T = TypeVar("T")
 Face = Literal["Python", "command line", "HTTP"]
 """Where a setting can be given."""
@@ -128,15 +130,14 @@ class Setting:
 
     def _check_number(self, value: object) -> None:
         whole = self.kind is int
-        good_type = is_int(value) or (not whole and isinstance(value, float))
+        good_type = is_int(value) if whole else is_number(value)
         low, high = self.declaration.low, self.declaration.high
         if not good_type or not low <= value <= high:  # type: ignore[operator]
+            wanted = f"a {'whole ' * whole}number {self.limits}".rstrip()
+            if isinstance(value, float) and not is_number(value):
+                wanted += " that 32 bits hold"
             raise InvalidRequestError(
-                "{param} must be {kind} {limits}; got {value!r}",
-                self.name,
-                kind="a whole number" if whole else "a number",
-                limits=self.limits,
-                value=value,
+                "{param} must be {wanted}; got {value!r}", self.name, wanted=wanted, value=value
             )
 
 
@@ -172,6 +173,12 @@ def make(cls: type[T], options: Mapping[str, Any]) -> T:
 def is_int(value: object) -> bool:
     """Whether this is a whole number, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a number that 32 bits hold, as llama.cpp's are."""
+    real = is_int(value) or isinstance(value, float)
+    return real and -LARGEST_FLOAT <= value <= LARGEST_FLOAT  # type: ignore[operator]
 
 
 def _setting(field: dataclasses.Field[Any], hint: Any, faces: tuple[Face, ...]) -> Setting:

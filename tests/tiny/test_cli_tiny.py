@@ -109,11 +109,14 @@ def one_line(result: Result) -> str:
 
 def test_a_prompt_longer_than_the_context(tiny_gguf: Path) -> None:
     line = one_line(invoke("complete", tiny_gguf, "x" * 100, "-c", "64"))
-    assert "the prompt has 101 tokens and the context holds 64" in line
+    assert (
+        "the prompt is too long, with 101 tokens it exceeds the available context size of 64"
+        in line
+    )
 
 
 def test_a_chat_longer_than_the_context(tiny_gguf: Path) -> None:
-    assert "the context holds 32" in one_line(invoke("chat", tiny_gguf, "-p", "hi", "-c", "32"))
+    assert "context size of 32" in one_line(invoke("chat", tiny_gguf, "-p", "hi", "-c", "32"))
 
 
 def test_gpu_layers_without_a_gpu(tiny_gguf: Path) -> None:

@@ -89,7 +89,9 @@ def test_typed_tags_stay_text(llm: LLM) -> None:
 def test_a_text_that_is_too_long_is_an_error_and_never_cut(llm: LLM) -> None:
     most = [1] + [300] * (llm.n_ctx - 1)
     assert len(llm.embed(most)) == 64
-    with pytest.raises(ContextLengthError, match="1025 tokens and the context holds 1024") as info:
+    with pytest.raises(
+        ContextLengthError, match="1025 tokens it exceeds the available context size of 1024"
+    ) as info:
         llm.embed([[1, 300], [*most, 300]])
     assert info.value.param == "input"
     with pytest.raises(InvalidRequestError, match="truncate"):

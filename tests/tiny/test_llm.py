@@ -167,7 +167,9 @@ def test_max_tokens_and_context(tiny_llm: LLM) -> None:
 
 
 def test_a_prompt_that_is_too_long(tiny_llm: LLM) -> None:
-    with pytest.raises(ContextLengthError, match="1024 tokens and the context holds 1024") as error:
+    with pytest.raises(
+        ContextLengthError, match="1024 tokens it exceeds the available context size of 1024"
+    ) as error:
         tiny_llm.complete([5] * tiny_llm.n_ctx)
     assert (error.value.n_prompt, error.value.n_ctx) == (1024, 1024)
 

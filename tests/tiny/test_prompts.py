@@ -64,8 +64,9 @@ def test_turn_format_gives_the_reference_ids(load: Load, step_type: int, space: 
     assert list(chat.encode([Message(role="user", content="hi")]).tokens) == golden.HI_IDS
 
 
-def test_the_rendered_text_tokenizes_to_the_same_ids(load: Load) -> None:
-    tokenizer = load(CONTROL)
+@pytest.mark.parametrize("space", [True, False])
+def test_the_rendered_text_tokenizes_to_the_same_ids(load: Load, space: bool) -> None:
+    tokenizer = load(CONTROL, space)
     text = TurnFormat(tokenizer).render(golden.CARD_DIALOG)
     assert tokenizer.encode(text, parse_special=True) == golden.CARD_IDS
 

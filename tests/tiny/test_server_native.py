@@ -41,7 +41,7 @@ def test_completion_whole_and_streamed(live: Live) -> None:
     }
     whole = live.post("/completion", **body).json()
     assert len(whole["tokens"]) == whole["tokens_predicted"] == 10
-    assert (whole["stop_type"], whole["prompt"]) == ("limit", "def f")
+    assert (whole["stop_type"], whole["prompt"]) == ("limit", "<s>def f")
     assert whole["timings"]["prompt_n"] + whole["timings"]["cache_n"] == 6
     assert whole["generation_settings"]["temperature"] == 0
     events = stream(live, "/completion", **body)
@@ -99,7 +99,7 @@ def test_tokenize_and_back(live: Live) -> None:
 def test_apply_template(live: Live) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     prompt = live.post("/apply-template", messages=messages).json()["prompt"]
-    assert prompt.startswith("<s>Source: system<step>Source: user\n\n hi<step>")
+    assert prompt.startswith(" Source: system<step> Source: user\n\n hi<step>")
 
 
 def test_infill(live: Live) -> None:
@@ -272,8 +272,10 @@ def test_an_editor_s_infill_request(live: Live) -> None:
         ],
     )
     assert answer.status_code == 200, answer.text
-    assert answer.json().keys() == {"content", "prompt_n", "truncated", "n_indent"}
-    assert answer.json()["n_indent"] == 8
+    assert answer.json().keys() == {
+        *("content", "timings/prompt_n", "truncated", "generation_settings/n_indent"),
+    }
+    assert answer.json()["generation_settings/n_indent"] == 8
 
 
 def test_cache_and_guesses_can_be_refused(live: Live) -> None:

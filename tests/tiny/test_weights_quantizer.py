@@ -216,6 +216,17 @@ def test_options_and_an_importance_matrix_together(
     check(f32, tmp_path, "Q4_K_S", options, pure=True, **given)
 
 
+@pytest.mark.parametrize("pattern", ["atn_v", "output_norm", "blk.9", "^token$"])
+def test_a_pattern_that_matches_no_weight_is_an_error(
+    f32: Path, tmp_path: Path, pattern: str
+) -> None:
+    types = (("attn_v", "Q6_K"), (pattern, "Q8_0"))
+    with pytest.raises(ConversionError, match="matches no weight of") as caught:
+        quantize(f32, tmp_path / "out.gguf", "Q4_K_M", options=QuantOptions(tensor_types=types))
+    assert f"'{pattern}'" in str(caught.value)
+    assert "tensor_types" in str(caught.value)
+
+
 def test_quantizing_again_is_what_llama_quantize_makes(f32: Path, tmp_path: Path) -> None:
     quantize(f32, tmp_path / "q8.gguf", "Q8_0")
     options = QuantOptions(allow_requantize=True)

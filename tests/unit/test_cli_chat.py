@@ -71,7 +71,9 @@ def test_a_failing_answer_is_one_line_after_what_was_said(monkeypatch: pytest.Mo
 def test_a_prompt_beyond_the_context_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     result = invoke(monkeypatch, ContextLengthError(5000, 4096), "m", "-p", "hi")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: the prompt has 5000 tokens and the context holds 4096")
+    assert result.stderr.startswith(
+        "Error: the prompt is too long, with 5000 tokens it exceeds the available context size of 4096"
+    )
     assert "Traceback" not in result.output
 
 
@@ -209,7 +211,10 @@ def test_a_conversation_beyond_the_context_says_both_numbers_and_the_remedy() ->
 
 def test_a_first_question_beyond_the_context_is_not_cured_by_a_reset() -> None:
     transcript = talk(ScriptedLLM(ContextLengthError(70, 64)), "hi").replace("\n", " ")
-    assert "70 tokens and the context holds 64: shorten the prompt or load the model" in transcript
+    assert (
+        "70 tokens it exceeds the available context size of 64 tokens: shorten the prompt or load the model"
+        in transcript
+    )
     assert "/reset" not in transcript
 
 

@@ -107,6 +107,9 @@ def test_model_options(args: list[str], expected: dict[str, Any]) -> None:
         (["--n-predict", "3"], {"max_tokens": 3}),
         (["-l", "5+1", "-l", "6-inf"], {"logit_bias": {"5": 1.0, "6": -math.inf}}),
         (["--samplers", "top_k;temperature"], {"samplers": ["top_k", "temperature"]}),
+        (["--samplers", "edkypmxt"], {"samplers": "edkypmxt"}),
+        (["--samplers", "top-k"], {"samplers": ["top-k"]}),
+        (["-l", "5+1", "-l", "5+2"], {"logit_bias": {"5": 3.0}}),
         (["--dry-sequence-breaker", ";"], {"dry_sequence_breakers": [";"]}),
         (["--stop-token", "7"], {"stop_tokens": [7]}),
         (["--mirostat-ent", "4", "--mirostat-lr", "1"], {"mirostat_tau": 4.0, "mirostat_eta": 1.0}),
@@ -144,7 +147,7 @@ def test_an_option_has_one_environment_variable_for_all_commands() -> None:
         (["-ngl", "many"], "'many' is not a number of layers, all or auto"),
         (["-ngl", "-1"], "--n-gpu-layers must be a number of layers, 'all' or 'auto'; got -1"),
         (["--tensor-split", "a,b"], "'a,b' is not a list of numbers such as 3,1"),
-        (["--temp", "-1"], "--temperature must be a number of 0 or more; got -1.0"),
+        (["--min-p", "-1"], "--min-p must be a number from 0 to 1; got -1.0"),
         (
             ["--top-p", "1.5"],
             "'--top-p' (env var: 'CODELLAMA_TOP_P'): --top-p must be a number from 0 to 1",

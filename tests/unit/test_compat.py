@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from codellama.compat.llama import LlamaCompatible
+from codellama.compat.logprobs import legacy_logprobs
 from codellama.compat.openai import text_messages
-from codellama.compat.replies import legacy_logprobs
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError, UnsupportedError
@@ -219,7 +219,7 @@ def test_closing_a_stream_cancels() -> None:
         ({"logits_processor": [print]}, UnsupportedError),
         ({"grammar": 5}, InvalidRequestError),
         ({"logit_bias": {"a": 1}}, InvalidRequestError),
-        ({"temperature": -1}, InvalidRequestError),
+        ({"top_k": -2}, InvalidRequestError),
     ],
 )
 def test_what_is_refused_is_named(options: dict[str, Any], kind: type[CodeLlamaError]) -> None:

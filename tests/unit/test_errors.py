@@ -54,7 +54,10 @@ def test_settings_have_the_readers_spelling() -> None:
 
 
 def test_a_longer_context_is_no_advice_where_there_is_none() -> None:
-    said = "the prompt has 9 tokens and the context holds 8: shorten the prompt"
+    said = (
+        "the prompt is too long, with 9 tokens it exceeds the available context size of 8 tokens: "
+        "shorten the prompt"
+    )
     assert str(ContextLengthError(9, 8)) == f"{said} or load the model with a larger n_ctx"
     assert str(ContextLengthError(9, 8, trained=9)) == str(ContextLengthError(9, 8))
     assert str(ContextLengthError(9, 8, trained=8)) == f"{said}; the model was trained for no more"

@@ -7,26 +7,26 @@ from typing import Any
 import pytest
 
 from codellama.errors import InvalidRequestError
-from codellama.params import ModelConfig, SamplingParams
+from codellama.params import ModelConfig, SamplingParams, seed_of_choice
 
 
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": None}, "temperature"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
-        ({"top_k": -1}, "top_k"),
+        ({"top_k": -2}, "top_k"),
         ({"top_p": 1.1}, "top_p"),
         ({"min_p": -1}, "min_p"),
         ({"repeat_penalty": 0}, "repeat_penalty"),
         ({"mirostat": 3}, "mirostat"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 2**32 - 1}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
+        ({"seed": 2**64}, "seed"),
         ({"logprobs": 101}, "logprobs"),
         ({"stop": [""]}, "stop"),
         ({"stop": [1]}, "stop"),
@@ -83,3 +83,22 @@ def test_good_config() -> None:
     assert ModelConfig.of(n_gpu_layers="all", tensor_split=[1, 2]).tensor_split == (1, 2)
     assert ModelConfig(n_threads=3).threads == 3
     assert ModelConfig().threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "drawn"),
+    [
+        (0, 0, 0),
+        (5, 3, 8),
+        (2**32 - 2, 0, 2**32 - 2),
+        (2**32 - 2, 1, 0),  # 2**32 - 1 would be "random" in llama.cpp
+        (2**32 - 2, 2, 1),
+        (2**32 + 5, 0, 5),  # the lower 32 bits, as in llama-server
+        (2**64 - 1, 0, 0),
+        (-2, 0, 2**32 - 2),
+    ],
+)
+def test_every_choice_has_a_seed_of_32_bits(seed: int, index: int, drawn: int) -> None:
+    assert seed_of_choice(seed, index) == drawn
+    assert SamplingParams(seed=seed).of_choice(index).seed == drawn
+    assert SamplingParams().of_choice(index).seed is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codellama import errors
-from codellama.protocol.errors import error_body, plain_body
+from codellama.protocol.errors import advice, error_body, plain_body
 
 CASES: list[tuple[BaseException, int, str, str | None]] = [
     (errors.InvalidRequestError("no", "stop"), 400, "invalid_request_error", "stop"),
@@ -24,13 +24,34 @@ CASES: list[tuple[BaseException, int, str, str | None]] = [
 def test_table(error: BaseException, status: int, kind: str, param: str | None) -> None:
     got, body = error_body(error)
     assert got == status
-    expected = {"code": status, "message": str(error), "type": kind, "param": param}
+    code = "context_length_exceeded" if kind == "exceed_context_size_error" else status
+    expected = {"code": code, "message": str(error), "type": kind, "param": param}
     assert expected.items() <= body["error"].items()
 
 
 def test_context_length_carries_both_numbers() -> None:
     body = error_body(errors.ContextLengthError(9, 8))[1]["error"]
     assert (body["n_prompt_tokens"], body["n_ctx"]) == (9, 8)
+
+
+def test_clients_recognise_a_prompt_that_is_too_long() -> None:
+    """By what litellm 1.110 (and aider, which uses it) and langchain-openai 1.7 look for in an error."""
+    error = error_body(errors.ContextLengthError(9, 8))[1]["error"]
+    assert "exceeds the available context size" in error["message"]  # litellm
+    assert (
+        "prompt is too long" in error["message"]
+    )  # LangChain, which sees no more than the message
+    assert error["code"] == "context_length_exceeded"  # OpenAI
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 415, 501])
+def test_what_no_repetition_helps_is_not_tried_again(status: int) -> None:
+    assert advice(status) == {"x-should-retry": "false"}
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_may_pass_may_be_tried_again(status: int) -> None:
+    assert advice(status) == {}
 
 
 def test_the_unforeseen_keeps_its_details() -> None:

@@ -12,10 +12,12 @@ from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Usage
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingParams
+from codellama.protocol.body import Fields
 from codellama.protocol.errors import validation_error
-from codellama.protocol.fields import NEUTRAL, NO_EFFECT, Fields, parse_prompts
+from codellama.protocol.known import NEUTRAL, NO_EFFECT
 from codellama.protocol.llama_server import InfillRequest, NativeRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest
+from codellama.protocol.prompts import parse_prompts
 from codellama.running.collected import Collected, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids
 
@@ -179,6 +181,26 @@ def test_null_means_not_given(kind: Any, body: dict[str, Any]) -> None:
         ({"json_schema": {}}, "json_schema", {"type": "object"}),
         ({"guided_regex": "a+"}, "regex", "a+"),
         ({"logit_bias": {"5": -1, "6": False}}, "logit_bias", {5: -1.0, 6: -math.inf}),
+        # As llama-server reads them (server-schema.cpp): a text of digits is a text in a pair and an id as a
+        # key, other scripts' digits are text, what is said of one token adds up.
+        ({"logit_bias": [["7", 50]]}, "logit_bias", {ids("7")[0]: 50}),
+        ({"logit_bias": {"7": 50}}, "logit_bias", {7: 50}),
+        ({"logit_bias": {"٣": 1}}, "logit_bias", dict.fromkeys(ids("٣"), 1)),
+        ({"logit_bias": [["٣", 1]]}, "logit_bias", dict.fromkeys(ids("٣"), 1)),
+        ({"logit_bias": [[5, 1], [5, 2.5], [6, 1]]}, "logit_bias", {5: 3.5, 6: 1}),
+        ({"logit_bias": [["a", False], ["a", 5]]}, "logit_bias", {ids("a")[0]: -math.inf}),
+        ({"samplers": "edkypmxt"}, "samplers", ("penalties", "dry", "top_k", "typ_p", "top_p",
+                                                "min_p", "xtc", "temperature")),
+        ({"samplers": "si"}, "samplers", ("top_n_sigma", "infill")),
+        ({"samplers": ""}, "samplers", ()),
+        ({"samplers": ["top-k", "TOPP", "nucleus", "typ", "temp", "top-n-sigma"]}, "samplers",
+         ("top_k", "top_p", "top_p", "typ_p", "temperature", "top_n_sigma")),
+        ({"top_k": -1}, "top_k", 0),
+        ({"temperature": -0.5}, "temperature", 0),
+        ({"seed": 2**64 - 1}, "seed", 2**64 - 1),
+        ({"seed": -(2**63)}, "seed", -(2**63)),
+        ({"repetition_penalty": 1.2}, "repeat_penalty", 1.2),
+        ({"typ_p": 0.5}, "typical_p", 0.5),
         ({"logit_bias": [[5, 2.5], ["ab", False]]}, "logit_bias",
          {5: 2.5, ids("a")[0]: -math.inf, ids("b")[0]: -math.inf}),
     ],
@@ -205,10 +227,7 @@ def test_fields_without_effect_and_neutral_values_are_accepted(
         ("web_search_options", {}),
         ("audio", {"voice": "x"}),
         ("modalities", ["audio"]),
-        ("reasoning_effort", "high"),
-        ("id_slot", 0),
-        ("id_slot", False),
-        ("post_sampling_probs", True),
+        ("min_keep", False),
         ("dynatemp_range", 0.5),
         ("min_keep", 2),
     ],
@@ -248,7 +267,14 @@ def test_bad_fields_are_named(
 @pytest.mark.parametrize(
     ("given", "param"),
     [
-        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e39}, "temperature"),
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 2**31}, "top_k"),
+        ({"seed": 2**64}, "seed"),
+        ({"samplers": "ekq"}, "samplers"),
+        ({"samplers": ["top k"]}, "samplers"),
+        ({"logit_bias": {"5": 1e39}}, "logit_bias"),
+        ({"logit_bias": [[5, 3e38], [5, 3e38]]}, "logit_bias"),
         ({"n_predict": -2}, "n_predict"),
         ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"stop": ["a", ""]}, "stop"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from codellama.compat.replies import select_fields
 from codellama.engine.request import Delta, FinishReason
 from codellama.params import SamplingParams
 from codellama.protocol.llama_server import (
@@ -16,7 +17,6 @@ from codellama.protocol.llama_server import (
     NativeRequest,
     TokenizeRequest,
     generation_settings,
-    select_fields,
     stop_type,
     tokenizer_info,
 )
@@ -63,7 +63,7 @@ def test_whole_answer() -> None:
     assert whole["tokens"] == list(ids("hey\n"))
     assert (whole["stop"], whole["has_new_line"], whole["truncated"]) == (True, True, False)
     assert (whole["stop_type"], whole["stopping_word"]) == ("eos", "")
-    assert whole["prompt"] == "ab"
+    assert whole["prompt"] == "<s>ab"
     assert whole["tokens_predicted"] == 4
     assert whole["tokens_cached"] == 1
     assert whole["generation_settings"]["n_predict"] == 9
@@ -114,7 +114,7 @@ def test_several_prompts_are_a_list_in_order() -> None:
     reply, answers, _ = reply_to({"prompt": ["a", "b"], "n": 2}, say("x"))
     whole: Any = reply.whole(answers)
     assert [entry["index"] for entry in whole] == [0, 1, 2, 3]
-    assert [entry["prompt"] for entry in whole] == ["a", "a", "b", "b"]
+    assert [entry["prompt"] for entry in whole] == ["<s>a", "<s>a", "<s>b", "<s>b"]
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_stopping_word() -> None:
 def test_response_fields() -> None:
     body = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": 0}
     assert select_fields(body, ["a", "b/c", "b/d/e", "f", "x", "a/y"]) == {
-        "a": 1, "c": 2, "e": 3, "f": 0
+        "a": 1, "b/c": 2, "b/d/e": 3, "f": 0
     }  # fmt: skip
     fields = ["content", "timings/prompt_n"]
     reply, answers, _ = reply_to({"prompt": "a", "response_fields": fields}, say("x"))
-    assert reply.whole(answers) == {"content": "x", "prompt_n": 4}
+    assert reply.whole(answers) == {"content": "x", "timings/prompt_n": 4}
 
 
 def test_generation_settings_have_llama_servers_names() -> None:
@@ -155,7 +155,7 @@ def test_generation_settings_have_llama_servers_names() -> None:
     assert settings["n_predict"] == settings["max_tokens"] == -1
     assert settings["seed"] == 2**32 - 1
     assert settings["n_probs"] == 3
-    assert settings["logit_bias"] == [{"token": 5, "bias": -1e9}]
+    assert settings["logit_bias"] == [{"token": 5, "bias": None}]
     assert settings["stream"] is True
     assert "logprobs" not in settings
 

@@ -98,7 +98,7 @@ def test_the_sixteen_tokens_of_openai_go_when_a_limit_was_given(
     assert drawn_with(sampling, "/v1/completions", {"prompt": "x"}).max_tokens == limit
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": -1}, {"logprobs": 1}, {"temprature": 1}])
+@pytest.mark.parametrize("sampling", [{"top_k": -2}, {"logprobs": 1}, {"temprature": 1}])
 def test_defaults_are_checked_before_the_server_starts(sampling: Any) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(sampling))):
         ServerConfig(sampling=sampling)

@@ -262,7 +262,7 @@ def test_a_clients_mistake_is_a_400(
         (b"{bad", "not valid JSON"),
         (b"", "JSON object"),
         (b"[]", "JSON object"),
-        (b"[" * 100_000, "parsing the body"),
+        (b"[" * 100_000, "nested more than"),
         (b'{"prompt": "\xff"}', "body"),
         (b'{"prompt": "\\ud800"}', "not valid Unicode"),
     ],
@@ -292,6 +292,18 @@ def test_wrong_paths_and_methods(live: Live, method: str, path: str, status: int
     response = httpx.request(method, live.url + path, timeout=60)
     assert response.status_code == status
     assert response.json()["error"]["code"] == status
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/metrics", "/openapi.json", "/nope"])
+def test_head_wherever_there_is_get(live: Live, llm: FakeLLM, path: str, tmp_path: Any) -> None:
+    llm.opened_plan = plan_load(
+        read_model(write(tmp_path / "tiny.gguf")), ModelConfig(), machine(64, 24)
+    )
+    got = httpx.get(live.url + path, timeout=60)
+    head = httpx.head(live.url + path, timeout=60)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-length"] == got.headers["content-length"]
+    assert httpx.head(live.url + "/completion", timeout=60).status_code == 405
 
 
 def test_text_tools(live: Live, llm: FakeLLM) -> None:

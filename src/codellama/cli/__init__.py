@@ -8,9 +8,12 @@ packages are imported inside the command functions, so `--help` is instant.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +38,9 @@ COMMANDS = (
     "serve",
 )
 """The subcommands in the order of use; each is the module of that name in this package."""
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says where output cannot be written: full, over a quota, too large, broken."""
 
 logger = logging.getLogger("codellama")
 
@@ -62,9 +68,31 @@ class LazyGroup(click.Group):
             raise click.ClickException(error.spelled(option_names(command))) from error
         except OSError as error:
             if error.errno == errno.EPIPE or error.filename is None:
-                raise  # a closed pipe is click's to end quietly; the rest is a bug
+                raise  # a closed pipe is click's to end quietly; for the rest see `main`
             logger.debug("%s", error, exc_info=True)
             raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command line. Output that cannot be written, such as to a full disk, is one line too."""
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                sys.stdout.flush()  # here, where its failure can be told
+        except OSError as error:
+            if error.filename is not None or error.errno not in UNWRITABLE:
+                raise
+            _abandon_output()
+            click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
+
+
+def _abandon_output() -> None:
+    """What is left in the buffer of standard output goes nowhere: writing it would fail again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def option_names(command: click.Command) -> dict[str, str]:

@@ -59,6 +59,6 @@ def _text(name: str, text: str | None, file: Path | None) -> str:
         return text
     assert file is not None
     try:
-        return file.read_bytes().decode("utf-8")  # read_text would change the line ends
+        return file.read_bytes().decode("utf-8-sig")  # read_text would change the line ends
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{file} is not UTF-8 text: {error}") from error

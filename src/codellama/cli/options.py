@@ -18,6 +18,7 @@ from codellama.cli import spelled
 from codellama.errors import InvalidRequestError
 from codellama.params import ModelConfig, SamplingOptions, SamplingParams
 from codellama.params.model import SERVING, Layers
+from codellama.params.samplers import sampler_names
 from codellama.settings import Setting, settings_of
 
 Decorator = Callable[[Any], Any]
@@ -101,9 +102,14 @@ def bias(value: str) -> tuple[int, float]:
         ) from None
 
 
-def steps(value: str) -> tuple[str, ...]:
-    """Names separated by semicolons or commas."""
-    return tuple(name.strip() for name in value.replace(";", ",").split(","))
+def steps(value: str) -> str | tuple[str, ...]:
+    """Names separated by semicolons or commas, or a text of letters."""
+    names = tuple(name.strip() for name in value.replace(";", ",").split(","))
+    try:
+        sampler_names(names)
+    except InvalidRequestError:
+        return value if len(names) == 1 else names
+    return names
 
 
 def number_or_not(value: str) -> int | str:
@@ -119,7 +125,10 @@ def _read(ctx: click.Context, param: click.Parameter, file: IO[str] | None) -> s
 
 
 def _table(ctx: click.Context, param: click.Parameter, pairs: Any) -> dict[int, float] | None:
-    return dict(pairs) or None
+    biases: dict[int, float] = {}
+    for token, bias in pairs:
+        biases[token] = biases.get(token, 0.0) + bias
+    return biases or None
 
 
 FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -161,7 +170,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 """Flags that are not the setting's name; the first long one names it. Most are llama-server's."""
 
 _FILE: Mapping[str, Any] = {
-    "type": click.File("r", encoding="utf-8"), "callback": _read, "metavar": "FILE",
+    "type": click.File("r", encoding="utf-8-sig"), "callback": _read, "metavar": "FILE",
 }  # fmt: skip
 
 FORMS: Mapping[str, Mapping[str, Any]] = {
@@ -172,7 +181,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "max_tokens": {"type": number_or_not, "metavar": "INTEGER"},
     "seed": {"type": number_or_not, "metavar": "INTEGER"},
     "logit_bias": {"type": bias, "multiple": True, "callback": _table, "metavar": "ID(+|-)BIAS"},
-    "samplers": {"type": steps, "multiple": False, "metavar": "NAME;NAME..."},
+    "samplers": {"type": steps, "multiple": False, "metavar": "NAME;NAME...|LETTERS"},
     "grammar": _FILE,
     "json_schema": _FILE,
     "lark": _FILE,

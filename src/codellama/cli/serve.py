@@ -86,6 +86,13 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     show_envvar=True,
     help="Whether the model hears of the functions that a chat offers; without, it answers in words.",
 )
+@click.option(
+    "--lenient/--strict",
+    default=False,
+    show_default="strict",
+    show_envvar=True,
+    help="Ignore fields that nobody knows, and name them in the answer's header X-Codellama-Ignored.",
+)
 @sampling_options
 @serving_options
 @model_options
@@ -99,6 +106,7 @@ def command(
     drain_timeout: float,
     max_body_mib: int,
     tools: bool,
+    lenient: bool,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
@@ -121,6 +129,7 @@ def command(
             max_body_bytes=max_body_mib * MIB,
             tools=tools,
             sampling=sampling_params(options),
+            lenient=lenient,
         )
     except InvalidRequestError as error:
         raise click.ClickException(spelled(error, _RENAMED)) from error
@@ -167,7 +176,7 @@ def collect_keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequestError(
             "{param}: cannot read {file}: {reason}", "api_key_file", file=file, reason=error

@@ -23,9 +23,12 @@ def printable(text: str) -> str:
 
 
 def read_stdin() -> str:
-    """All of standard input. Raises a usage error if it is not UTF-8."""
+    """All of standard input, without the byte-order mark that some shells put before it.
+
+    Raises a usage error if it is not UTF-8.
+    """
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
 

@@ -15,7 +15,7 @@ from codellama.params import RANDOM_SEED, Message
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _UNUSED_MESSAGE_FIELDS = (  # in OpenAI's messages; accepted when they say nothing
-    *("name", "refusal", "audio", "annotations", "reasoning_content"),
+    *("refusal", "audio", "annotations", "reasoning_content"),
 )
 
 _CALLS = ("tool_calls", "tool_call_id", "function_call")
@@ -109,10 +109,14 @@ def _text_message(index: int, message: Any) -> Message:
 
 def _check_fields(index: int, message: Mapping[str, Any]) -> None:
     for name, value in message.items():
-        if name in ("role", "content", "destination", *_CALLS):
+        if name in (
+            "role",
+            "content",
+            "destination",
+            "name",
+            *_CALLS,
+        ):  # these models know no names
             continue
-        if name == "name" and message.get("role") in ("tool", "function"):
-            continue  # the call has it too
         if name not in _UNUSED_MESSAGE_FIELDS:
             raise ChatFormatError("{param}[{i}] has an unknown field {name!r}", i=index, name=name)
         if value not in _EMPTY:

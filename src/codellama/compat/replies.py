@@ -7,24 +7,25 @@ chat), checked against llama_cpp/llama_types.py and llama-server's server-task.c
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from codellama.compat.logprobs import (
+    Piece,
+    Shown,
+    chat_logprobs,
+    legacy_logprobs,
+    shown_logprobs,
+    text_length,
+)
 from codellama.compat.tool_replies import Calls
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.running.collected import Collected, likeliest, total_usage
 
 Json = dict[str, Any]
-Piece = Callable[[int], bytes]
-"""Token id to its bytes, as `Tokenizer.piece`."""
-
-LOWEST_LOGPROB = (
-    -9999.0
-)  # what OpenAI reports for a token that could not be drawn; JSON has no -inf
 FINGERPRINT = "b-codellama"
 
 
@@ -33,7 +34,10 @@ class Reply:
     """What every response and chunk of one request shares.
 
     `n` is the number of answers to each prompt. `extras` adds what llama-server adds to OpenAI's
-    shapes: `system_fingerprint`, `timings`, cached tokens and token ids.
+    shapes: `system_fingerprint`, `timings`, cached tokens and token ids. `response_fields`, if there are
+    any, are all that a whole response has; `verbose` gives what llama-server puts beside an answer for
+    debugging. In a stream `timed` gives every chunk its timings, `progress` tells how much of the prompt has
+    been decoded; `states` and `begun` are what it remembers of its answers.
     """
 
     id: str
@@ -44,6 +48,12 @@ class Reply:
     logprobs: bool = False
     include_usage: bool = False
     extras: bool = False
+    response_fields: tuple[str, ...] = ()
+    verbose: Callable[[Collected], Json] | None = None
+    timed: bool = False
+    progress: bool = False
+    states: dict[int, Shown] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
 
     @property
     def ends_with_done(self) -> bool:
@@ -62,6 +72,33 @@ class Reply:
         if self.extras:
             body["system_fingerprint"] = FINGERPRINT
         return body
+
+    def _shown(self, answer: Collected, delta: Delta) -> list[TokenLogprob]:
+        """The log probabilities that a chunk has: those whose text has been sent."""
+        if not self.logprobs:
+            return []
+        state = self.states.setdefault(answer.index, Shown(self.piece))
+        return state.take(answer, delta.logprobs)
+
+    def _picked(self, body: Json) -> Json:
+        return select_fields(body, self.response_fields) if self.response_fields else body
+
+    def _progress(self, chunk: Json, answer: Collected, delta: Delta) -> list[Json]:
+        """Copies of a chunk that say how far the prompt is, if that was asked for and there is news."""
+        if not self.progress:
+            return []
+        return [
+            {**chunk, "prompt_progress": step} for step in progress_json(answer, delta, self.begun)
+        ]
+
+    def _verbose(self, answer: Collected) -> Json:
+        return {} if self.verbose is None else {"__verbose": self.verbose(answer)}
+
+    def _figures(self, chunks: list[Json], answer: Collected, delta: Delta) -> list[Json]:
+        """The chunks, the last of which has the figures that were asked for."""
+        if chunks and self.timed and not delta.finish_reason:
+            chunks[-1]["timings"] = timings_json(answer.timings, answer.usage)
+        return chunks
 
     def _usage(self, answers: Sequence[Collected]) -> Json:
         return usage_json(total_usage(answers, self.n), details=self.extras)
@@ -95,29 +132,33 @@ class TextReply(Reply):
         """The chunks for what `delta` brought to `answer`."""
         chunks = []
         logprobs = None
-        if self.logprobs and delta.logprobs:
+        shown = self._shown(answer, delta)
+        if shown:
             offset = self.starts[answer.index // self.n] + self.shown[answer.index]
-            logprobs = legacy_logprobs(delta.logprobs, self.piece, offset)
-            self.shown[answer.index] += _text_length(delta.logprobs, self.piece)
+            logprobs = legacy_logprobs(shown, self.piece, offset)
+            self.shown[answer.index] += text_length(shown, self.piece)
         if delta.text or logprobs:
             chunks.append(self._chunk(answer.index, delta.text, logprobs, None))
+        chunks += self._progress(self._chunk(answer.index, "", None, None), answer, delta)
         if delta.finish_reason:
             end = self._chunk(answer.index, "", None, finish_reason(delta.finish_reason))
-            chunks.append(end | self._timings(answer))
-        return chunks
+            chunks.append(end | self._verbose(answer) | self._timings(answer))
+        return self._figures(chunks, answer, delta)
 
     def tail(self, answers: Sequence[Collected]) -> list[Json]:
         """Chunks that close the stream: the usage, if it was asked for."""
         if not self.include_usage:
             return []
-        return [self._envelope("text_completion", "cmpl-", [], usage=self._usage(answers))]
+        usage = self._usage(answers)
+        chunk = self._envelope("text_completion", "cmpl-", [], usage=usage)
+        return [chunk | self._timings(answers[0])]
 
     def whole(self, answers: Sequence[Collected]) -> Json:
         """The response that is not streamed."""
         chosen = self.chosen(answers)
         choices = [self._choice(answer) for answer in chosen]
         body = self._envelope("text_completion", "cmpl-", choices, usage=self._usage(answers))
-        return body | self._timings(chosen[0])
+        return self._picked(body | self._verbose(chosen[0]) | self._timings(chosen[0]))
 
     def chosen(self, answers: Sequence[Collected]) -> list[Collected]:
         """The answers that a whole response has, numbered anew."""
@@ -131,7 +172,7 @@ class TextReply(Reply):
         logprobs = None
         if self.logprobs:
             start = self.starts[answer.index // (self.keep or self.n)]
-            logprobs = legacy_logprobs(answer.logprobs, self.piece, start)
+            logprobs = legacy_logprobs(shown_logprobs(answer, self.piece), self.piece, start)
         return _text_choice(
             answer.index, answer.text, logprobs, finish_reason(answer.finish_reason)
         )
@@ -161,44 +202,48 @@ class ChatReply(Reply):
 
     def chunks(self, answer: Collected, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
-        chunks = []
-        logprobs = None
-        if self.logprobs and delta.logprobs:
-            logprobs = chat_logprobs(delta.logprobs, self.piece, ids=self.extras)
+        chunks: list[Json] = []
+        shown = self._shown(answer, delta)
+        logprobs = chat_logprobs(shown, self.piece, ids=self.extras) if shown else None
         last = delta.finish_reason is not None
         for new in self.calls.deltas(
             answer.index, delta.text, last=last, anyway=logprobs is not None
         ):
             chunks.append(self._chunk(answer.index, new, logprobs, None))
             logprobs = None
+        chunks += self._progress(self._chunk(answer.index, {}, None, None), answer, delta)
         if delta.finish_reason:
             reason = self.calls.ended(answer.index, finish_reason(delta.finish_reason))
-            chunks.append(self._chunk(answer.index, {}, None, reason) | self._timings(answer))
-        return chunks
+            end = self._chunk(answer.index, {}, None, reason)
+            chunks.append(end | self._verbose(answer) | self._timings(answer))
+        return self._figures(chunks, answer, delta)
 
     def tail(self, answers: Sequence[Collected]) -> list[Json]:
         """Chunks that close the stream: the usage, if it was asked for."""
         if not self.include_usage:
             return []
-        return [
-            self._envelope("chat.completion.chunk", "chatcmpl-", [], usage=self._usage(answers))
-        ]
+        usage = self._usage(answers)
+        chunk = self._envelope("chat.completion.chunk", "chatcmpl-", [], usage=usage)
+        return [chunk | self._timings(answers[0])]
 
     def whole(self, answers: Sequence[Collected]) -> Json:
         """The response that is not streamed."""
         choices = [self._choice(answer) for answer in answers]
         body = self._envelope("chat.completion", "chatcmpl-", choices, usage=self._usage(answers))
-        return body | self._dropped() | self._timings(answers[0])
+        more = self._dropped() | self._verbose(answers[0]) | self._timings(answers[0])
+        return self._picked(body | more)
+
+    def _logprobs(self, answer: Collected) -> Json | None:
+        if not self.logprobs:
+            return None
+        return chat_logprobs(shown_logprobs(answer, self.piece), self.piece, ids=self.extras)
 
     def _choice(self, answer: Collected) -> Json:
         message, called = self.calls.message(answer.text)
-        logprobs = None
-        if self.logprobs:
-            logprobs = chat_logprobs(answer.logprobs, self.piece, ids=self.extras)
         return {
             "index": answer.index,
             "message": message,
-            "logprobs": logprobs,
+            "logprobs": self._logprobs(answer),
             "finish_reason": self.calls.reason(finish_reason(answer.finish_reason), called),
         }
 
@@ -208,6 +253,37 @@ class ChatReply(Reply):
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, finish: str | None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return self._envelope("chat.completion.chunk", "chatcmpl-", [choice])
+
+
+def progress_json(answer: Collected, delta: Delta, begun: set[int]) -> list[Json]:
+    """llama-server's `prompt_progress`, of none or several events: tokens of the prompt, those found in the
+    cache and those done, and milliseconds. `begun` are the answers whose first event has been sent: it tells
+    what was in the cache."""
+    if delta.processed is None:
+        return []
+    total, cached = answer.usage.prompt_tokens, answer.usage.cached_tokens
+    done = {delta.processed: round(1000 * answer.timings.prompt_s)}
+    if answer.index not in begun:
+        begun.add(answer.index)
+        done = {cached: 0, **done}
+    return [
+        {"total": total, "cache": cached, "processed": n, "time_ms": ms} for n, ms in done.items()
+    ]
+
+
+def select_fields(body: Mapping[str, Any], names: Sequence[str]) -> Json:
+    """llama-server's `response_fields`: only these. `a/b` takes `b` out of the object `a` and keeps its
+    whole path as its key; unknown ones are left out."""
+    selected: Json = {}
+    for name in names:
+        value: Any = body
+        for part in name.split("/"):
+            if not isinstance(value, Mapping) or part not in value:
+                break
+            value = value[part]
+        else:
+            selected[name] = value
+    return selected
 
 
 def finish_reason(reason: FinishReason | None) -> str | None:
@@ -249,71 +325,5 @@ def timings_json(timings: Timings, usage: Usage) -> Json:
     return body
 
 
-def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int) -> Json:
-    """The logprobs object of `/v1/completions`; `offset` is where the first token's text begins."""
-    body: Json = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
-    for entry in logprobs:
-        raw = piece(entry.token)
-        token = _legacy_token(raw)
-        inside = _continues(raw[:1])  # of a character that began in a token before
-        body["text_offset"].append(max(0, offset - inside))
-        body["tokens"].append(token)
-        if math.isnan(entry.logprob):  # nothing comes before it
-            body["token_logprobs"].append(None)
-            body["top_logprobs"].append(None)
-        else:
-            top = {_legacy_token(piece(i)): finite(value) for i, value in entry.top}
-            top.setdefault(token, finite(entry.logprob))
-            body["token_logprobs"].append(finite(entry.logprob))
-            body["top_logprobs"].append(top)
-        offset += _text_length([entry], piece)
-    return body
-
-
-def chat_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, ids: bool = False) -> Json:
-    """The logprobs object of `/v1/chat/completions`; `ids` adds each token's id."""
-    content = [
-        token_json(entry.token, entry.logprob, piece, ids)
-        | {"top_logprobs": [token_json(i, value, piece, ids) for i, value in entry.top]}
-        for entry in logprobs
-    ]
-    return {"content": content, "refusal": None}
-
-
-def token_json(token: int, logprob: float, piece: Piece, ids: bool) -> Json:
-    """One token with its text, bytes and natural-log probability."""
-    raw = piece(token)
-    body: Json = {"id": token} if ids else {}
-    return body | {
-        "token": raw.decode("utf-8", "replace"),
-        "bytes": list(raw),
-        "logprob": finite(logprob),
-    }
-
-
-def finite(logprob: float) -> float:
-    """A log probability that JSON can hold."""
-    return max(logprob, LOWEST_LOGPROB) if not math.isnan(logprob) else LOWEST_LOGPROB
-
-
 def _text_choice(index: int, text: str, logprobs: Json | None, finish: str | None) -> Json:
     return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _legacy_token(raw: bytes) -> str:
-    """A token as text; half a character is spelled `bytes:\\xe2\\x80`, as OpenAI does."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-
-
-def _text_length(logprobs: Iterable[TokenLogprob], piece: Piece) -> int:
-    """Characters that begin in these tokens; one may end in the next."""
-    text = b"".join(piece(entry.token) for entry in logprobs)
-    return len(text) - _continues(text)
-
-
-def _continues(raw: bytes) -> int:
-    """How many bytes continue a UTF-8 character."""
-    return sum(byte & 0xC0 == 0x80 for byte in raw)

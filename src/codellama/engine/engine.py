@@ -226,6 +226,8 @@ class Engine:
 
     def _use(self, step: Step) -> None:
         """Score and draw while the logits are there."""
+        for request in step.telling():
+            self._send(request, request.delta())
         for scored in step.scored:
             self._score(scored)
         self._scheduler.join(step, time.perf_counter())
@@ -322,7 +324,7 @@ class Engine:
             self._end(request, FinishReason.STOP, stop=token, last=end)
             return
         text = request.detokenizer.push(token)
-        delta = Delta(text=text, tokens=(token,), logprobs=logprobs)
+        delta = request.delta(text, (token,), logprobs)
         stopped = request.detokenizer.stopped
         if stopped is not None:
             self._end(request, FinishReason.STOP, stop=stopped, last=delta)
@@ -394,7 +396,5 @@ class Engine:
         self._forget(self._background.fail(reason))
 
 
-def _as_ours(error: BaseException) -> BaseException:
-    return (
-        error if isinstance(error, CodeLlamaError) else DecodeError(f"the step failed: {error!r}")
-    )
+def _as_ours(why: BaseException) -> BaseException:
+    return why if isinstance(why, CodeLlamaError) else DecodeError(f"the step failed: {why!r}")

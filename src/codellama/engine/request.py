@@ -106,9 +106,10 @@ class Delta(NamedTuple):
     """What is new in an answer. The last one has a `finish_reason`, `usage` and `timings`, and says
     whether prompt and answer had no room in the context (`truncated`).
 
-    `stop` is the stop string or stop token id that ended the answer, if one did. `logprobs` go with
-    `tokens`; those of the prompt, if asked for, come in a delta of their own before all others, and
-    then the last delta has that of a stop token, which is not among `tokens`.
+    Of a request that `reports`, every delta has `usage` and `timings`, and one without tokens says how many
+    of the prompt's have been `processed`. `stop` is the stop string or stop token id that ended the answer,
+    if one did. `logprobs` go with `tokens`; those of the prompt, if asked for, come in a delta of their own
+    before all others, and then the last delta has that of a stop token, which is not among `tokens`.
     """
 
     text: str = ""
@@ -120,6 +121,7 @@ class Delta(NamedTuple):
     timings: Timings | None = None
     error: BaseException | None = None
     truncated: bool = False
+    processed: int | None = None
 
 
 Sink = Callable[[Delta], None]
@@ -168,6 +170,7 @@ class Request:
     scales: Scales = ()
     n_ctx: int = NO_LIMIT
     shift: ContextShift | None = None
+    reports: bool = False
     reuse: Reuse = Reuse.ALL
     n_draft_max: int = NO_LIMIT
     steady: bool = False
@@ -234,6 +237,25 @@ class Request:
             decode_n=max(0, self.generated - 1),  # the first token comes out of the prompt's step
             draft_n=self.draft_n,
             draft_accepted=self.draft_accepted,
+        )
+
+    @property
+    def tells_progress(self) -> bool:
+        """Whether it is to be said how far the prompt is."""
+        return self.reports and self.state is State.PREFILL
+
+    def delta(
+        self,
+        text: str = "",
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Delta:
+        """What is new, before the end; without tokens, how far the prompt is."""
+        if not self.reports:
+            return Delta(text, tokens, logprobs)
+        processed = None if tokens else self.cursor
+        return Delta(
+            text, tokens, logprobs, usage=self.usage(), timings=self.timings(), processed=processed
         )
 
     def final(

@@ -89,6 +89,11 @@ class Step:
     scored: list[Scored] = field(default_factory=list)
     n_prompt: int = 0  # rows of prompts
 
+    def telling(self) -> list[Request]:
+        """The requests that are to say how far their prompts are."""
+        requests = [slot.request for slot, _ in self.decoded if slot.request is not None]
+        return [request for request in requests if request.tells_progress]
+
 
 def usable_share(
     shared: int, request: Request, n_scores: int, n_top: int, scored: bool = True

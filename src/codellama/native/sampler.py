@@ -20,7 +20,7 @@ import numpy.typing as npt
 from codellama.errors import DecodeError, GrammarError, unknown_token
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
-from codellama.params import RANDOM_SEED, SamplingParams
+from codellama.params import RANDOM_SEED, SamplingParams, seed_of_choice
 
 if TYPE_CHECKING:
     from codellama.constraints import Matcher
@@ -88,7 +88,7 @@ class Sampler:
                 *(llama_cpp.llama_logit_bias(token, value) for token, value in bias.items())
             )
             self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
-        seed = RANDOM_SEED if params.seed is None else params.seed
+        seed = RANDOM_SEED if params.seed is None else seed_of_choice(params.seed, 0)
         mirostat = params.mirostat and params.temperature > 0
         greedy = _only_likeliest(params)
         for name in params.samplers:
@@ -110,7 +110,7 @@ class Sampler:
 
     def _add_penalties(self, params: SamplingParams, n_ctx: int) -> None:
         if _penalises(params):
-            last_n = n_ctx if params.repeat_last_n < 0 else params.repeat_last_n
+            last_n = _last_n(params.repeat_last_n, n_ctx)
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
                     self._n_vocab,
@@ -125,7 +125,7 @@ class Sampler:
         if params.dry_multiplier > 0:
             breakers = [text.encode() for text in params.dry_sequence_breakers]
             table = (ctypes.c_char_p * len(breakers))(*breakers)
-            last_n = n_ctx if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n
+            last_n = _last_n(params.dry_penalty_last_n, n_ctx)
             self._add(
                 llama_cpp.llama_sampler_init_dry(
                     tokenizer.handle,
@@ -287,6 +287,11 @@ def _only_likeliest(params: SamplingParams) -> bool:
         or "infill" in names
         or "temperature" not in names
     )
+
+
+def _last_n(asked: int, n_ctx: int) -> int:
+    """How many tokens a step looks back on; llama.cpp allocates as many, so no more than there can be."""
+    return n_ctx if asked < 0 else min(asked, n_ctx)
 
 
 def _penalises(params: SamplingParams) -> bool:

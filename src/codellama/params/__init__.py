@@ -21,7 +21,7 @@ from codellama.params.model import (
     SplitMode,
 )
 from codellama.params.options import ModelOptions, SamplingOptions
-from codellama.params.sampling import FORMS, RANDOM_SEED, SamplingParams
+from codellama.params.sampling import FORMS, RANDOM_SEED, SamplingParams, seed_of_choice
 from codellama.params.tools import Tool, ToolCall, Tools
 
 __all__ = [
@@ -48,4 +48,5 @@ __all__ = [
     "Tool",
     "ToolCall",
     "Tools",
+    "seed_of_choice",
 ]

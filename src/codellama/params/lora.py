@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 
 from codellama.errors import InvalidRequestError
-from codellama.settings import is_int
+from codellama.settings import is_int, is_number
 
-LARGEST_FLOAT32 = 3.4e38
+LARGEST_SCALE = 1000.0
+"""Beyond it an adapter drowns the model, and far beyond no number comes out of it."""
 
 
 def is_scale(value: object) -> bool:
-    """Whether this is a number that llama.cpp, which computes in 32 bits, does not take for infinite."""
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    return abs(number) <= LARGEST_FLOAT32
+    """Whether a value is a number that an adapter can be scaled by."""
+    return is_number(value) and abs(value) <= LARGEST_SCALE  # type: ignore[arg-type]
 
 
 def check_scales(lora: object) -> None:
@@ -36,9 +35,11 @@ def check_scales(lora: object) -> None:
             )
         if not is_scale(scale):
             raise InvalidRequestError(
-                "{param}: the scale of adapter {key} must be a number; got {scale!r}",
+                "{param}: the scale of adapter {key} must be a number from -{most:.0f} to {most:.0f}; "
+                "got {scale!r}",
                 "lora",
                 key=key,
+                most=LARGEST_SCALE,
                 scale=scale,
             )
 
@@ -55,6 +56,9 @@ def path_and_scale(entry: object) -> tuple[str, float]:
         )
     if not is_scale(scale):
         raise InvalidRequestError(
-            "{param}: the scale of {path} must be a number", "lora", path=path
+            "{param}: the scale of {path} must be a number from -{most:.0f} to {most:.0f}",
+            "lora",
+            path=path,
+            most=LARGEST_SCALE,
         )
     return os.fspath(path), float(scale)

@@ -12,18 +12,16 @@ from typing_extensions import Self
 
 from codellama.errors import InvalidRequestError
 from codellama.params.lora import check_scales
-from codellama.settings import Face, check_settings, make, setting
+from codellama.params.samplers import SAMPLERS, sampler_names
+from codellama.settings import Face, check_settings, is_number, make, setting
 
 if TYPE_CHECKING:
     from codellama.params.model import ModelConfig
 
-SAMPLERS = (  # llama.cpp's default order
-    *("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
-)
 FORMS = ("grammar", "json_schema", "regex", "lark")
 """The parameters that say what an answer may be; a request has one of them at most."""
 RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED of llama.cpp, which means "random"
-MAX_SEED = RANDOM_SEED - 1
+LOWEST_SEED, HIGHEST_SEED = -(2**63), 2**64 - 1  # what 64 bits hold, with a sign or without
 MAX_INT32 = 2**31 - 1
 
 SAMPLING, REPETITION, LIMITS, FORM = "Sampling", "Repetition", "Limits", "Form of the answer"
@@ -72,8 +70,10 @@ class SamplingParams:
         low=0,
         default_text="up to the end of the context",
     )
-    temperature: float = setting(0.2, "Randomness; 0 takes the likeliest token.", SAMPLING, low=0)
-    top_k: int = setting(40, "Draw from this many tokens; 0: all.", SAMPLING, low=0)
+    temperature: float = setting(0.2, "Randomness; 0 or less takes the likeliest token.", SAMPLING)
+    top_k: int = setting(
+        40, "Draw from this many tokens; 0 or -1: all.", SAMPLING, low=-1, high=MAX_INT32
+    )
     top_p: float = setting(
         0.95, "Draw from the likeliest tokens up to this total.", SAMPLING, low=0, high=1
     )
@@ -98,7 +98,7 @@ class SamplingParams:
         1.75, "DRY: growth of the penalty per token of the sequence.", REPETITION, low=0
     )
     dry_allowed_length: int = setting(
-        2, "DRY: longest repeated sequence that costs nothing.", REPETITION, low=0
+        2, "DRY: longest repeated sequence that costs nothing.", REPETITION, low=0, high=MAX_INT32
     )
     dry_penalty_last_n: int = setting(
         -1, "DRY: tokens that are searched for repetitions; -1: all.", REPETITION, low=-1
@@ -123,13 +123,9 @@ class SamplingParams:
         {}, "What is added to a token's logit; -inf bans it.", SAMPLING, default_text="none"
     )
     seed: int | None = setting(
-        None,
-        "Same seed, same answer, when nothing else runs.",
-        SAMPLING,
-        low=0,
-        high=MAX_SEED,
-        default_text="random",
-    )
+        None, "Same seed, same answer, when nothing else runs.", SAMPLING, low=LOWEST_SEED,
+        high=HIGHEST_SEED, default_text="random",
+    )  # fmt: skip
     grammar: str | None = setting(
         None, "GBNF grammar that the answer must follow.", FORM, default_text="none"
     )
@@ -188,9 +184,12 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name in ("stop", "stop_tokens", "dry_sequence_breakers", "samplers"):
+        object.__setattr__(self, "samplers", sampler_names(self.samplers))
+        for name in ("stop", "stop_tokens", "dry_sequence_breakers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_settings(self)
+        for name in ("temperature", "top_k"):  # below 0 means 0, as in llama.cpp
+            object.__setattr__(self, name, max(0, getattr(self, name)))
         self._check_lists()
         self._check_biases()
         if self.lora is not None:
@@ -208,14 +207,6 @@ class SamplingParams:
         for token in self.stop_tokens:
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError("{param} must hold token ids", "stop_tokens")
-        for name in self.samplers:
-            if name not in (*SAMPLERS, "infill"):
-                raise InvalidRequestError(
-                    "{param}: {name!r} is not one of {names}, infill",
-                    "samplers",
-                    name=name,
-                    names=", ".join(SAMPLERS),
-                )
 
     def _check_biases(self) -> None:
         for token, bias in self.logit_bias.items():
@@ -225,13 +216,19 @@ class SamplingParams:
                     "logit_bias",
                     token=token,
                 )
-            if not isinstance(bias, (int, float)) or math.isnan(bias) or bias == math.inf:
+            if bias != -math.inf and not is_number(bias):
                 raise InvalidRequestError(
-                    "{param}[{token}] must be a number or -inf, got {bias!r}",
+                    "{param}[{token}] must be a number of 32 bits or -inf, got {bias!r}",
                     "logit_bias",
                     token=token,
                     bias=bias,
                 )
+
+    def of_choice(self, index: int) -> SamplingParams:
+        """The parameters of choice number `index`: with a seed, each is drawn with the next one."""
+        if self.seed is None:
+            return self
+        return dataclasses.replace(self, seed=seed_of_choice(self.seed, index))
 
     @property
     def repeats(self) -> bool:
@@ -255,3 +252,12 @@ class SamplingParams:
     def of(cls, **options: Any) -> Self:
         """The parameters with these names; a name that does not exist is an error."""
         return make(cls, options)
+
+
+def seed_of_choice(seed: int, index: int) -> int:
+    """The seed that llama.cpp draws choice number `index` with.
+
+    It has 32 bits: of a longer seed the lower ones count, as in llama-server, and what means "random" there
+    is left out, so that every seed repeats.
+    """
+    return (seed % 2**32 + index) % RANDOM_SEED

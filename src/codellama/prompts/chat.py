@@ -63,7 +63,10 @@ class ChatFormat(Protocol):
         """The prompt that invites the assistant's answer, with what it may call. Raises ChatFormatError."""
 
     def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
-        """The same prompt for people to read; tokenizing it need not give the same ids."""
+        """The same prompt as one text, control tokens by their names.
+
+        Tokenized with these parsed, it gives the same ids, unless a message holds such a name itself.
+        """
 
 
 class TurnFormat:
@@ -121,11 +124,12 @@ class TurnFormat:
     def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
         """The prompt's text with `<s>` and `<step>` spelled out."""
         text = "<s>"
+        space = "" if self._vocabulary.add_space_prefix else " "
         for turn in self._turns(messages, tools):
-            text += self._head(turn["role"], turn.get("destination"))
+            text += space + self._head(turn["role"], turn.get("destination"))
             text += f"\n\n {turn['content'].strip()}" if turn["content"] else ""
             text += STEP
-        return text + self._head("assistant", "user") + "\n\n "
+        return text + space + self._head("assistant", "user") + "\n\n "
 
 
 class InstFormat:

@@ -17,13 +17,14 @@ import numpy as np
 
 from codellama.compat.embeddings import embeddings_json
 from codellama.errors import InvalidRequestError
-from codellama.protocol.fields import Fields, parse_prompts, respell
+from codellama.protocol import limits
+from codellama.protocol.body import Fields, respell
+from codellama.protocol.prompts import parse_prompts
 from codellama.running.embedding import EUCLIDEAN, Embeddings, Vectors, norm_number
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
 
-MOST_INPUTS = 2048  # OpenAI's limit
 _NO_NORM = -1
 
 
@@ -31,8 +32,6 @@ class EmbeddingRequest(Fields):
     """The body of all three routes. `input` is a text, token ids, a mix of both, or a list of these."""
 
     aliases = {"content": "input"}
-    no_effect = frozenset({"model", "user"})
-
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
@@ -97,9 +96,9 @@ class EmbeddingRequest(Fields):
             raise
         texts = self.input if isinstance(self.input, list) else [self.input]
         name = self._spelling["input"]
-        if len(texts) > MOST_INPUTS and not isinstance(texts[0], int):
+        if len(texts) > limits.PROMPTS and not isinstance(texts[0], int):
             raise InvalidRequestError(
-                "{param} must not hold more than {most} texts", name, most=MOST_INPUTS
+                "{param} must not hold more than {most} texts", name, most=limits.PROMPTS
             )
         if not texts or "" in texts:
             raise InvalidRequestError("{param} must not be empty, nor hold an empty text", name)

@@ -1,8 +1,8 @@
 """Errors as clients see them: one table from error class to HTTP status and type name, one body.
 
 The body is OpenAI's (`message`, `type`, `param`, `code`) with llama-server's values: `type` is one of
-its names, `code` repeats the HTTP status, and a prompt that does not fit carries `n_prompt_tokens` and
-`n_ctx`. Both dialects get the same.
+its names and `code` repeats the HTTP status. A prompt that does not fit has OpenAI's code and carries
+`n_prompt_tokens` and `n_ctx`. Both dialects get the same.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from codellama.errors import (
 Json = dict[str, Any]
 
 INTERNAL = (500, "server_error")
+
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""OpenAI's code, by which clients know that a shorter prompt would do."""
 
 TABLE: tuple[tuple[type[CodeLlamaError], tuple[int, str]], ...] = (
     (ContextLengthError, (400, "exceed_context_size_error")),
@@ -62,8 +65,15 @@ def error_body(error: BaseException) -> tuple[int, Json]:
         message = "the request holds text that is not valid Unicode (half a surrogate pair)"
     body = plain_body(status, message, kind, getattr(error, "param", None))
     if isinstance(error, ContextLengthError):
-        body["error"] |= {"n_prompt_tokens": error.n_prompt, "n_ctx": error.n_ctx}
+        numbers = {"n_prompt_tokens": error.n_prompt, "n_ctx": error.n_ctx}
+        body["error"] |= {"code": CONTEXT_LENGTH_EXCEEDED, **numbers}
     return status, body
+
+
+def advice(status: int) -> dict[str, str]:
+    """Response headers that tell OpenAI's clients, which try 501 again, what no repetition helps."""
+    hopeless = 400 <= status < 500 or status == 501
+    return {"x-should-retry": "false"} if hopeless else {}
 
 
 def plain_body(

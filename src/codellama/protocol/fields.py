@@ -1,176 +1,71 @@
 """The request fields that all dialects share, and what becomes of the others.
 
 Every field of `SamplingParams` has its llama-server name here; a few more spellings are aliases. Those whose
-JSON is plain follow from their declaration.
-Fields that both dialects know but this server cannot honour are fine as long as they say nothing
-(their neutral value) and a 400 that names them otherwise. Names nobody knows are a 400 too.
+JSON is plain follow from their declaration. What else clients send is sorted out by `Fields`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    ValidationError,
-    create_model,
-    model_validator,
-)
-from typing_extensions import Self
+from pydantic import Field, PrivateAttr, create_model
 
 from codellama.compat.openai import object_schema, response_schema, seed_or_random
 from codellama.errors import InvalidRequestError, unknown_token
 from codellama.params import FORMS, SamplingOptions, SamplingParams
-from codellama.protocol.errors import unknown_parameter, validation_error
+from codellama.protocol import limits
+from codellama.protocol.body import Fields, respell
+from codellama.protocol.known import ALIASES
 from codellama.protocol.lora import parse_lora
+from codellama.protocol.tolerance import note_ignored
 from codellama.running.collected import MOST_CHOICES
 from codellama.settings import settings_of
 
 if TYPE_CHECKING:
-    from codellama.params import Prompt
-    from codellama.running.language_model import LanguageModel, TextTokenizer
+    from codellama.running.language_model import TextTokenizer
 
 NO_LIMIT = -1  # of max_tokens, in llama-server's words
-
-# Accepted whatever they say: they change nothing about the answer of this server.
-NO_EFFECT = frozenset(
-    {
-        "model",
-        "user",
-        "store",
-        "metadata",
-        "service_tier",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "parallel_tool_calls",
-        "parse_tool_calls",
-        "n_cache_reuse",
-        "t_max_prompt_ms",  # nor does it in llama-server
-        "speculative.n_min",  # how long guesses are is measured here
-        "speculative.p_min",
-        "reasoning_format",
-        "sse_ping_interval",
-    }
-)
-
-# Accepted with these values only (null always is); any other value asks for what we cannot do.
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    # OpenAI
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "moderation": (),
-    # llama-server
-    "id_slot": (-1,),
-    "min_keep": (0,),
-    "dynatemp_range": (0,),
-    "dynatemp_exponent": (1,),
-    "adaptive_target": (-1,),
-    "adaptive_decay": (0.9,),
-    "post_sampling_probs": (False,),
-    "backend_sampling": (False,),
-    "timings_per_token": (False,),
-    "return_progress": (False,),
-    "verbose": (False,),
-    "grammar_lazy": (False,),
-    "grammar_triggers": ([],),
-    "preserved_tokens": ([],),
-    "reasoning_control": (False,),
-    "reasoning_budget_tokens": (-1,),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "multimodal_data": ([],),
-}
-
-ALIASES = {
-    "n_predict": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "n_cmpl": "n",
-    "guided_regex": "regex",  # vLLM's
-    "speculative.n_max": "spec_draft_n_max",  # llama-server's
-}
-
-
-class Fields(BaseModel):
-    """A request body: strict types, no unknown names, null means "not given"."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    aliases: ClassVar[Mapping[str, str]] = {}
-    no_effect: ClassVar[frozenset[str]] = frozenset()
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-
-    _spelling: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _only_known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(data, Mapping):
-            return handler(data)
-        given: dict[str, Any] = {}
-        spelling: dict[str, str] = {}
-        for name, value in data.items():
-            field = cls.aliases.get(name, name)
-            if field in cls.model_fields:
-                if value is not None:
-                    if field in given and given[field] != value:
-                        raise _given_twice(name, spelling[field])
-                    given[field] = value
-                    spelling[field] = name
-            elif not cls._says_nothing(name, value):
-                raise _refusal(name, cls)
-        try:
-            model = handler(given)
-        except ValidationError as error:
-            refusal = validation_error(error.errors())
-            respell(refusal, spelling)
-            raise refusal from None
-        model._spelling = spelling
-        return model
-
-    @classmethod
-    def _says_nothing(cls, name: str, value: Any) -> bool:
-        if name in cls.no_effect:
-            return True
-        return name in cls.neutral and (value is None or _is_one_of(value, cls.neutral[name]))
 
 
 class StreamOptions(Fields):
     """OpenAI's `stream_options`."""
 
-    neutral = {"include_obfuscation": (False,)}
+    no_effect = frozenset({"include_obfuscation"})  # padding that hides how long a token is
+    ignored = {}
+    neutral = {}
+    place = "stream_options."
 
     include_usage: bool = False
 
 
+Text = Annotated[str, Field(max_length=limits.STOP_CHARS)]
+"""A text in a list of settings."""
+T = TypeVar("T")
+Items = Annotated[list[T], Field(max_length=limits.LIST_ITEMS)]
+"""A list of settings."""
+
 # What a dialect writes otherwise than Python; every other sampling parameter is a plain field.
-OWN_FORM = frozenset({"max_tokens", "seed", "stop", "logit_bias", "lora", "logprobs", *FORMS})
+OWN_FORM = frozenset(
+    {"max_tokens", "seed", "stop", "logit_bias", "lora", "logprobs", "samplers", *FORMS}
+)
 
 
+@functools.cache
 def wire_type(kind: Any) -> Any:
     """The JSON type of a setting: a list where it is a tuple, else the same.
 
     Raises TypeError for a type that has no plain form; its field has to be written by hand.
     """
-    if kind in (int, float, bool, str):
+    if kind is str:
+        return Text
+    if kind in (int, float, bool):
         return kind
     if get_origin(kind) is tuple and get_args(kind)[0] in (int, float, str):
-        return list[get_args(kind)[0]]  # type: ignore[misc]
+        item = wire_type(get_args(kind)[0])
+        return Annotated[list[item], Field(max_length=limits.LIST_ITEMS)]  # type: ignore[valid-type]
     raise TypeError(f"{kind} has no plain JSON form: name the parameter in OWN_FORM")
 
 
@@ -193,8 +88,6 @@ class SamplingFields(PlainFields):
     or else `SamplingParams`'s."""
 
     aliases = ALIASES
-    no_effect = NO_EFFECT
-    neutral = NEUTRAL
 
     default_limit: ClassVar[int | None] = None  # of tokens, if neither request nor server says one
 
@@ -202,15 +95,24 @@ class SamplingFields(PlainFields):
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = None
-    logit_bias: dict[str, float | bool] | list[list[int | str | float | bool]] | None = None
+    logit_bias: (
+        Annotated[dict[str, float | bool], Field(max_length=limits.BIASES)]
+        | Annotated[list[list[int | str | float | bool]], Field(max_length=limits.BIASES)]
+        | None
+    ) = None
     seed: int | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
     lark: str | None = None
     response_format: dict[str, Any] | None = None
-    stop: str | list[str] | None = None
-    lora: list[dict[str, Any]] | None = None
+    stop: Text | Items[Text] | None = None
+    lora: Items[dict[str, Any]] | None = None
+    samplers: Text | Items[Text] | None = None
+    response_fields: Items[Text] | None = None
+    timings_per_token: bool = False
+    return_progress: bool = False
+    verbose: bool = False
 
     _defaults: SamplingOptions = PrivateAttr(default_factory=SamplingOptions)
 
@@ -241,6 +143,8 @@ class SamplingFields(PlainFields):
             options["stop"] = self.stop or ()  # an empty text is no stop, as in llama-server
         if self.logit_bias is not None:
             options["logit_bias"] = token_biases(self.logit_bias, tokenizer)
+        if self.samplers is not None:
+            options["samplers"] = self.samplers
         if self.lora:
             options["lora"] = parse_lora(self.lora)
         options |= self._form()
@@ -249,6 +153,18 @@ class SamplingFields(PlainFields):
         except InvalidRequestError as error:
             self.respell(error)
             raise
+
+    @property
+    def reports(self) -> bool:
+        """Whether each event of a stream is to have figures of its own."""
+        return self.stream and (self.timings_per_token or self.return_progress)
+
+    def picked_fields(self) -> tuple[str, ...]:
+        """The `response_fields` of a whole answer; OpenAI's streams have no place for them."""
+        if self.response_fields is not None and self.stream:
+            note_ignored("response_fields")
+            return ()
+        return tuple(self.response_fields or ())
 
     def respell(self, error: InvalidRequestError) -> None:
         """Put the error in the client's own spelling of the parameter."""
@@ -285,92 +201,20 @@ def token_biases(
 ) -> dict[int, float]:
     """llama-server's `logit_bias`, an object or a list of pairs, as token id to bias.
 
-    A key may be an id, its decimal spelling, or a text, whose tokens all get the bias; the bias
-    `false` bans a token.
+    A text stands for its tokens, which all get the bias. An object's key that spells a whole number is an
+    id; in a pair `7` is an id and `"7"` a text. The bias
+    `false` bans a token. What several entries say of a token adds up.
     """
-    pairs = raw.items() if isinstance(raw, Mapping) else [_pair(entry) for entry in raw]
-    biases = {}
+    if isinstance(raw, Mapping):
+        pairs = [(_id_or_text(key), bias) for key, bias in raw.items()]
+    else:
+        pairs = [_pair(entry) for entry in raw]
+    biases: dict[int, float] = {}
     for key, bias in pairs:
         value = _bias(bias)
         for token in _tokens(key, tokenizer):
-            biases[token] = value
+            biases[token] = biases.get(token, 0.0) + value
     return biases
-
-
-def parse_prompts(raw: Any, llm: LanguageModel) -> list[Prompt]:
-    """The prompts in a `prompt` field: a text, token ids, a mix of both, or a list of these.
-
-    A list that holds a number anywhere is one prompt; texts in a mix are tokenized on their own,
-    the first one with BOS if it comes first. `{"prompt_string": text}` stands for the text.
-    """
-    if isinstance(raw, list) and not any(_is_id(part) for part in raw):
-        if not raw:
-            raise InvalidRequestError("{param} must not be an empty list", "prompt")
-        return [_prompt(part, llm) for part in raw]
-    return [_prompt(raw, llm)]
-
-
-def _prompt(raw: Any, llm: LanguageModel) -> Prompt:
-    if isinstance(raw, dict) and raw.keys() == {"prompt_string"}:
-        raw = raw["prompt_string"]
-    if isinstance(raw, str):
-        return llm.complete_prompt(raw)
-    if not isinstance(raw, list) or not raw:
-        raise _prompt_error()
-    return llm.complete_prompt(mixed_tokens(raw, llm.tokenizer, add_bos=True))
-
-
-def mixed_tokens(
-    raw: Sequence[Any], tokenizer: TextTokenizer, *, add_bos: bool, parse_special: bool = False
-) -> list[int]:
-    """Token ids of a list of ids and texts. Raises InvalidRequestError naming `prompt`."""
-    tokens: list[int] = []
-    for i, part in enumerate(raw):
-        if isinstance(part, str):
-            bos = add_bos and i == 0
-            tokens += tokenizer.encode(part, add_bos=bos, parse_special=parse_special)
-        elif _is_id(part):
-            if not 0 <= part < tokenizer.n_vocab:
-                raise unknown_token("prompt", part, tokenizer.n_vocab)
-            tokens.append(part)
-        else:
-            raise _prompt_error()
-    return tokens
-
-
-def _prompt_error() -> InvalidRequestError:
-    return InvalidRequestError(
-        "{param} must be a text, a list of token ids, a list that mixes both, or a list of these",
-        "prompt",
-    )
-
-
-def _given_twice(name: str, other: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        "{other} and {param} are one parameter: give it once", name, other=other
-    )
-
-
-def respell(error: InvalidRequestError, spelling: Mapping[str, str]) -> None:
-    """Put the error in the client's own spelling of the parameter."""
-    name = spelling.get(error.param or "")
-    if name is not None:
-        error.rename(name)
-
-
-def _refusal(name: str, cls: type[Fields]) -> InvalidRequestError:
-    if name in cls.neutral:
-        return InvalidRequestError("{param} is not supported: leave it out", name)
-    return unknown_parameter(name, [*cls.model_fields, *cls.aliases, *cls.no_effect, *cls.neutral])
-
-
-def _is_one_of(value: Any, allowed: Sequence[Any]) -> bool:
-    """Equality in which true is not 1 and false is not 0."""
-    return any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed)
-
-
-def _is_id(part: Any) -> bool:
-    return isinstance(part, int) and not isinstance(part, bool)
 
 
 def _pair(entry: Sequence[Any]) -> tuple[Any, Any]:
@@ -392,9 +236,13 @@ def _bias(bias: Any) -> float:
 
 
 def _tokens(key: int | str, tokenizer: TextTokenizer) -> list[int]:
-    if isinstance(key, str) and not key.isdecimal():
+    if isinstance(key, str):
         return tokenizer.encode(key)
-    token = int(key)
-    if not 0 <= token < tokenizer.n_vocab:
-        raise unknown_token("logit_bias", token, tokenizer.n_vocab)
-    return [token]
+    if not 0 <= key < tokenizer.n_vocab:
+        raise unknown_token("logit_bias", key, tokenizer.n_vocab)
+    return [key]
+
+
+def _id_or_text(key: str) -> int | str:
+    digits = key.removeprefix("-")
+    return int(key) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else key

@@ -7,26 +7,25 @@ the prompt tokens that were reused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat.openai import text_messages
-from codellama.compat.replies import Json, Piece, timings_json, token_json
+from codellama.compat.logprobs import Piece, Shown, shown_logprobs, token_json
+from codellama.compat.replies import Json, progress_json, select_fields, timings_json
+from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError
 from codellama.params import RANDOM_SEED, Prompt, SamplingParams
-from codellama.prompts.prompts import prompt_text
-from codellama.protocol.fields import (
-    ALIASES,
-    Fields,
-    SamplingFields,
-    mixed_tokens,
-    parse_prompts,
-)
+from codellama.protocol import limits
+from codellama.protocol.body import Fields
+from codellama.protocol.fields import SamplingFields
+from codellama.protocol.known import ALIASES, NEUTRAL
 from codellama.protocol.lora import lora_json
+from codellama.protocol.prompts import Messages, mixed_tokens, parse_prompts, read_messages
 from codellama.protocol.tools import ToolFields
 from codellama.running.collected import Collected
 
@@ -46,7 +45,6 @@ class NativeRequest(SamplingFields):
     prompt: Any
     logprobs: int | None = None
     return_tokens: bool = False
-    response_fields: list[str] | None = None
 
     @property
     def echo(self) -> bool:
@@ -63,13 +61,10 @@ class NativeRequest(SamplingFields):
 
     def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> NativeReply:
         """What turns the answers into a response or its chunks."""
-        return NativeReply(
-            model=llm.name,
-            piece=llm.tokenizer.piece,
-            prompts=tuple(prompt_text(c.prompt, llm.tokenizer) for c in completions),
-            params=completions[0].params,
-            stream=self.stream,
-            n=self.n,
+        return native_reply(
+            self,
+            llm,
+            completions,
             return_tokens=self.return_tokens,
             response_fields=tuple(self.response_fields or ()),
         )
@@ -79,6 +74,9 @@ class ExtraText(Fields):
     """A piece of another file, for `/infill`; editors add when they saw it."""
 
     no_effect = frozenset({"time"})
+    ignored = {}
+    neutral = {}
+    place = "input_extra[]."
 
     text: str
     filename: str = ""
@@ -90,7 +88,7 @@ class InfillRequest(NativeRequest):
     prompt: Any = ""
     input_prefix: str
     input_suffix: str
-    input_extra: list[ExtraText] = Field(default_factory=list)
+    input_extra: list[ExtraText] = Field(default_factory=list, max_length=limits.EXTRA_TEXTS)
 
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of an infill request."""
@@ -105,8 +103,7 @@ class TokenizeRequest(Fields):
     and default: BOS first."""
 
     aliases = {"prompt": "content", "add_special_tokens": "add_special"}
-    no_effect = frozenset({"model"})
-    neutral = {"return_token_strs": (False,)}
+    neutral = {**NEUTRAL, "return_token_strs": (False,)}
 
     content: str | list[int | str]
     add_special: bool | None = None
@@ -132,15 +129,12 @@ class TokenizeRequest(Fields):
 class DetokenizeRequest(Fields):
     """The body of `/detokenize`."""
 
-    no_effect = frozenset({"model"})
-
     tokens: list[int]
 
     def answer(self, tokenizer: TextTokenizer) -> Json:
         """The text of the tokens, control tokens by their names: as llama-server's `content` and as
         vLLM's `prompt`."""
-        pieces = [tokenizer.piece(t) or tokenizer.token_text(t).encode() for t in self.tokens]
-        text = b"".join(pieces).decode("utf-8", "replace")
+        text = spelled_out(self.tokens, tokenizer)
         return {"content": text, "prompt": text}
 
 
@@ -158,18 +152,18 @@ def tokenizer_info(tokenizer: TextTokenizer, chat_template: str | None) -> Json:
 class TemplateRequest(ToolFields):
     """The body of `/apply-template`."""
 
-    no_effect = frozenset({"model"})
+    messages: Messages
 
-    messages: list[dict[str, Any]]
-
-    def answer(self, chat_format: DialogRenderer) -> Json:
+    def answer(self, chat_format: DialogRenderer) -> str:
         """The prompt that a chat with these messages and functions gets, as text."""
-        return {"prompt": chat_format.render(text_messages(self.messages), self.offer())}
+        return chat_format.render(read_messages(self.messages), self.offer())
 
 
 @dataclass(frozen=True)
 class NativeReply:
-    """Renders answers as `/completion` does. `prompts` are the texts, in order of the answers."""
+    """Renders answers as `/completion` does. `prompts` are the texts, in order of the answers; `banned` are
+    the ends of an answer that `ignore_eos` takes away; `states` and `begun` are what a stream remembers of
+    its answers."""
 
     model: str
     piece: Piece
@@ -177,8 +171,13 @@ class NativeReply:
     params: SamplingParams
     stream: bool
     n: int
-    return_tokens: bool
-    response_fields: tuple[str, ...]
+    return_tokens: bool = False
+    response_fields: tuple[str, ...] = ()
+    banned: tuple[int, ...] = ()
+    timed: bool = False
+    progress: bool = False
+    states: dict[int, Shown] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
 
     @property
     def ends_with_done(self) -> bool:
@@ -192,7 +191,12 @@ class NativeReply:
     def chunks(self, answer: Collected, delta: Delta) -> list[Json]:
         """The chunks for what `delta` brought to `answer`."""
         chunks = []
-        if delta.text or delta.tokens:
+        shown: list[TokenLogprob] = []
+        if self.params.logprobs:
+            state = self.states.setdefault(answer.index, Shown(self.piece))
+            shown = state.take(answer, delta.logprobs)
+        steps = progress_json(answer, delta, self.begun) if self.progress else []
+        if delta.text or delta.tokens or shown or steps:
             chunk: Json = {
                 "index": answer.index,
                 "content": delta.text,
@@ -202,11 +206,13 @@ class NativeReply:
                 "tokens_predicted": len(answer.tokens),
                 "tokens_evaluated": answer.usage.prompt_tokens,
             }
-            if delta.logprobs and self.params.logprobs:
-                chunk["completion_probabilities"] = self._probabilities(delta)
-            chunks.append(chunk)
+            if shown:
+                chunk["completion_probabilities"] = self._probabilities(shown)
+            if self.timed:
+                chunk["timings"] = timings_json(answer.timings, answer.usage)
+            chunks += [{**chunk, "prompt_progress": step} for step in steps] or [chunk]
         if delta.finish_reason:
-            chunks.append(self._final(answer))
+            chunks.append(self.final(answer))
         return chunks
 
     def tail(self, answers: Sequence[Collected]) -> list[Json]:
@@ -215,10 +221,11 @@ class NativeReply:
 
     def whole(self, answers: Sequence[Collected]) -> Json | list[Json]:
         """The response that is not streamed; a list if there are several answers."""
-        bodies = [self._final(answer) for answer in answers]
+        bodies = [self.final(answer) for answer in answers]
         return bodies[0] if len(bodies) == 1 else bodies
 
-    def _final(self, answer: Collected) -> Json:
+    def final(self, answer: Collected) -> Json:
+        """What is said of an answer when it has ended."""
         body: Json = {
             "index": answer.index,
             "content": "" if self.stream else answer.text,
@@ -228,7 +235,7 @@ class NativeReply:
             "model": self.model,
             "tokens_predicted": answer.usage.completion_tokens,
             "tokens_evaluated": answer.usage.prompt_tokens,
-            "generation_settings": generation_settings(self.params, self.stream),
+            "generation_settings": generation_settings(self.params, self.stream, self.banned),
             "prompt": self.prompts[answer.index // self.n],
             "has_new_line": "\n" in answer.text,
             "truncated": answer.truncated,
@@ -238,15 +245,34 @@ class NativeReply:
             "timings": timings_json(answer.timings, answer.usage),
         }
         if self.params.logprobs and not self.stream:
-            body["completion_probabilities"] = self._probabilities(answer)
+            shown = shown_logprobs(answer, self.piece)
+            body["completion_probabilities"] = self._probabilities(shown)
         return select_fields(body, self.response_fields) if self.response_fields else body
 
-    def _probabilities(self, source: Collected | Delta) -> list[Json]:
+    def _probabilities(self, entries: Sequence[TokenLogprob]) -> list[Json]:
         return [
             token_json(entry.token, entry.logprob, self.piece, ids=True)
             | {"top_logprobs": [token_json(i, p, self.piece, ids=True) for i, p in entry.top]}
-            for entry in source.logprobs
+            for entry in entries
         ]
+
+
+def native_reply(
+    request: SamplingFields, llm: LanguageModel, completions: Sequence[Completion], **more: Any
+) -> NativeReply:
+    """How llama-server would answer a request, whichever dialect it came in."""
+    return NativeReply(
+        model=llm.name,
+        piece=llm.tokenizer.piece,
+        prompts=tuple(spelled_out(c.prompt.tokens, llm.tokenizer) for c in completions),
+        params=completions[0].params,
+        stream=request.stream,
+        n=request.candidates,
+        timed=request.timings_per_token,
+        progress=request.return_progress,
+        banned=tuple(sorted(llm.tokenizer.eog_tokens | completions[0].prompt.stop_tokens)),
+        **more,
+    )
 
 
 def stop_type(answer: Collected) -> str:
@@ -258,17 +284,19 @@ def stop_type(answer: Collected) -> str:
     return "none"
 
 
-def generation_settings(params: SamplingParams, stream: bool) -> Json:
-    """The parameters that were used, under llama-server's names."""
+def generation_settings(params: SamplingParams, stream: bool, ends: Sequence[int] = ()) -> Json:
+    """The parameters that were used, under llama-server's names; `ends` are what `ignore_eos` bans."""
     settings = asdict(params)
     max_tokens, logprobs = settings.pop("max_tokens"), settings.pop("logprobs")
     limit = -1 if max_tokens is None else max_tokens
+    biases = list(params.logit_bias.items())
+    biases += [(token, -math.inf) for token in ends if params.ignore_eos]
     return settings | {
         "seed": RANDOM_SEED if params.seed is None else params.seed,
         "grammar": params.grammar or "",
         "lora": lora_json(params.lora),
         "logit_bias": [
-            {"token": token, "bias": max(bias, -1e9)} for token, bias in params.logit_bias.items()
+            {"token": token, "bias": None if bias == -math.inf else bias} for token, bias in biases
         ],
         "max_tokens": limit,
         "n_predict": limit,
@@ -277,16 +305,10 @@ def generation_settings(params: SamplingParams, stream: bool) -> Json:
     }
 
 
-def select_fields(body: Mapping[str, Any], names: Sequence[str]) -> Json:
-    """`response_fields`: only these; `a/b` takes `b` out of the object `a`; unknown ones are left out."""
-    selected: Json = {}
-    for name in names:
-        value: Any = body
-        for part in name.split("/"):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None:
-            selected[name.rsplit("/", 1)[-1]] = value
-    return selected
+def spelled_out(tokens: Iterable[int], tokenizer: TextTokenizer) -> str:
+    """The text of the tokens, control tokens by their names."""
+    pieces = [tokenizer.piece(t) or tokenizer.token_text(t).encode() for t in tokens]
+    return b"".join(pieces).decode("utf-8", "replace")
 
 
 def _piece(token: int, tokenizer: TextTokenizer) -> str | list[int]:

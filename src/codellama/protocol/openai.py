@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat.openai import chat_logprobs_count, text_messages
+from codellama.compat.openai import chat_logprobs_count
 from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.compat.tool_replies import Calls
 from codellama.errors import InvalidRequestError
 from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.prompts.prompts import prompt_text
-from codellama.protocol.fields import (
-    ALIASES,
-    NEUTRAL,
-    SamplingFields,
-    parse_prompts,
-)
+from codellama.protocol.fields import SamplingFields
+from codellama.protocol.known import ALIASES, NEUTRAL
+from codellama.protocol.llama_server import native_reply
+from codellama.protocol.prompts import Messages, parse_prompts, read_messages
 from codellama.protocol.tools import ToolFields
 from codellama.running.collected import n_candidates
 
@@ -39,7 +37,7 @@ class ChatRequest(ToolFields, SamplingFields):
 
     neutral = {**NEUTRAL, "echo": (False,)}
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
     n_probs: int | None = Field(default=None, ge=0, le=100)
@@ -57,7 +55,7 @@ class ChatRequest(ToolFields, SamplingFields):
 
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
-        messages, policy = text_messages(self.messages), self.context_policy
+        messages, policy = read_messages(self.messages), self.context_policy
         return [
             llm.chat_prompt(
                 messages, context_policy=policy, max_tokens=self.limit, tools=self.offer()
@@ -80,6 +78,10 @@ class ChatRequest(ToolFields, SamplingFields):
             logprobs=self.wants_logprobs,
             include_usage=self.stream_options.include_usage,
             extras=True,
+            response_fields=self.picked_fields(),
+            verbose=native_reply(self, llm, completions).final if self.verbose else None,
+            timed=self.timings_per_token,
+            progress=self.return_progress,
             dropped=self._dropped(completions[0].prompt),
             calls=Calls(
                 completions[0].prompt.tools,
@@ -149,6 +151,10 @@ class CompletionRequest(SamplingFields):
             logprobs=self.wants_logprobs,
             include_usage=self.stream_options.include_usage,
             extras=True,
+            response_fields=self.picked_fields(),
+            verbose=native_reply(self, llm, completions).final if self.verbose else None,
+            timed=self.timings_per_token,
+            progress=self.return_progress,
             starts=[self._start(completion.prompt, llm.tokenizer) for completion in completions],
             keep=self.n if self.ranked else None,
             scored=self.echo,

@@ -9,7 +9,8 @@ from pydantic import PrivateAttr
 from codellama.compat.tools import offered
 from codellama.errors import InvalidRequestError
 from codellama.params import Tools
-from codellama.protocol.fields import Fields
+from codellama.protocol.body import Fields
+from codellama.protocol.tolerance import note_ignored
 
 
 class ToolFields(Fields):
@@ -40,6 +41,8 @@ class ToolFields(Fields):
         if self._may_call:
             return offer
         refuse_forced(offer, "function_call" if self.functions else "tool_choice")
+        if offer is not None:
+            note_ignored("functions" if self.functions else "tools")
         return None
 
 

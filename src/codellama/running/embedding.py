@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from codellama.engine.background import Work
 from codellama.engine.batch import Batch, Edit, Scales, Trim
-from codellama.errors import InvalidRequestError
+from codellama.errors import DecodeError, InvalidRequestError
 from codellama.params import POOLING_TYPES, Pooling
 
 Vectors = NDArray[np.float32]
@@ -128,6 +128,8 @@ class Embedder:
         finally:
             encoder.clear()
         vectors = tuple(normalized(pool.vector(), norm) for pool in pools)
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise DecodeError("the model's output is not a number: the file is damaged")
         return Embeddings(vectors, tuple(len(tokens) for tokens in inputs))
 
     def close(self) -> None:

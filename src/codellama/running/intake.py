@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codellama.engine.detokenizer import Detokenizer
@@ -41,7 +41,13 @@ class RequestMaker:
     n_ctx_train: int | None = None
 
     def make(
-        self, prompt: Prompt, params: SamplingParams, n: int, deliver: Deliver, echo: bool
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        n: int,
+        deliver: Deliver,
+        echo: bool,
+        reports: bool = False,
     ) -> list[Request]:
         """A request per choice, whose deltas go to `deliver`; with a seed, choice i is drawn with seed + i.
 
@@ -60,7 +66,9 @@ class RequestMaker:
         try:
             for i in range(n):
                 sink = functools.partial(deliver, i)
-                requests.append(self._request(prompt, params, grammar, limit, shift, i, sink, echo))
+                request = self._request(prompt, params, grammar, limit, shift, i, sink, echo)
+                request.reports = reports
+                requests.append(request)
         except BaseException:
             close(requests)
             raise
@@ -95,8 +103,7 @@ class RequestMaker:
         if grammar is not None:
             matcher = grammar.matcher()
             banned.update(t for t in self.forms.end_tokens if t not in stop_tokens)
-        if params.seed is not None:
-            params = replace(params, seed=params.seed + index)
+        params = params.of_choice(index)
         return Request(
             prompt=prompt.tokens,
             max_tokens=limit,

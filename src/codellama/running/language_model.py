@@ -49,6 +49,10 @@ class TextTokenizer(Protocol):
     def add_space_prefix(self) -> bool:
         """Whether a text gets a space put before it."""
 
+    @property
+    def eog_tokens(self) -> frozenset[int]:
+        """All ids that end an answer."""
+
     def encode(
         self, text: str, *, add_bos: bool = False, parse_special: bool = False
     ) -> list[int]: ...
@@ -147,6 +151,7 @@ class LanguageModel(Protocol):
         echo: bool = False,
         best_of: int | None = None,
         deliver: Deliver | None = None,
+        reports: bool = False,
     ) -> Completion: ...
 
     def embeddings(

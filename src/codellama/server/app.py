@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from codellama.compat.replies import Json
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
 from codellama.protocol.embeddings import EmbeddingRequest
-from codellama.protocol.errors import error_body, plain_body, validation_error
+from codellama.protocol.errors import advice, error_body, plain_body, validation_error
 from codellama.protocol.llama_server import (
     DetokenizeRequest,
     InfillRequest,
@@ -31,12 +31,14 @@ from codellama.protocol.llama_server import (
 )
 from codellama.protocol.lora import adapters_json, parse_lora
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
+from codellama.protocol.tolerance import HEADER
 from codellama.server import metrics
 from codellama.server.config import ServerConfig
 from codellama.server.embed import embed
 from codellama.server.generate import GenerationRequest, generate
 from codellama.server.guard import Guard
 from codellama.server.models import model_meta
+from codellama.server.route import route_class
 from codellama.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def create_app(
 
     app = FastAPI(title="codellama", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.serving = serving
+    app.router.route_class = route_class(config.lenient)
     app.add_middleware(Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
     if config.cors_origins:
         app.add_middleware(
@@ -72,6 +75,7 @@ def create_app(
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
+            expose_headers=[HEADER],
         )
     _add_errors(app)
     _add_information(app, serving)
@@ -168,7 +172,9 @@ def _add_text_tools(app: FastAPI, serving: Serving, config: ServerConfig) -> Non
             raise UnsupportedError(f"{llm.name} has no chat format")
         if not config.tools:
             body.forbid_calls()
-        return body.answer(llm.chat_format)
+        text = body.answer(llm.chat_format)
+        # Without BOS, as llama-server's: /completion and /tokenize put it there.
+        return {"prompt": text.removeprefix(llm.tokenizer.token_text(llm.tokenizer.bos))}
 
 
 def _add_adapters(app: FastAPI, serving: Serving) -> None:
@@ -187,18 +193,21 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UnicodeEncodeError)
     async def known(request: Request, error: Exception) -> Response:
         status, body = error_body(error)
-        headers = {"retry-after": str(RETRY_AFTER_S)} if isinstance(error, QueueFullError) else None
+        headers = advice(status)
+        if isinstance(error, QueueFullError):
+            headers["retry-after"] = str(RETRY_AFTER_S)
         return JSONResponse(body, status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         status, body = error_body(validation_error(error.errors()))
-        return JSONResponse(body, status)
+        return JSONResponse(body, status, headers=advice(status))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         body = plain_body(error.status_code, error.detail)
-        return JSONResponse(body, error.status_code, headers=error.headers)
+        headers = {**advice(error.status_code), **(error.headers or {})}
+        return JSONResponse(body, error.status_code, headers=headers)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingOptions, SamplingParams
+from codellama.protocol.limits import BODY_BYTES
 
 MIB = 2**20
 
@@ -22,17 +23,20 @@ class ServerConfig:
     comment every `ping_interval` seconds, so that nobody on the way closes it. `sampling` holds fields
     of `SamplingParams` for requests that do not set them. Without `tools` the model never hears of the
     functions that a chat offers: it answers in words, and a request that insists on a call is an error.
+    With `lenient`, fields that nobody knows are ignored and named in a header of the answer, in place of
+    an error.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 32 * MIB
+    max_body_bytes: int = BODY_BYTES
     drain_timeout: float = 30.0
     ping_interval: float = 15.0
     tools: bool = True
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    lenient: bool = False
 
     def __post_init__(self) -> None:
         SamplingParams.of(**self.sampling)

@@ -62,6 +62,8 @@ class GenerationRequest(Protocol):
     def echo(self) -> bool: ...
     @property
     def candidates(self) -> int: ...
+    @property
+    def reports(self) -> bool: ...
     def prompts(self, llm: LanguageModel) -> list[Prompt]: ...
     def sampling(self, tokenizer: TextTokenizer) -> SamplingParams: ...
     def respell(self, error: InvalidRequestError) -> None: ...
@@ -114,7 +116,12 @@ def submit(request: GenerationRequest, llm: LanguageModel) -> Job:
         for prompt in prompts:
             deliver = delivery(mailbox, len(answers))
             completion = llm.generate(
-                prompt, n=n, params=params, echo=request.echo, deliver=deliver
+                prompt,
+                n=n,
+                params=params,
+                echo=request.echo,
+                deliver=deliver,
+                reports=request.reports,
             )
             completions.append(completion)
             answers += completion.blank(len(answers))

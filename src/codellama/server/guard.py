@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codellama.protocol.errors import plain_body
+from codellama.protocol.errors import advice, plain_body
 from codellama.server.config import is_loopback
 
 PUBLIC = frozenset({"/health", "/v1/health"})
@@ -34,6 +34,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if scope["method"] == "HEAD":  # wherever there is GET: the same, without the body
+            scope, send = {**scope, "method": "GET"}, _headers_only(send)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             await refusal(scope, receive, send)
@@ -47,19 +49,18 @@ class Guard:
                 "without an API key only localhost, 127.0.0.1 and [::1] are answered: use one of "
                 "these names, or start the server with an API key"
             )
-            return JSONResponse(plain_body(403, message), 403)
+            return _refused(403, message)
         if scope["path"] not in PUBLIC and not self._has_key(headers):
-            body = plain_body(401, "Invalid API Key")
-            return JSONResponse(body, 401, headers={"www-authenticate": "Bearer"})
+            return _refused(401, "Invalid API Key", {"www-authenticate": "Bearer"})
         if scope["method"] != "POST":
             return None
         if not _is_json(headers.get("content-type", "")):
             # A form that any web page may send without asking first must not reach the model.
             message = "the body must be JSON: send the header Content-Type: application/json"
-            return JSONResponse(plain_body(415, message), 415)
+            return _refused(415, message)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body:
-            return JSONResponse(plain_body(413, self._too_large()), 413)
+            return _refused(413, self._too_large())
         return None
 
     def _has_key(self, headers: Headers) -> bool:
@@ -85,6 +86,20 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the body must not be larger than {self._max_body} bytes"
+
+
+def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    headers = {**advice(status), **(headers or {})}
+    return JSONResponse(plain_body(status, message), status, headers=headers)
+
+
+def _headers_only(send: Send) -> Send:
+    async def bodiless(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return bodiless
 
 
 def host_name(header: str) -> str:

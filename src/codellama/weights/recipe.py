@@ -144,6 +144,7 @@ def _ask(source: Source, type_name: str, options: QuantOptions) -> GGUFHeader:
         _write_skeleton(source, skeleton)
         if options.imatrix or options.names_types:
             filled = _filled(source, options)
+            _check_patterns(source, skeleton, type_name, options, filled)
             trial = _quantized(source, skeleton, type_name, options, filled)
             _check_importance(source, trial, options)
         return _quantized(source, skeleton, type_name, options, options.importance)
@@ -156,6 +157,32 @@ def _filled(source: Source, options: QuantOptions) -> dict[str, Floats]:
         tensor.name: known.get(tensor.name, np.ones(tensor.columns * tensor.n_matrices, np.float32))
         for tensor in source.tensors
     }
+
+
+def _check_patterns(
+    source: Source,
+    skeleton: Path,
+    type_name: str,
+    options: QuantOptions,
+    filled: Mapping[str, Floats],
+) -> None:
+    """Refuse a pattern of `tensor_types` that llama.cpp finds in no name of a weight it would quantize.
+
+    Its kind of regular expressions is not Python's, so it is asked: with another type, something changes.
+    """
+    if type_name in ("F32", "F16", "BF16"):  # there they are ignored, as QuantOptions says
+        return
+    for pattern, _ in options.tensor_types:
+        found = []
+        for kind in ("F32", "F16"):
+            alone = replace(options, tensor_types=((pattern, kind),))
+            header = _quantized(source, skeleton, type_name, alone, filled)
+            found.append([info.type_name for info in header.tensors])
+        if found[0] == found[1]:
+            raise ConversionError(
+                f"{pattern!r} matches no weight of {source.path}",
+                "give {tensor_types} a part of a tensor's name, such as attn_v or blk.0.ffn_down",
+            )
 
 
 def _check_importance(source: Source, trial: GGUFHeader, options: QuantOptions) -> None:

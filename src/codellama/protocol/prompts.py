@@ -1,0 +1,96 @@
+"""The prompts of a request: messages, texts, token ids, mixes of both, and lists of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from codellama.compat.openai import text_messages
+from codellama.errors import InvalidRequestError, unknown_token
+from codellama.params import Message
+from codellama.protocol import limits
+from codellama.protocol.tolerance import note_ignored
+
+Messages = Annotated[list[dict[str, Any]], Field(max_length=limits.MESSAGES)]
+"""The messages of a dialog, as objects."""
+
+if TYPE_CHECKING:
+    from codellama.params import Prompt
+    from codellama.running.language_model import LanguageModel, TextTokenizer
+
+
+def read_messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """OpenAI's messages as plain ones. Raises ChatFormatError.
+
+    That a message bears a name is noted as ignored: no format of these models has a place for it.
+    """
+    if any(message.get("name") for message in raw):
+        note_ignored("messages.name")
+    return text_messages(raw)
+
+
+def parse_prompts(raw: Any, llm: LanguageModel) -> list[Prompt]:
+    """The prompts in a `prompt` field: a text, token ids, a mix of both, or a list of these.
+
+    A list that holds a number anywhere is one prompt; texts in a mix are tokenized on their own,
+    the first one with BOS if it comes first. `{"prompt_string": text}` stands for the text.
+
+    The text of a prompt is its author's, as in llama-server: the names of control tokens in it are these
+    tokens. So a text that somebody else typed has to go into the messages of a chat or into an infill
+    request, where it stays text, or be given as ids.
+    """
+    if isinstance(raw, list) and not any(_is_id(part) for part in raw):
+        if not raw:
+            raise InvalidRequestError("{param} must not be an empty list", "prompt")
+        if len(raw) > limits.PROMPTS:
+            raise InvalidRequestError(
+                "{param} must not hold more than {most} prompts", "prompt", most=limits.PROMPTS
+            )
+        return [_prompt(part, llm) for part in raw]
+    return [_prompt(raw, llm)]
+
+
+def _prompt(raw: Any, llm: LanguageModel) -> Prompt:
+    if isinstance(raw, dict) and raw.keys() == {"prompt_string"}:
+        raw = raw["prompt_string"]
+    if isinstance(raw, str):
+        raw = [raw]
+    if not isinstance(raw, list) or not raw:
+        raise _prompt_error()
+    return llm.complete_prompt(mixed_tokens(raw, llm.tokenizer, add_bos=True, parse_special=True))
+
+
+def mixed_tokens(
+    raw: Sequence[Any], tokenizer: TextTokenizer, *, add_bos: bool, parse_special: bool = False
+) -> list[int]:
+    """Token ids of a list of ids and texts. Raises InvalidRequestError naming `prompt`.
+
+    With `add_bos` a text that comes first has BOS before it; one that begins with the name of BOS has it.
+    """
+    tokens: list[int] = []
+    for i, part in enumerate(raw):
+        if isinstance(part, str):
+            part_tokens = tokenizer.encode(part, parse_special=parse_special)
+            if add_bos and i == 0 and part_tokens[:1] != [tokenizer.bos]:
+                tokens.append(tokenizer.bos)
+            tokens += part_tokens
+        elif _is_id(part):
+            if not 0 <= part < tokenizer.n_vocab:
+                raise unknown_token("prompt", part, tokenizer.n_vocab)
+            tokens.append(part)
+        else:
+            raise _prompt_error()
+    return tokens
+
+
+def _prompt_error() -> InvalidRequestError:
+    return InvalidRequestError(
+        "{param} must be a text, a list of token ids, a list that mixes both, or a list of these",
+        "prompt",
+    )
+
+
+def _is_id(part: Any) -> bool:
+    return isinstance(part, int) and not isinstance(part, bool)
