@@ -28,6 +28,8 @@ SCHEMAS: list[Any] = [
         "required": ["a"],
     },
     {"type": "array", "items": {"enum": [1, "x", None]}, "uniqueItems": True, "maxItems": 3},
+    {"items": {"type": ["string", "integer", "array"]}, "uniqueItems": True, "minItems": 2},
+    {"additionalProperties": {"type": "integer"}, "minProperties": 3},
     {"oneOf": [{"type": "string", "pattern": "^a+b$"}, {"minimum": 2.5, "multipleOf": 0.5}]},
     {
         "patternProperties": {"^x": {"type": "null"}},

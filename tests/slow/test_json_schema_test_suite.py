@@ -18,14 +18,13 @@ from codellama.errors import GrammarError
 from tests.walks import accepts_value, slice_vocabulary
 
 SUITE = os.environ.get("CODELLAMA_JSON_SCHEMA_TEST_SUITE")
-ONLY_UNDECLARED = (
-    "$ref prevents a sibling $id from changing the base uri"  # draft 7 without $schema
-)
+ONLY_UNDECLARED = "$ref prevents a sibling $id from changing the base uri"
+"""Of draft 7, but it does not say so: without `$schema`, an `$id` beside `$ref` counts, as in 2020-12."""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(SUITE is None, reason="set CODELLAMA_JSON_SCHEMA_TEST_SUITE to its folder")
-@pytest.mark.parametrize(("draft", "least"), [("draft2020-12", 640), ("draft7", 485)])
+@pytest.mark.parametrize(("draft", "least"), [("draft2020-12", 670), ("draft7", 510)])
 def test_the_suite(draft: str, least: int) -> None:
     vocabulary = slice_vocabulary()
     constraints = Constraints(vocabulary)

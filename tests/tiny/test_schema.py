@@ -59,6 +59,13 @@ SCHEMAS: dict[str, Any] = {
     "enum-1000": {"enum": [f"value number {i}" for i in range(1000)]},
     "bounds": {"type": "integer", "minimum": -7, "maximum": 130},
     "large": {"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 5000},
+    "set": {"type": "array", "items": STRING, "uniqueItems": True, "minItems": 2, "maxItems": 6},
+    "counted-keys": {
+        "type": "object",
+        "additionalProperties": INTEGER,
+        "minProperties": 3,
+        "maxProperties": 4,
+    },
     "all-of": {"allOf": [{"$ref": "#/$defs/Color"}], "$defs": {"Color": {"enum": ["r", "g"]}}},
     "types": {"type": ["string", "null"], "enum": ["a", None]},
 }
@@ -215,6 +222,23 @@ def test_greedy_answers_are_the_same_with_drafts(demo: LLM) -> None:
     jsonschema.validate(json.loads(want.text), schema)
     assert got.choices[0].text == want.text
     assert got.timings.draft_accepted > 0
+
+
+def test_drafts_do_not_repeat_items_that_have_to_differ() -> None:
+    schema: dict[str, Any]
+    pairs = {"type": "array", "items": [STRING, INTEGER], "minItems": 2, "maxItems": 2}
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 300}
+    with LLM(demo_gguf(), n_ctx=2048, n_seq_max=4, n_threads=1) as drafting:
+        for schema in (
+            {"type": "array", "items": {"type": "string", "maxLength": 40}, "maxItems": 8},
+            {"type": "array", "items": pairs, "maxItems": 8},
+        ):
+            schema |= {"uniqueItems": True, "minItems": 6}
+            choice = drafting.chat(
+                "ab ab ab ab", json_schema=schema, logit_bias=closing(drafting), **asked
+            ).result().choices[0]  # fmt: skip
+            assert choice.finish_reason is FinishReason.STOP
+            jsonschema.Draft7Validator(schema).validate(json.loads(choice.text))
 
 
 def test_a_schema_acts_with_an_adapter(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -199,6 +199,17 @@ def test_a_lark_grammar() -> None:
         assert caught.value.param == "grammar"
 
 
+def test_errors_in_a_lark_grammar_name_its_own_lines() -> None:
+    for text, place in (
+        ('start: a\n\na: "x" b', "at 3(4)"),
+        ("start: (", "1(9)"),
+        ('start: "a"\nb: %%', "2(5)"),
+    ):
+        with pytest.raises(GrammarError) as caught:
+            CONSTRAINTS.compile_lark(text)
+        assert place in str(caught.value) and "no_forcing" not in str(caught.value)
+
+
 def test_the_real_vocabulary(real_vocab: Path) -> None:
     vocabulary = real_vocabulary(real_vocab)
     grammar = Constraints(vocabulary).compile_schema(SCHEMA)

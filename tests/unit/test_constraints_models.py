@@ -203,7 +203,7 @@ def _larger(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
                     st.sampled_from(["^a", "b$"]), inner, max_size=2
                 ),
                 "maxProperties": st.integers(1, 4),
-                "minProperties": st.integers(0, 1),
+                "minProperties": st.integers(0, 2),
                 "dependentRequired": st.just({"a": ["b"]}),
             },
         ),
@@ -215,6 +215,7 @@ def _larger(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
                 "minItems": st.integers(0, 2),
                 "maxItems": st.integers(1, 4),
                 "contains": inner,
+                "uniqueItems": st.booleans(),
             },
         ),
         st.fixed_dictionaries({}, optional={"anyOf": some, "not": inner}),

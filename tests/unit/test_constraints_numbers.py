@@ -37,7 +37,8 @@ def some_number(rng: random.Random) -> Fraction:
 def some_slot(rng: random.Random) -> NumberSlot:
     low, high = sorted((some_number(rng), some_number(rng)))
     whole = rng.choice([None, None, True, False])
-    multiples = frozenset([Fraction(rng.choice([1, 2, 5, 10, 50]), rng.choice([1, 10, 100]))])
+    base = rng.choice([1, 2, 4, 5, 8, 10, 25, 50, 125, 400])
+    multiples = frozenset([Fraction(base, rng.choice([1, 10, 100, 1000]))])
     lowest = None if rng.random() < 0.3 else low
     highest = None if rng.random() < 0.3 else high
     return NumberSlot(
@@ -51,7 +52,10 @@ def some_slot(rng: random.Random) -> NumberSlot:
 
 
 def some_texts(slot: NumberSlot, rng: random.Random) -> set[str]:
-    texts = {"0", "-0", "0.0", "1", "-1", "1.0", "0.5", "00", "01", "1.", ".5", "-.5", "1e3", "+1"}
+    some = next(iter(slot.multiples), Fraction(1, 7))
+    steps = [some * rng.randint(-30, 30) for _ in range(12)]
+    texts = {written(number) for number in steps} | {written(number) + "0" for number in steps}
+    texts |= {"0", "-0", "0.0", "1", "-1", "1.0", "0.5", "00", "01", "1.", ".5", "-.5", "1e3", "+1"}
     for bound in (slot.low, slot.high):
         for step in map(Fraction, ("0", "1/10", "1/1000", "1", "10")):
             for number in ((bound or Fraction(0)) + step, (bound or Fraction(0)) - step):

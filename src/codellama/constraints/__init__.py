@@ -11,6 +11,9 @@ A schema goes through these hands:
 - `keywords` makes a constraint, a slot, of each assertion. Each slot knows its opposite.
 - `unfold` says what each place allows, for each type. So `not`, `oneOf` and `if` are exact.
 - `emit`, `objects`, `arrays`, `strings`, `numbers` write rules. `rules` leaves out those that lead nowhere.
+- `trial` refuses patterns that come to too many states.
+
+A grammar cannot remember, so `unique` watches what has to differ: items under `uniqueItems`, counted keys.
 
 llguidance has a compiler for JSON schemas of its own. It is used for odd multiples only: it (1.9.1) refuses
 keywords that people use, and reads some property names otherwise than JSON does.

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache, partial
 from itertools import product
 
 from codellama.constraints import limits
 from codellama.constraints.cases import BooleanSlot, NullSlot
 from codellama.constraints.containers import ArraySlot, Contains, Goal, both, failed
 from codellama.constraints.numbers import spelled_number
+from codellama.constraints.place import FREE_MARK, MARK
 from codellama.constraints.refusal import refusal
-from codellama.constraints.rules import Alternative, Many
+from codellama.constraints.rules import Alternative, Many, Rules
 from codellama.constraints.scalars import NumberSlot, StringSlot, lower
 from codellama.constraints.strings import spelled_values
-from codellama.constraints.writing import Writing
+from codellama.constraints.unique import ROOM, marked
+from codellama.constraints.variety import has_free_strings, variety
+from codellama.constraints.writing import Spelling, Writing
 
 _Hits = tuple[int, ...]
+_Item = Callable[[Goal], str]
+"""Gives the rule of an item that satisfies a goal."""
 
 
 class ArrayWriter:
@@ -26,19 +33,25 @@ class ArrayWriter:
         self._writing = writing
         self._rules = writing.rules
 
-    def write(self, slot: ArraySlot, where: str) -> str:
+    def write(self, slot: ArraySlot, where: str, spelling: Spelling) -> str:
         """The name of the rule for the arrays of a slot; `where` is the place in the schema."""
         slot = self._shortened(slot)
+        item: _Item = partial(self._writing.rule, spelling=spelling)
         if slot.most is not None and slot.least > slot.most:
             return self._rules.rule([])
         contains = tuple(some for some in slot.contains if some.least or some.most is not None)
         slot = replace(slot, contains=contains)
+        values = None
         if slot.unique and (slot.most is None or slot.most > 1):
-            inner = self._unique(slot)
+            values = None if slot.prefix or contains else self._finite(slot.rest)
+            if values is None:
+                item = self._tracked(slot, spelling)
+        if values is not None:
+            inner = self._listed(slot, values)
         elif contains:
-            inner = _Counted(self._writing, slot, where).rule()
+            inner = _Counted(self._rules, item, slot, where).rule()
         else:
-            inner = self._plain(slot)
+            inner = self._plain(slot, item)
         return self._rules.rule([('"["', inner, '"]"')])
 
     def _shortened(self, slot: ArraySlot) -> ArraySlot:
@@ -50,38 +63,58 @@ class ArrayWriter:
             return replace(slot, most=lower(slot.most, len(slot.prefix)))
         return slot
 
-    def _plain(self, slot: ArraySlot) -> str:
+    def _plain(self, slot: ArraySlot, rule: _Item) -> str:
         count = len(slot.prefix) if slot.most is None else min(len(slot.prefix), slot.most)
-        after = self._rules.rule([self._tail(slot, count)] if count else self._whole(slot))
+        after = self._rules.rule(
+            [self._tail(slot, count, rule)] if count else self._whole(slot, rule)
+        )
         for i in reversed(range(count)):
-            item = self._writing.rule(slot.prefix[i])
+            item = rule(slot.prefix[i])
             here: list[Alternative] = [('","', item, after) if i else (item, after)]
             after = self._rules.rule(here if i < slot.least else [*here, ()])
         return after
 
-    def _whole(self, slot: ArraySlot) -> list[Alternative]:
+    def _whole(self, slot: ArraySlot, rule: _Item) -> list[Alternative]:
         if slot.most == 0:
             return [()]
-        item = self._writing.rule(slot.rest)
+        item = rule(slot.rest)
         most = None if slot.most is None else slot.most - 1
         some: Alternative = (item, Many(('","', item), max(0, slot.least - 1), most))
         return [some] if slot.least else [some, ()]
 
-    def _tail(self, slot: ArraySlot, count: int) -> Alternative:
+    def _tail(self, slot: ArraySlot, count: int, rule: _Item) -> Alternative:
         most = None if slot.most is None else slot.most - count
         if most == 0:
             return ()
-        item = self._writing.rule(slot.rest)
+        item = rule(slot.rest)
         return (Many(('","', item), max(0, slot.least - count), most),)
 
-    def _unique(self, slot: ArraySlot) -> str:
-        values = self._finite(slot.rest)
-        if values is None or slot.prefix or slot.contains:
+    def _tracked(self, slot: ArraySlot, spelling: Spelling) -> _Item:
+        """The rule of an item whose array `Unique` watches: a mark may stand before it, and tells so."""
+        if spelling:
             raise refusal(
                 slot.unique,
-                "uniqueItems can be enforced only where items are a short list of values",
-                f"give items an enum of at most {limits.UNIQUE_VALUES} values, or leave uniqueItems out",
+                "uniqueItems cannot be enforced inside of items that have to differ themselves",
+                "leave one of the two out, or give the inner items an enum of at most {most} values",
+                most=limits.UNIQUE_VALUES,
             )
+        if len(slot.contains) > 1:
+            raise refusal(
+                slot.unique,
+                "uniqueItems cannot be enforced beside more than one contains",
+                "leave one of them out",
+            )
+        _check_variety(slot, self._writing)
+
+        def item(goal: Goal) -> str:
+            inner = self._writing.rule(goal, Spelling.ONE)
+            mark = FREE_MARK if has_free_strings(goal, ROOM, self._writing) else MARK
+            return self._rules.rule([(inner,), (self._rules.terminal(marked(mark)), inner)])
+
+        return cache(item)
+
+    def _listed(self, slot: ArraySlot, values: list[str]) -> str:
+        """Different ones of a few values: the grammar keeps a bit for each."""
         names = [self._rules.terminal(text) for text in values]
         bits = f"[0:{len(names)}]"
         most = len(names) if slot.most is None else min(slot.most, len(names))
@@ -115,6 +148,29 @@ class ArrayWriter:
         return found if len(found) <= limits.UNIQUE_VALUES and "/" not in found else None
 
 
+def _check_variety(slot: ArraySlot, writing: Writing) -> None:
+    """Raises GrammarError if the items that an array must have might run out of different values."""
+    size = len(slot.prefix)
+    # what has to be contained may have its place only behind the first items
+    least = max(slot.least, *(max(size, some.start) for some in slot.contains), 0)
+    wanted = [(slot.item(i), i + 1) for i in range(min(least, size))]
+    wanted += [(slot.rest, least)] if least > size else []
+    for some in slot.contains:
+        for index in range(some.start, max(size, some.start) + 1):
+            item = slot.item(index)
+            wanted.append((both(item, some.goal), some.least))
+            if some.most is not None and slot.least > some.most:
+                wanted.append((both(item, failed(some.goal)), slot.least))
+    for goal, least in wanted:
+        if least > 1 and variety(goal, writing) < least:
+            raise refusal(
+                slot.unique,
+                "uniqueItems cannot be enforced: it is not certain that {least} items can differ",
+                "ask for fewer items, or allow more values",
+                least=least,
+            )
+
+
 def _numbers(slot: NumberSlot) -> list[str] | None:
     if slot.values is not None:
         numbers = {number for number, _ in slot.values}
@@ -131,9 +187,9 @@ def _numbers(slot: NumberSlot) -> list[str] | None:
 class _Counted:
     """An array of which it is counted how many items satisfy something; a rule for each state."""
 
-    def __init__(self, writing: Writing, slot: ArraySlot, where: str) -> None:
-        self._writing = writing
-        self._rules = writing.rules
+    def __init__(self, rules: Rules, item: _Item, slot: ArraySlot, where: str) -> None:
+        self._item = item
+        self._rules = rules
         self._slot = slot
         starts = max(some.start for some in slot.contains)
         self._last = max(1, len(slot.prefix), slot.least, slot.most or 0, starts)
@@ -178,7 +234,7 @@ class _Counted:
         if slot.most is not None and position >= slot.most:
             return found
         for next_hits, goal in self._items(position, hits):
-            item = self._writing.rule(goal)
+            item = self._item(goal)
             stays = next_hits == hits and position == self._last
             if stays:  # only one: nothing counts
                 loop = (Many(('","', item), 0, None),)

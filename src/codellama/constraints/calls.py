@@ -17,10 +17,14 @@ from codellama.constraints.document import Document
 from codellama.constraints.emit import Emitter
 from codellama.constraints.refusal import refusal
 from codellama.constraints.rules import HEAD, ONE_LINE, Alternative, Many, Rules
+from codellama.constraints.unique import MARKS
+from codellama.constraints.writing import Written
 from codellama.errors import GrammarError, InvalidRequestError
 from codellama.params import Tool, Tools
 from codellama.prompts.tools import CALL
 
+_ANY = f"[^\\x{{{min(MARKS):x}}}-\\x{{{max(MARKS):x}}}]"
+"""A character of free words: not one of the marks, which tell what stands in a call."""
 _TAG = "".join(f"\\x{{{ord(character):x}}}" for character in CALL)  # as a regular expression
 
 
@@ -43,8 +47,8 @@ def check_tools(tools: Tools) -> None:
         )
 
 
-def calls_text(tools: Tools, schema: Any, is_empty: Callable[[str], bool]) -> str:
-    """The Lark grammar of answers with `tools`; `schema` is that of answers in words, None if they are free.
+def written_calls(tools: Tools, schema: Any, is_empty: Callable[[str], bool]) -> Written:
+    """The grammar of answers with `tools`; `schema` is that of answers in words, None if they are free.
 
     `is_empty` tells whether the expression of a terminal matches nothing. Raises GrammarError, which names
     the function whose parameters cannot be enforced, or `json_schema`.
@@ -59,8 +63,8 @@ def calls_text(tools: Tools, schema: Any, is_empty: Callable[[str], bool]) -> st
     if tools.choice != "auto":
         start = rules.rule([(tag, *calls)])
     elif schema is None:
-        words = rules.terminal(f"/(?s:.)*/ & ~/(?s:.)*{_TAG}(?s:.)*/")
-        until = rules.given(f"{{name}}[lazy]: /(?s:.)*{_TAG}/")
+        words = rules.terminal(f"/{_ANY}*/ & ~/{_ANY}*{_TAG}{_ANY}*/")
+        until = rules.given(f"{{name}}[lazy]: /{_ANY}*{_TAG}/")
         start = rules.rule([(words,), (until, *calls)])
     else:
         start, head = rules.rule([(_schema(schema, rules, sets),), (tag, *calls)]), HEAD
@@ -71,7 +75,7 @@ def calls_text(tools: Tools, schema: Any, is_empty: Callable[[str], bool]) -> st
             "tools",
             "look for bounds that contradict each other",
         )
-    return text
+    return Written(text, rules.patterns)
 
 
 def calls_key(tools: Tools, schema: Any) -> str:

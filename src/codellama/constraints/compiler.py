@@ -11,20 +11,25 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 
 from codellama.constraints import limits
-from codellama.constraints.calls import calls_key, calls_text, check_tools
+from codellama.constraints.byte_table import ByteTable
+from codellama.constraints.calls import calls_key, check_tools, written_calls
 from codellama.constraints.cases import Combiner
 from codellama.constraints.document import Document
 from codellama.constraints.emit import Emitter
 from codellama.constraints.lark_check import check_lark
 from codellama.constraints.matcher import Grammar
-from codellama.constraints.patterns import compiled
+from codellama.constraints.patterns import cannot_be_enforced, compiled
+from codellama.constraints.refusal import refusal
 from codellama.constraints.regex_parser import PatternError
-from codellama.constraints.regex_text import spelled
+from codellama.constraints.regex_text import expression
 from codellama.constraints.rules import FREE_TOKENS, Rules
+from codellama.constraints.trial import is_too_complex, parser_limits, try_out
+from codellama.constraints.unique import MARKS, has_marks
 from codellama.constraints.vocabulary import TokenPieces, Tokens
+from codellama.constraints.writing import Written
 from codellama.errors import GrammarError
 from codellama.params import Tools
 
@@ -39,8 +44,10 @@ class Constraints:
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
         self._made: Tokens | None = None
+        self._table: ByteTable | None = None
         self._kept: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
         self._bytes = 0
+        self._complex: dict[str, bool] = {}
 
     def warm_up(self) -> None:
         """Make the tokenizer now; takes up to half a second and some 15 MB."""
@@ -53,7 +60,7 @@ class Constraints:
         GrammarError, which names `param`, for what is wrong in it or cannot be enforced.
         """
         return self._compile(
-            "schema", param, lambda: schema_text(schema, self._is_empty), _key(schema)
+            "schema", param, lambda: _of_schema(schema, self._is_empty), _key(schema)
         )
 
     def compile_regex(self, regex: str, param: str = "regex") -> Grammar:
@@ -61,7 +68,7 @@ class Constraints:
 
         Raises GrammarError, which names `param`.
         """
-        return self._compile("regex", param, lambda: regex_text(regex), _text(regex, param))
+        return self._compile("regex", param, lambda: _of_regex(regex), _text(regex, param))
 
     def compile_lark(self, grammar: str, param: str = "grammar") -> Grammar:
         """The texts of a grammar in llguidance's variant of Lark's syntax.
@@ -69,7 +76,7 @@ class Constraints:
         Raises GrammarError, which names `param`.
         """
         text = _text(grammar, param)
-        return self._compile("lark", param, lambda: FREE_TOKENS + check_lark(grammar), text)
+        return self._compile("lark", param, lambda: _of_lark(grammar), text)
 
     def compile_calls(self, tools: Tools, schema: Any = None) -> Grammar:
         """Answers in words or calls of `tools`, as their choice says; `schema` is that of the words.
@@ -79,16 +86,23 @@ class Constraints:
         """
         check_tools(tools)
         key = calls_key(tools, schema)
-        return self._compile("tools", None, lambda: calls_text(tools, schema, self._is_empty), key)
+        return self._compile(
+            "tools", None, lambda: written_calls(tools, schema, self._is_empty), key
+        )
 
-    def _compile(self, kind: str, param: str | None, text: Callable[[], str], key: str) -> Grammar:
+    def _compile(
+        self, kind: str, param: str | None, write: Callable[[], Written], key: str
+    ) -> Grammar:
         with self._lock:
             grammar = self._kept.get((kind, key))
             if grammar is not None and not grammar.broken:
                 self._kept.move_to_end((kind, key))
                 return grammar
         try:
-            grammar = self._built(text(), kind)
+            written = write()
+            grammar = self._built(written.text, kind)
+            self._check_complexity(written, kind)
+            try_out(grammar.beginning(), self._tokens())
         except GrammarError as error:
             raise (error if param is None else error.rename(param)) from None
         with self._lock:
@@ -107,19 +121,49 @@ class Constraints:
                 self._made = Tokens(self._vocabulary)
             return self._made
 
+    def _byte_table(self) -> ByteTable:
+        pieces = self._tokens().pieces
+        with self._lock:
+            if self._table is None:
+                self._table = ByteTable(pieces, MARKS)
+            return self._table
+
     def _is_empty(self, expression: str) -> bool:
         """Whether a terminal matches no text; what is too large to tell is an error later."""
         text = FREE_TOKENS + f"start: T\nT: {expression}\n"
-        start = LLMatcher(
-            self._tokens().native, LLMatcher.grammar_from_lark(text), log_level=0, limits=_limits()
+        return _is_dead(self._started(text))
+
+    def _started(self, text: str) -> LLMatcher:
+        native = self._tokens().native
+        return LLMatcher(
+            native, LLMatcher.grammar_from_lark(text), log_level=0, limits=parser_limits()
         )
-        return _is_dead(start)
+
+    def _check_complexity(self, written: Written, kind: str) -> None:
+        """Raises GrammarError, which names the pattern, if answers might reach llguidance's limits."""
+        tokens = self._tokens()
+        for pattern, place in written.patterns.items():
+            alone = FREE_TOKENS + f"start: T\nT: {expression(pattern.whole, quoted=True)}\n"
+            if self._is_too_complex(pattern.source, alone):
+                error = cannot_be_enforced(pattern.source, place, "too many states")
+                raise error.rename(kind) if kind == "tools" else error
+        may_be = written.patterns or kind in ("regex", "lark")
+        if may_be and is_too_complex(written.text, tokens):
+            raise GrammarError(
+                "{param}: its patterns are together too complex", kind, "use fewer or simpler ones"
+            )
+
+    def _is_too_complex(self, source: str, grammar: str) -> bool:
+        """The same for one pattern; what was found is kept."""
+        if source not in self._complex:
+            if len(self._complex) >= limits.CACHE_ENTRIES:
+                self._complex.clear()
+            self._complex[source] = is_too_complex(grammar, self._tokens())
+        return self._complex[source]
 
     def _built(self, text: str, kind: str) -> Grammar:
         tokens = self._tokens()
-        start = LLMatcher(
-            tokens.native, LLMatcher.grammar_from_lark(text), log_level=0, limits=_limits()
-        )
+        start = self._started(text)
         if start.is_error():
             raise GrammarError(
                 "{param} cannot be compiled: {reason}",
@@ -128,7 +172,16 @@ class Constraints:
             )
         if _is_dead(start):
             raise GrammarError("{param}: no text satisfies it", kind)
-        return Grammar(start, tokens, text)
+        table = None
+        if kind in ("schema", "tools") and has_marks(text):
+            table = self._byte_table()
+            if not set(MARKS) <= table.of_byte.keys():
+                raise refusal(
+                    "#",
+                    "this model has no token for single bytes, which uniqueItems needs here",
+                    f"give items an enum of at most {limits.UNIQUE_VALUES} values",
+                )
+        return Grammar(start, tokens, text, table)
 
 
 def _is_dead(start: LLMatcher) -> bool:
@@ -139,11 +192,8 @@ def _is_dead(start: LLMatcher) -> bool:
     return bool(start.is_stopped() and not start.is_accepting())
 
 
-def schema_text(schema: Any, is_empty: Callable[[str], bool]) -> str:
-    """The Lark grammar of a JSON schema; GrammarError names what cannot be enforced.
-
-    `is_empty` tells whether the expression of a terminal matches nothing.
-    """
+def _of_schema(schema: Any, is_empty: Callable[[str], bool]) -> Written:
+    """The grammar of a JSON schema; `is_empty` tells whether a terminal's expression matches nothing."""
     if isinstance(schema, str):
         if len(schema) > 2 * limits.SCHEMA_BYTES:
             raise GrammarError(
@@ -154,11 +204,13 @@ def schema_text(schema: Any, is_empty: Callable[[str], bool]) -> str:
         except (ValueError, RecursionError) as error:
             raise GrammarError("{param} is not JSON: {reason}", reason=str(error)) from None
     document = Document(schema)
-    return Emitter(document, Rules(), Combiner()).text(((document.root, True),), is_empty)
+    rules = Rules()
+    text = Emitter(document, rules, Combiner()).text(((document.root, True),), is_empty)
+    return Written(text, rules.patterns)
 
 
-def regex_text(regex: str) -> str:
-    """The Lark grammar of a regular expression that matches a whole answer."""
+def _of_regex(regex: str) -> Written:
+    """The grammar of a regular expression that matches a whole answer."""
     try:
         pattern = compiled(regex, False, limits.REGEX_CHARS)
     except PatternError as error:
@@ -168,12 +220,12 @@ def regex_text(regex: str) -> str:
             "write it without",
             reason=str(error),
         ) from None
-    parts = [f"/{spelled(pattern.whole, quoted=False)}/"]
-    parts += [
-        ("~" if forbidden else "") + f"/{spelled(tree, quoted=False)}/"
-        for tree, forbidden in pattern.ahead
-    ]
-    return FREE_TOKENS + f"start: T\nT: {' & '.join(parts)}\n"
+    return Written(FREE_TOKENS + f"start: T\nT: {expression(pattern.whole, quoted=False)}\n")
+
+
+def _of_lark(grammar: str) -> Written:
+    """The grammar that a request gives; what is set here follows it, so that lines keep their numbers."""
+    return Written(f"{check_lark(grammar)}\n{FREE_TOKENS}")
 
 
 def _key(schema: Any) -> str:
@@ -191,16 +243,6 @@ def _text(value: object, param: str) -> str:
     return value
 
 
-def _limits() -> LLParserLimits:
-    return LLParserLimits(
-        initial_lexer_fuel=2_000_000,
-        step_lexer_fuel=500_000,
-        max_lexer_states=50_000,
-        max_grammar_size=500_000,
-        verbose_errors=False,
-    )
-
-
 def _cost(key: str, grammar: Grammar) -> int:
     return len(key) + 4 * len(grammar.text) + 50_000
 
@@ -211,5 +253,6 @@ def _shortened(error: str, kind: str) -> str:
         return "its patterns are together too complex; use fewer or simpler ones"
     if "symbols.len()" in error or "grammar size" in error.lower():
         return "there is too much of it; use fewer or simpler parts"
-    lines = [line for line in error.strip().splitlines() if line.strip()]
+    ours = FREE_TOKENS.strip()
+    lines = [line for line in error.strip().splitlines() if line.strip() and ours not in line]
     return " ".join(lines)[:500] if kind == "lark" else (lines[0] if lines else "")[:200]

@@ -16,7 +16,7 @@ from codellama.constraints.scalars import StringSlot, lower
 Goal = tuple[tuple[Node, bool], ...]
 ANY: Goal = ()
 NOTHING: Goal = ((Node("#false", False), True),)
-EVERYTHING = -1
+ALL_ITEMS = -1
 """All items of an array have been evaluated."""
 
 
@@ -56,7 +56,7 @@ class ArraySlot:
     unique: str = ""
     """The pointer of the uniqueItems that holds here."""
     evaluated: int = 0
-    """How many items have been looked at by keywords, or EVERYTHING; for unevaluatedItems."""
+    """How many items have been looked at by keywords, or ALL_ITEMS; for unevaluatedItems."""
 
     def item(self, index: int) -> Goal:
         """What the item at this index must satisfy."""
@@ -72,8 +72,8 @@ class ArraySlot:
             lower(self.most, other.most),
             self.contains + tuple(c for c in other.contains if c not in self.contains),
             self.unique or other.unique,
-            EVERYTHING
-            if EVERYTHING in (self.evaluated, other.evaluated)
+            ALL_ITEMS
+            if ALL_ITEMS in (self.evaluated, other.evaluated)
             else max(self.evaluated, other.evaluated),
         )
         return slot if slot.most is None or slot.least <= slot.most else None

@@ -20,7 +20,12 @@ _DAYS = rf"(?:{_N}Y(?:{_N}M(?:{_N}D)?)?|{_N}M(?:{_N}D)?|{_N}D)"
 _CLOCK = rf"T(?:{_N}H(?:{_N}M(?:{_N}S)?)?|{_N}M(?:{_N}S)?|{_N}S)"
 _DURATION = rf"P(?:{_N}W|{_DAYS}(?:{_CLOCK})?|{_CLOCK})"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9\-]{0,38}[a-zA-Z0-9])?"
-_ASCII_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9]|[a-zA-Z0-9]{2}(?:[a-zA-Z0-9]|[a-zA-Z0-9\-][a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9\-]{1,58}[a-zA-Z0-9])|[a-zA-Z0-9]-(?:[a-zA-Z0-9\-]{0,59}[a-zA-Z0-9]))"  # noqa: E501
+# no "--" in the third and fourth place: that begins an encoded label
+_ALNUM = "[a-zA-Z0-9]"
+_ASCII_LABEL = (
+    rf"(?:{_ALNUM}|{_ALNUM}{_ALNUM}|{_ALNUM}{{2}}(?:{_ALNUM}|[a-zA-Z0-9\-]{_ALNUM}"
+    rf"|{_ALNUM}[a-zA-Z0-9\-]{{1,58}}{_ALNUM})|{_ALNUM}-(?:[a-zA-Z0-9\-]{{0,59}}{_ALNUM}))"
+)
 _HOST = rf"{_ASCII_LABEL}(?:\.{_ASCII_LABEL}){{0,3}}"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
@@ -36,7 +41,7 @@ _IPV6 = (
 )
 _ATOM = r"[a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~]{1,15}"
 _LOCAL = rf"{_ATOM}(?:\.{_ATOM}){{0,3}}"
-_TOP = r"[a-zA-Z](?:[a-zA-Z0-9\-]{0,22}[a-zA-Z])"
+_TOP = r"[a-zA-Z]{2,24}"
 _PERCENT = r"%[0-9a-fA-F]{2}"
 
 
@@ -50,15 +55,28 @@ def _uri_parts(more: str) -> tuple[str, str, str]:
     )
 
 
-def _uri(more: str = "") -> str:
+_PORT = r"(?::(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4}))?"
+# What browsers and pydantic look up: no host that looks like a number.
+_DOMAIN = (
+    rf"(?:(?:{_ASCII_LABEL}\.){{1,4}}[a-zA-Z]{{1,24}}|[a-wyzA-WYZ](?:[a-zA-Z0-9]{{0,22}}[a-zA-Z])?)"
+)
+_WEB_HOST = rf"(?:{_DOMAIN}|{_IPV4}|\[{_IPV6}\])"
+
+
+def _web(schemes: str) -> str:
+    """An address with a host, a path, a query and a fragment."""
+    path, host, query = _uri_parts("")
+    tail = rf"(?:/{path}*)*(?:\?{query}*)?(?:#{query}*)?"
+    return rf"(?:{schemes})://(?:(?:{host}|:)*@)?{_WEB_HOST}{_PORT}{tail}"
+
+
+def _uri(scheme: str = "[a-zA-Z]", more: str = "") -> str:
+    """Any URI by RFC 3986, whose scheme begins so; `more` characters may stand in it."""
     path, host, query = _uri_parts(more)
-    authority = (
-        rf"(?:(?:{host}|:)*@)?(?:\[(?:{_IPV6}|v[0-9a-fA-F]+\.[a-zA-Z0-9\-._~!$&'()*+,;=:]+)\]|{host}*)"
-        r"(?::[0-9]{0,5})?"
-    )
+    authority = rf"(?:(?:(?:{host}|:)*@)?(?:\[{_IPV6}\]|{host}+){_PORT})?"
     tail = rf"(?:\?{query}*)?(?:#{query}*)?"
     where = rf"//{authority}(?:/{path}*)*|/(?:{path}+(?:/{path}*)*)?|{path}+(?:/{path}*)*|"
-    return rf"[a-zA-Z][a-zA-Z0-9+\-.]*:(?:{where}){tail}"
+    return rf"{scheme}[a-zA-Z0-9+\-.]*:(?:{where}){tail}"
 
 
 def _reference(more: str = "") -> str:
@@ -69,7 +87,7 @@ def _reference(more: str = "") -> str:
     relative = (
         rf"(?://{authority}(?:/{path}*)*|/(?:{path}+(?:/{path}*)*)?|{first}+(?:/{path}*)*|){tail}"
     )
-    return rf"(?:{_uri(more)}|{relative})"
+    return rf"(?:{_uri(more=more)}|{relative})"
 
 
 _WIDE = r"\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef\u{10000}-\u{1fffd}"
@@ -86,7 +104,22 @@ def _uuid(version: str) -> str:
     return rf"{digit}{{8}}-{digit}{{4}}-{version}{digit}{{3}}-[89abAB]{digit}{{3}}-{digit}{{12}}"
 
 
-_NETWORK6 = rf"{_IPV6}/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+_NETWORK4 = (
+    rf"(?:{_IPV4}(?:/32)?|{_OCTET}\.{_OCTET}\.{_OCTET}\.0/24|{_OCTET}\.{_OCTET}\.0\.0/16|{_OCTET}\.0\.0\.0/8"
+    r"|0\.0\.0\.0/0)"
+)
+_NETWORK6 = rf"(?:{_IPV6}(?:/128)?|(?:{_H16}:){{1,4}}:/64|(?:{_H16}:){{1,2}}:/32|::/0)"
+_INTERFACE6 = rf"{_IPV6}/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+
+
+def _regex(depth: int = 2) -> str:
+    """Regular expressions that every reader takes: no lookaround, no references, groups of this depth."""
+    classes = r"\[\^?(?:a-z|A-Z|0-9|[a-zA-Z0-9_ .,:;@/+*()$]|\\[dws])+\]"
+    atom = rf"(?:[a-zA-Z0-9 _,:;@#%&=<>!\"'~/.\-]|\\[dDwWsSnt.\\*+?()\[\]{{}}|^$/]|{classes})"
+    group = rf"|\((?:\?:)?{_regex(depth - 1)}\)" if depth else ""
+    part = rf"(?:{atom}{group})(?:[*+?]|\{{[1-9][0-9]?,?\}})?"
+    return rf"(?:{part})*(?:\|(?:{part})*)*"
+
 
 EXPRESSIONS = {
     "date-time": rf"{_LATER}[tT]{_TIME}",
@@ -99,9 +132,11 @@ EXPRESSIONS = {
     "idn-hostname": _HOST,
     "ipv4": _IPV4,
     "ipv6": _IPV6,
-    "uri": _uri(),
+    # no other scheme that begins like one of http, https, ws, wss, ftp, file
+    "uri": rf"(?:{_web('https?|wss?|ftp')}|file://(?:/{_uri_parts('')[0]}*)*|{_uri('[a-egi-vx-zA-EGI-VX-Z]')})",
+    "http-url": _web("https?"),
     "uri-reference": _reference(),
-    "iri": _uri(_WIDE),
+    "iri": _uri(more=_WIDE),
     "iri-reference": _reference(_WIDE),
     "uri-template": _TEMPLATE,
     "uuid": r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
@@ -109,12 +144,18 @@ EXPRESSIONS = {
     "uuid3": _uuid("3"),
     "uuid4": _uuid("4"),
     "uuid5": _uuid("5"),
+    "regex": rf"\^?{_regex()}\$?",
     "json-pointer": _POINTER,
     "relative-json-pointer": rf"(?:0|[1-9][0-9]{{0,8}})(?:#|{_POINTER})",
     "ipvanyaddress": rf"(?:{_IPV4}|{_IPV6})",
     "ipv4interface": rf"{_IPV4}/(?:3[0-2]|[12]?[0-9])",
-    "ipv6interface": _NETWORK6,
-    "ipvanyinterface": rf"(?:{_IPV4}/(?:3[0-2]|[12]?[0-9])|{_NETWORK6})",
+    "ipv6interface": _INTERFACE6,
+    "ipvanyinterface": rf"(?:{_IPV4}/(?:3[0-2]|[12]?[0-9])|{_INTERFACE6})",
+    # the address of a network ends with zeros
+    "ipv4network": _NETWORK4,
+    "ipv6network": _NETWORK6,
+    "ipvanynetwork": rf"(?:{_NETWORK4}|{_NETWORK6})",
+    "decimal": r"[+\-]?(?:0|[1-9][0-9]{0,27})(?:\.[0-9]{1,28})?",
     "byte": r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
     "base64": r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
     "base64url": r"(?:[A-Za-z0-9_\-]{4})*(?:[A-Za-z0-9_\-]{2}==|[A-Za-z0-9_\-]{3}=)?",
@@ -123,8 +164,26 @@ EXPRESSIONS = {
 
 UNCONSTRAINED = frozenset({"password", "binary", "path", "string", "textarea", "markdown", "text"})
 """Formats that say how a string is shown or kept, and allow every string."""
-NUMERIC = frozenset({"int32", "int64", "uint32", "uint64", "float", "double", "decimal", "number"})
+NUMERIC = frozenset({"int32", "int64", "uint32", "uint64", "float", "double", "number"})
 """OpenAPI's formats of numbers, which say how a number is stored."""
+PATTERN_NAMES = frozenset(
+    {
+        *(
+            "cidrv4",
+            "cidrv6",
+            "cuid",
+            "cuid2",
+            "e164",
+            "emoji",
+            "ends_with",
+            "guid",
+            "iban",
+            "includes",
+        ),
+        *("ksuid", "lowercase", "mac", "nanoid", "starts_with", "ulid", "uppercase", "xid"),
+    }
+)
+"""zod's names for what the pattern beside them says."""
 
 
 def format_pattern(name: object, pointer: str) -> Pattern | None:
@@ -142,13 +201,4 @@ def format_pattern(name: object, pointer: str) -> Pattern | None:
             "use a pattern, or one of " + ", ".join(sorted(EXPRESSIONS)),
             name=name,
         )
-    return pattern(_anchored(expression), pointer, len(expression) + 16)
-
-
-def _anchored(expression: str) -> str:
-    """The expression as one of a whole string; lookaheads have to stand right after the ^."""
-    looks = ""
-    while expression.startswith(("(?=", "(?!")):
-        end = expression.index(")") + 1
-        looks, expression = looks + expression[:end], expression[end:]
-    return f"^{looks}(?:{expression})$"
+    return pattern(f"^(?:{expression})$", pointer, len(expression) + 16)

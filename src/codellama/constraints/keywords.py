@@ -16,9 +16,8 @@ from typing import Any
 from codellama.constraints import limits
 from codellama.constraints.cases import Slot
 from codellama.constraints.containers import (
+    ALL_ITEMS,
     ANY,
-    EVERYTHING,
-    NOTHING,
     ArraySlot,
     Contains,
     Goal,
@@ -27,7 +26,7 @@ from codellama.constraints.containers import (
     key,
 )
 from codellama.constraints.document import Node, shown
-from codellama.constraints.formats import NUMERIC, format_pattern
+from codellama.constraints.formats import NUMERIC, PATTERN_NAMES, format_pattern
 from codellama.constraints.patterns import pattern
 from codellama.constraints.refusal import refusal
 from codellama.constraints.scalars import NumberSlot, StringSlot
@@ -49,6 +48,9 @@ APPLICATORS = frozenset(
 )
 HELPERS = frozenset({"then", "else", "minContains", "maxContains", "additionalItems"})
 """Keywords that mean something only beside another one, which looks at them."""
+
+HTTP_URL_LENGTH = 2083
+"""pydantic's HttpUrl is a `uri` of this length; nothing else tells that only http and https are meant."""
 
 Maker = Callable[[Node], Slot]
 
@@ -199,10 +201,20 @@ def _pattern(node: Node) -> Slot:
 def _format(node: Node) -> Slot:
     name = shaped(node, "format", str, "a string")
     kinds = node.schema.get("type")
-    if isinstance(kinds, str) and kinds != "string" and name in NUMERIC:
+    if isinstance(kinds, str) and kinds != "string" and name in {*NUMERIC, "decimal"}:
         return StringSlot()
+    if name in PATTERN_NAMES and _has_pattern(node.schema):
+        return StringSlot()
+    if name == "uri" and node.schema.get("maxLength") == HTTP_URL_LENGTH:
+        name = "http-url"
     wanted = format_pattern(name, f"{node.pointer}/format")
     return StringSlot() if wanted is None else StringSlot(all_of=(wanted,))
+
+
+def _has_pattern(schema: dict[str, Any]) -> bool:
+    parts = schema.get("allOf")
+    listed = parts if isinstance(parts, list) else []
+    return any(isinstance(part, dict) and "pattern" in part for part in (schema, *listed))
 
 
 def _prefix(node: Node) -> Slot:
@@ -218,10 +230,10 @@ def _items(node: Node) -> Slot:
         assert isinstance(slot, ArraySlot)
         if "additionalItems" not in node.schema:
             return slot
-        return ArraySlot(slot.prefix, goal(node, "additionalItems"), evaluated=EVERYTHING)
+        return ArraySlot(slot.prefix, goal(node, "additionalItems"), evaluated=ALL_ITEMS)
     first = node.schema.get("prefixItems")
     free = (ANY,) * (len(first) if isinstance(first, list) else 0)
-    return ArraySlot(free, goal(node, "items"), evaluated=EVERYTHING)
+    return ArraySlot(free, goal(node, "items"), evaluated=ALL_ITEMS)
 
 
 def _contains(node: Node) -> Slot:
@@ -314,15 +326,3 @@ ASSERTIONS: dict[str, tuple[str, Maker]] = {
     "maxProperties": ("object", _most_properties),
 }
 """Each assertion, the type of values that it is about, and what makes its slot."""
-
-__all__ = [
-    "ASSERTIONS",
-    "NOTHING",
-    "check_unknown",
-    "count",
-    "exact",
-    "goal",
-    "names",
-    "number",
-    "shaped",
-]

@@ -30,10 +30,14 @@ STEPS = 400_000
 """Alternatives looked at while one schema is unfolded: about two seconds."""
 OPEN_CLASSES = 6
 """Kinds of keys that patternProperties, additionalProperties and their like may overlap in."""
-MULTIPLE = 1_000
-"""multipleOf without its point, unless it is 1, 2 or 5 times a power of ten."""
+MULTIPLE = 1_440
+"""multipleOf without its point, unless the last digits of a number tell; more takes a millisecond a token."""
+MULTIPLES_TO = 10**12
+"""Multiples of other numbers without bounds go so far, or so far from their one bound."""
 UNIQUE_VALUES = 63
-"""Different values of an array with uniqueItems: one bit each."""
+"""Different values of an array with uniqueItems that the grammar itself counts: one bit each."""
+UNIQUE_STEPS = 5_000
+"""Bytes looked at to see whether an item can still become different from all earlier ones."""
 
 PATTERN_CHARS = 4_000
 """A regular expression's text."""

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher
 
+from codellama.constraints.byte_table import ByteTable
+from codellama.constraints.unique import Unique
 from codellama.constraints.vocabulary import Tokens
 from codellama.errors import DecodeError
 
@@ -19,24 +21,36 @@ from codellama.errors import DecodeError
 class Grammar:
     """A compiled grammar. `matcher` begins an answer; safe to share between threads."""
 
-    def __init__(self, start: LLMatcher, tokens: Tokens, text: str) -> None:
+    def __init__(
+        self, start: LLMatcher, tokens: Tokens, text: str, table: ByteTable | None = None
+    ) -> None:
+        """With a `table` the items of arrays that the grammar marks are kept different."""
         self._start = start
         self._tokens = tokens
+        self._table = table
         self.text = text
         """The grammar in llguidance's Lark syntax."""
         self.broken = False
         """Whether llguidance has failed in it: answers share its lexer, so it has to be compiled again."""
 
+    def beginning(self) -> LLMatcher:
+        """llguidance's state before the first token; all answers share the lexer in it."""
+        return self._start.deep_copy()
+
     def matcher(self) -> Matcher:
         """A matcher at the beginning of an answer."""
-        return Matcher(self._start.deep_copy(), self._tokens, self)
+        unique = Unique(self._table) if self._table is not None else None
+        return Matcher(self.beginning(), self._tokens, self, unique)
 
 
 class Matcher:
     """The state of one answer under a grammar."""
 
-    def __init__(self, state: LLMatcher, tokens: Tokens, grammar: Grammar) -> None:
+    def __init__(
+        self, state: LLMatcher, tokens: Tokens, grammar: Grammar, unique: Unique | None
+    ) -> None:
         self._state = state
+        self._unique = unique
         self._tokens = tokens
         self._grammar = grammar
         self._ends = tokens.ends
@@ -47,10 +61,14 @@ class Matcher:
         """Whether this token may come next; the ids that end an answer fit where it is complete."""
         if token in self._ends:
             return self.may_end()
-        return bool(self._state.validate_tokens([token]) == 1)
+        if self._state.validate_tokens([token]) != 1:
+            return False
+        return self._unique is None or self._unique.permits(self._state, token)
 
     def fits_all(self, tokens: Sequence[int]) -> int:
         """How many of these tokens fit one after the other; the state stays as it is."""
+        if self._unique is not None:
+            return self._fits_each(tokens)
         until = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         count = int(self._state.validate_tokens(list(tokens[:until])))
         if count < until or until == len(tokens):
@@ -59,8 +77,20 @@ class Matcher:
         complete = after.try_consume_tokens(list(tokens[:until])) == until and after.is_accepting()
         return count + complete
 
+    def _fits_each(self, tokens: Sequence[int]) -> int:
+        ahead = self.copy()
+        for count, token in enumerate(tokens):
+            if not ahead.fits(token):
+                return count
+            if token in self._ends:
+                return count + 1
+            ahead.accept(token)
+        return len(tokens)
+
     def accept(self, token: int) -> None:
         """Take the token as the next one of the answer. Raises DecodeError if it does not fit."""
+        if self._unique is not None:
+            self._unique.accept(self._state, token)
         if not self._state.consume_token(token):
             raise DecodeError(f"token {token} does not fit the answer's grammar{self._reason()}")
 
@@ -72,6 +102,8 @@ class Matcher:
         words = self._words
         self._state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         bits = np.unpackbits(words.view(np.uint8), count=self._n_vocab, bitorder="little")
+        if self._unique is not None:
+            self._unique.forbid(self._state, bits)
         mask[: self._n_vocab] = bits
         mask[self._n_vocab :] = False
         if not bits.any() or (self.must_end() and not self.may_end()):
@@ -90,13 +122,18 @@ class Matcher:
         return bytes(self._state.compute_ff_bytes())
 
     def rollback(self, count: int) -> None:
-        """Forget the last `count` accepted tokens. Raises DecodeError if there are fewer."""
-        if not self._state.rollback(count):
+        """Forget the last `count` accepted tokens. Raises DecodeError if there are fewer.
+
+        Where items or keys are kept different, no more than 64 can be forgotten.
+        """
+        kept = self._unique is None or self._unique.rollback(count)
+        if not (kept and self._state.rollback(count)):
             raise DecodeError(f"the answer's grammar cannot go back {count} tokens{self._reason()}")
 
     def copy(self) -> Matcher:
         """A matcher in the same state, which goes its own way from here."""
-        return Matcher(self._state.deep_copy(), self._tokens, self._grammar)
+        unique = self._unique.copy() if self._unique is not None else None
+        return Matcher(self._state.deep_copy(), self._tokens, self._grammar, unique)
 
     def _reason(self) -> str:
         error = self._state.get_error()

@@ -20,12 +20,28 @@ _TAIL = rf"[0-9]{{0,{limits.FRACTION_DIGITS}}}"
 _NONZERO_TAIL = rf"[0-9]{{0,{limits.FRACTION_DIGITS}}}[1-9]{_TAIL}"
 _DISTINCT = r"/-?(?:[0-9]{1,6}(?:\.[0-9]{1,9})?|[0-9]{7,12}(?:\.[0-9]{1,3})?|[0-9]{13,64})/"
 """Numbers of 15 digits at most, if they have a fraction: a reader may round others to what is forbidden."""
+_LAST_PLACES = 6
+_MOST_ENDS = 130
+"""Of multiples that the last so many digits tell, as many endings are written out at most."""
 _EXPONENT = r"(?:[eE][+\-]?[0-9]{1,2})?"
 _POSITIVE = rf"(?:[1-9][0-9]{{0,{_MORE}}}(?:{_FRACTION})?|0\.{_NONZERO_TAIL})"
 
 
-def spelled_number(slot: NumberSlot) -> str | None:
-    """A terminal's expression for the numbers of a slot; None where nothing fits or json_schema_of must."""
+_ONE_SPELLING = r"/0|-?[1-9][0-9]*|-?(?:0|[1-9][0-9]*)\.[0-9]*[1-9]/"
+
+
+def spelled_number(slot: NumberSlot, one_spelling: bool = False) -> str | None:
+    """A terminal's expression for the numbers of a slot; None where nothing fits or json_schema_of must.
+
+    With `one_spelling` each number can be written in one way only, and no two are equal to a reader.
+    """
+    text = _spelled(slot)
+    if text is None or not one_spelling:
+        return text
+    return f"{text} & {_ONE_SPELLING} & {_DISTINCT}"
+
+
+def _spelled(slot: NumberSlot) -> str | None:
     if slot.values is not None:
         return f"/{_either([_value(number, floats) for number, floats in sorted(slot.values)])}/"
     multiple = slot.multiple()
@@ -57,11 +73,14 @@ def json_schema_of(slot: NumberSlot) -> str | None:
     if _steps(multiple) > limits.MULTIPLE:
         return None
     schema: dict[str, object] = {"type": "integer" if slot.whole else "number"}
-    bounds = (("inimum", slot.low, slot.low_open), ("aximum", slot.high, slot.high_open))
+    # without an end llguidance lets the digits go on until they happen to be a multiple
+    far = limits.MULTIPLES_TO
+    low = min(slot.high or 0, 0) - far if slot.low is None else slot.low
+    high = max(slot.low or 0, 0) + far if slot.high is None else slot.high
+    bounds = (("inimum", low, slot.low_open), ("aximum", high, slot.high_open))
     for name, bound, is_open in bounds:
-        if bound is not None:
-            start = "exclusiveM" if is_open else "m"
-            schema[start + name] = _json(bound)
+        start = "exclusiveM" if is_open else "m"
+        schema[start + name] = _json(Fraction(bound))
     schema["multipleOf"] = _json(multiple)
     # with the same white space, llguidance makes one lexer of this and what is around it
     schema["x-guidance"] = {"whitespace_pattern": WHITESPACE}
@@ -103,6 +122,10 @@ def _value(number: Fraction, floats: bool) -> str:
     whole, digits = _digits(abs(number))
     if digits:
         return rf"{sign}{whole}\.{digits}"
+    if (
+        floats and abs(number) > 2**53
+    ):  # a float, which a reader may not find equal to the whole number
+        return rf"{sign}{whole}\.0"
     return rf"{sign}{whole}(?:\.0)?" if floats else f"{sign}{whole}"
 
 
@@ -291,26 +314,65 @@ def _at_most(high: str, is_open: bool) -> list[str]:
 
 
 def _multiples(slot: NumberSlot, multiple: Fraction) -> str | None:
-    """Multiples of 1, 2, 5 times a power of ten: the last digits tell."""
+    """Multiples of a number whose last digits tell, such as 0.01, 0.25, 5 or 400; None for others."""
     if slot.not_values or slot.whole is False:
         return None
     scale, base = _power_of_ten(multiple)
-    if base not in (1, 2, 5):
+    ends = _last_digits(base)
+    if ends is None:
         return None
-    ends = {1: "[0-9]", 2: "[02468]", 5: "[05]"}[base]
     if scale >= 0:
         text = _whole(NumberSlot(slot.low, slot.low_open, slot.high, slot.high_open, True))
         if text is None:
             return None
-        zeros = "0" * scale
-        point = "" if slot.whole else r"(?:\.0{1,9})?"
-        return rf"/{text}{point}/ & /-?(?:0|[0-9]*{ends}{zeros}){point}/"
+        digits = f"(?:0|{_ending(ends)}{'0' * scale})"
+        if slot.whole:
+            return f"/{text}/ & /-?{digits}/"
+        point = r"(?:\.0{1,9})?"
+        return f"/{text}{point}/ & {_DISTINCT} & /-?{digits}{point}/"
     text = _decimal(slot)
     if text is None:
         return None
-    places = -scale
-    short = rf"\.[0-9]{{1,{places - 1}}}|" if places > 1 else ""
-    return rf"/{text}/ & {_DISTINCT} & /-?[0-9]+(?:{short}\.[0-9]{{{places - 1}}}{ends}0{{0,9}})?/"
+    return f"/{text}/ & {_DISTINCT} & /-?{_ending_decimal(ends, -scale)}/"
+
+
+def _last_digits(base: int) -> list[str] | None:
+    """How multiples of `base` end, if as many digits as these are enough to tell; None if they are not."""
+    places = next((n for n in range(_LAST_PLACES + 1) if base and 10**n % base == 0), None)
+    if places is None or 10**places // base > _MOST_ENDS:
+        return None
+    return [f"{end:0{places}}" if places else "" for end in range(0, 10**places, base)]
+
+
+def _ending(ends: list[str]) -> str:
+    """Whole numbers that end with one of these, all of one length; shorter ones without zeros before."""
+    short = sorted({str(int(end)) for end in ends if end})
+    return _either([f"[0-9]*{_either(ends)}", *short])
+
+
+def _ending_decimal(ends: list[str], places: int) -> str:
+    """Numbers of which the digits up to this decimal place end with one of these."""
+    size = len(ends[0])
+    if size > places:  # the last digits before the point count, too
+        before: dict[str, list[str]] = {}
+        for end in ends:
+            before.setdefault(end[: size - places], []).append(end[size - places :])
+        return _either(
+            [_ending([whole]) + _fraction_of(tails, places) for whole, tails in before.items()]
+        )
+    return "[0-9]+" + _fraction_of(ends, places)
+
+
+def _fraction_of(ends: list[str], places: int) -> str:
+    """A fraction of so many digits that ends with one of these, without or with zeros behind it."""
+    size = len(ends[0])
+    free = places - size
+    lead = rf"\.[0-9]{{{free}}}" if free else r"\."
+    options = [rf"\.[0-9]{{1,{free}}}"] if free and not int(ends[0] or 0) else []
+    options += [f"{lead}{end}0{{0,9}}" for end in ends if free or end]
+    cut = {end[:n] for end in ends for n in range(1, size) if not int(end[n:])}
+    options += [lead + end for end in sorted(cut)]
+    return f"(?:{_either(options)}){'' if int(ends[0] or 0) else '?'}"
 
 
 def _power_of_ten(number: Fraction) -> tuple[int, int]:

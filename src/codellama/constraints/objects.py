@@ -8,11 +8,14 @@ from itertools import combinations, product
 
 from codellama.constraints import limits
 from codellama.constraints.containers import ANY, Goal, Keys, ObjectSlot, both, key
+from codellama.constraints.place import KEY_MARK
 from codellama.constraints.refusal import refusal
-from codellama.constraints.regex_text import FREE, spelled_text
+from codellama.constraints.regex_text import CONTENT, FREE, spelled_text
 from codellama.constraints.rules import Alternative, Many
+from codellama.constraints.scalars import lower
 from codellama.constraints.strings import spelled_keys, spelled_values
-from codellama.constraints.writing import Writing
+from codellama.constraints.unique import marked
+from codellama.constraints.writing import Spelling, Writing
 
 _Wanted = tuple[Keys, Goal]
 
@@ -24,10 +27,10 @@ class ObjectWriter:
         self._writing = writing
         self._rules = writing.rules
 
-    def write(self, slot: ObjectSlot, where: str) -> list[str]:
+    def write(self, slot: ObjectSlot, where: str, spelling: Spelling) -> list[str]:
         """The names of rules that together make the objects of a slot."""
         return [
-            _Members(self._writing, variant, special, where).rule()
+            _Members(self._writing, variant, special, where, spelling).rule()
             for variant, special in _variants(slot, where)
         ]
 
@@ -73,15 +76,25 @@ class _Members:
     """The members of one object, as a rule for each key and number of members so far."""
 
     def __init__(
-        self, writing: Writing, slot: ObjectSlot, special: _Wanted | None, where: str
+        self,
+        writing: Writing,
+        slot: ObjectSlot,
+        special: _Wanted | None,
+        where: str,
+        spelling: Spelling,
     ) -> None:
         self._writing = writing
         self._rules = writing.rules
         self._slot = slot
         self._special = special
         self._where = where
+        self._spelling = spelling
         self._names = [n for n in slot.names() if n in slot.required or not self._is_banned(n)]
+        if spelling is Spelling.SORTED:
+            self._names.sort()
         self._taken = slot.names()
+        self._watched = slot.least > 1 and not spelling and _are_free(slot)
+        """Whether `Unique` keeps the keys that are not spelled out different, since they are counted."""
         self._cap = max(1, slot.least, -1 if slot.most is None else slot.most + 1)
         if self._cap > 1 and (len(self._names) + 1) * (self._cap + 1) > limits.STATES:
             raise refusal(
@@ -95,7 +108,7 @@ class _Members:
 
     def rule(self) -> str:
         """The name of the object's rule."""
-        self._open = self._open_members()
+        self._open = self._few_members() if self._spelling else self._open_members()
         following = [self._rules.rule(self._tail(count)) for count in range(self._cap + 1)]
         for name in reversed(self._names):
             member = self._member(name)
@@ -120,7 +133,7 @@ class _Members:
         spelled = (
             json.dumps(f'"{name}"') if plain else self._rules.terminal(f'/"{spelled_text(name)}"/')
         )
-        return (spelled, '":"', self._writing.rule(self._slot.value(name)))
+        return (spelled, '":"', self._writing.rule(self._slot.value(name), self._spelling))
 
     def _tail(self, count: int) -> list[Alternative]:
         """What may follow the keys that are spelled out, after `count` members."""
@@ -129,19 +142,21 @@ class _Members:
         room = None if slot.most is None else slot.most - count
         if room is not None and room < 0:
             return []
-        member = self._open
         if self._special is not None:
             return self._special_tail(count, needed, room)
-        if not member or room == 0:
+        if not self._open or room == 0:
             return [] if needed else [()]
-        if needed > 1:
+        if needed > 1 and not self._watched:
             self._check_countable(needed)
             return []
-        repeated = self._rules.rule(member)
+        member = self._rules.rule(self._open)
+        if self._watched:
+            mark = self._rules.terminal(marked(KEY_MARK))
+            member = self._rules.rule([(member,), (mark, member)])
         if count:
-            return [(Many(('","', repeated), needed, room),)]
+            return [(Many(('","', member), needed, room),)]
         more = None if room is None else room - 1
-        some: Alternative = (repeated, Many(('","', repeated), 0, more))
+        some: Alternative = (member, Many(('","', member), max(0, needed - 1), more))
         return [some] if needed else [some, ()]
 
     def _special_tail(self, count: int, needed: int, room: int | None) -> list[Alternative]:
@@ -169,6 +184,20 @@ class _Members:
                 least=self._slot.least,
             )
 
+    def _few_members(self) -> list[Alternative]:
+        """Members of an object that has one spelling: several keys in any order would have many."""
+        if self._special is not None:
+            raise refusal(
+                self._where,
+                "an object that needs a key of a certain kind cannot be an item under uniqueItems",
+                "name the key under properties",
+            )
+        if self._names:
+            return []
+        self._slot = replace(self._slot, most=lower(self._slot.most, 1))
+        self._cap = min(self._cap, 2)
+        return self._open_members()
+
     def _open_members(self, special: _Wanted | None = None) -> list[Alternative]:
         """Members whose keys are not spelled out, one alternative for each kind of key."""
         clauses: dict[Keys, Goal] = {}
@@ -195,13 +224,13 @@ class _Members:
                 if not self._writing.is_empty(wanted):
                     extra = (special[0],) if special else ()
                     terminal = self._rules.terminal(self._key((*inside, *extra), outside))
-                    found.append((terminal, '":"', self._writing.rule(wanted)))
+                    found.append((terminal, '":"', self._writing.rule(wanted, self._spelling)))
         return found
 
     def _key(self, inside: tuple[Keys, ...], outside: list[Keys]) -> str:
         every = not any(keys.slots for keys in (*inside, *outside))
         if every and not self._taken:
-            return f'/"{FREE}*"/'
+            return f'/"{CONTENT if self._watched or self._spelling else FREE}*"/'
         parts = list(dict.fromkeys(spelled_keys(keys) for keys in inside))
         if not parts:
             parts = [spelled_keys(Keys((), others=True))]
@@ -209,6 +238,15 @@ class _Members:
         if self._taken:
             parts.append(f"~/{spelled_values(self._taken)}/")
         return " & ".join(parts)
+
+
+def _are_free(slot: ObjectSlot) -> bool:
+    """Whether the keys that are not spelled out may be any others."""
+    return all(
+        keys.others and all(inner.values is not None for inner in keys.slots)
+        for keys, _ in slot.clauses
+        if keys.names is None
+    )
 
 
 def _is_possible(inside: tuple[Keys, ...], outside: list[Keys], taken: list[str]) -> bool:

@@ -1,9 +1,9 @@
 """Regular expressions of JSON Schema (ECMA-262) as matches of a whole string.
 
 An unanchored expression is a search, as JSON Schema says. `Pattern` holds it as a tree that matches the whole
-string, plus the lookaheads at its beginning, each of which is an expression of its own.
+string. In it a lookahead is a condition on all that follows.
 
-What finite automata cannot do is refused by name: lookbehind, back references, lookahead inside, `\\b`.
+What finite automata cannot do is refused by name: lookbehind, back references, repeated lookaheads, `\\b`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from codellama.constraints.regex_tree import (
     Alt,
     Anchor,
     Look,
+    Meet,
     Repeat,
     Seq,
     Tree,
@@ -26,6 +27,7 @@ from codellama.constraints.regex_tree import (
     lengths,
     size,
 )
+from codellama.errors import GrammarError
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Pattern:
     source: str
     whole: Tree = field(compare=False)
     """Matches the whole string."""
-    ahead: tuple[tuple[Tree, bool], ...] = field(default=(), compare=False)
-    """Further expressions of the whole string, and whether each is forbidden."""
+    conditions: int = field(default=1, compare=False)
+    """How many expressions it stands for: itself and its lookaheads."""
 
     @cached_property
     def lengths(self) -> tuple[int, int | None]:
@@ -45,9 +47,7 @@ class Pattern:
 
     def matches(self, text: str) -> bool:
         """Whether the text satisfies the pattern."""
-        return full_match(self.whole, text) and all(
-            full_match(tree, text) != forbidden for tree, forbidden in self.ahead
-        )
+        return full_match(self.whole, text)
 
 
 def _has(tree: Tree, *kinds: type) -> bool:
@@ -58,6 +58,8 @@ def _has(tree: Tree, *kinds: type) -> bool:
             return any(_has(part, *kinds) for part in parts)
         case Repeat(part, _, _) | Look(part, _):
             return _has(part, *kinds)
+        case Meet(whole, part, _):
+            return _has(whole, *kinds) or _has(part, *kinds)
     return False
 
 
@@ -66,6 +68,10 @@ def _opened(tree: Tree, start: bool, fill: Tree) -> Tree:
     match tree:
         case Anchor(is_start) if is_start == start:
             return Seq()
+        case Seq((Look() as look, *rest)) if start and rest and _begins(rest[0]):
+            return Seq((look, _opened(Seq(tuple(rest)), True, fill)))
+        case Seq((*others, Anchor(False))) if not start:
+            return _opened(Seq(tuple(others)), False, Seq())
         case Seq(parts) if parts and start:
             return Seq((_opened(parts[0], True, fill), *parts[1:]))
         case Seq(parts) if parts:
@@ -79,23 +85,50 @@ def _opened(tree: Tree, start: bool, fill: Tree) -> Tree:
     return Seq((fill, tree) if start else (tree, fill))
 
 
-def _leading_looks(tree: Tree, anchored: bool) -> tuple[list[Look], Tree]:
-    """Lookaheads at the very beginning of the string, and the tree without them."""
-    if isinstance(tree, Look) and anchored:
-        return [tree], Seq()
-    if not isinstance(tree, Seq):
-        return [], tree
-    looks: list[Look] = []
-    parts = list(tree.parts)
-    while parts and (isinstance(parts[0], Look) or parts[0] == Anchor(True)):
-        part = parts.pop(0)
-        if isinstance(part, Look):
-            if not anchored:
-                return [], tree
-            looks.append(part)
-        else:
-            anchored = True
-    return looks, Seq((Anchor(True), *parts)) if looks else tree
+def _begins(tree: Tree) -> bool:
+    """Whether the tree is a ^, perhaps behind lookaheads."""
+    if isinstance(tree, Seq):
+        return bool(tree.parts) and _begins(tree.parts[0])
+    return tree == Anchor(True)
+
+
+def _with_looks(tree: Tree, rest: Tree, at_start: bool) -> Tree:
+    """The tree and what follows it to the end of the string, where lookaheads become conditions on that.
+
+    `at_start`: whether the tree stands at the beginning of the string.
+    """
+    if not _has(tree, Look):
+        return Seq((tree, rest))
+    match tree:
+        case Look(part, negative):
+            if not at_start and _has(_opened(part, False, Seq()), Anchor):
+                raise PatternError("a ^ in a lookahead that is not at the beginning")
+            condition = _opened(_opened(part, True, Seq()), False, ANYTHING)
+            return Meet(rest, _with_looks(condition, Seq(), at_start), negative)
+        case Seq(parts):
+            for i in reversed(range(len(parts))):
+                is_first = all(part == Seq() or isinstance(part, Look) for part in parts[:i])
+                rest = _with_looks(parts[i], rest, at_start and is_first)
+            return rest
+        case Alt(parts):
+            return Alt(tuple(_with_looks(part, rest, at_start) for part in parts))
+        case Repeat(part, 0, 1):
+            return Alt((_with_looks(part, rest, at_start), rest))
+        case Repeat(part, 1, 1):
+            return _with_looks(part, rest, at_start)
+    raise PatternError("a lookahead that is repeated")
+
+
+def _looks(tree: Tree) -> int:
+    """How many lookaheads there are."""
+    match tree:
+        case Seq(parts) | Alt(parts):
+            return sum(map(_looks, parts))
+        case Repeat(part, _, _):
+            return _looks(part)
+        case Look(part, _):
+            return 1 + _looks(part)
+    return 0
 
 
 @lru_cache(maxsize=1024)
@@ -103,20 +136,17 @@ def compiled(source: str, search: bool = True, longest: int = limits.PATTERN_CHA
     """The pattern of an expression, which is searched for or matches all; raises PatternError."""
     if len(source) > longest:
         raise PatternError(f"more than {longest} characters")
-    looks, rest = _leading_looks(parse(source), not search)
+    tree = parse(source)
+    count = _looks(tree)
+    if count >= limits.PATTERNS:
+        raise PatternError(f"{limits.PATTERNS} lookaheads or more")
     fill = ANYTHING if search else Seq()
-    whole = _opened(_opened(rest, True, fill), False, fill)
-    ahead = tuple(
-        (_opened(_opened(look.part, True, Seq()), False, ANYTHING), look.negative) for look in looks
-    )
-    for part in (whole, *(tree for tree, _ in ahead)):
-        if _has(part, Look):
-            raise PatternError("a lookahead that does not stand right after a leading ^")
-        if _has(part, Anchor):
-            raise PatternError("^ or $ in the middle of the expression")
-        if size(part) > limits.PATTERN_SIZE:
-            raise PatternError(f"repetitions that unroll to more than {limits.PATTERN_SIZE} parts")
-    return Pattern(source, whole, ahead)
+    whole = _with_looks(_opened(_opened(tree, True, fill), False, fill), Seq(), True)
+    if _has(whole, Anchor):
+        raise PatternError("^ or $ in the middle of the expression")
+    if size(whole) > limits.PATTERN_SIZE:
+        raise PatternError(f"repetitions that unroll to more than {limits.PATTERN_SIZE} parts")
+    return Pattern(source, whole, 1 + count)
 
 
 def pattern(source: str, pointer: str, longest: int = limits.PATTERN_CHARS) -> Pattern:
@@ -124,10 +154,15 @@ def pattern(source: str, pointer: str, longest: int = limits.PATTERN_CHARS) -> P
     try:
         return compiled(source, True, longest)
     except PatternError as error:
-        raise refusal(
-            pointer,
-            "the regular expression {source!r} cannot be enforced because it has {reason}",
-            "write it without",
-            source=source if len(source) <= 80 else source[:77] + "...",
-            reason=str(error),
-        ) from None
+        raise cannot_be_enforced(source, pointer, str(error)) from None
+
+
+def cannot_be_enforced(source: str, pointer: str, reason: str) -> GrammarError:
+    """The error for a regular expression that `reason` stands in the way of."""
+    return refusal(
+        pointer,
+        "the regular expression {source!r} cannot be enforced because it has {reason}",
+        "write it without",
+        source=source if len(source) <= 80 else source[:77] + "...",
+        reason=reason,
+    )

@@ -218,6 +218,8 @@ class _Parser:
         if char == "u":
             if self.take("{"):
                 end = self.text.find("}", self.at)
+                if end < 0:
+                    raise PatternError("\\u{ without its }")
                 digits, self.at = self.text[self.at : end], end + 1
                 return self.number(digits)
             high = self.hexadecimal(4)

@@ -1,17 +1,17 @@
 """Spells a regular expression's tree in llguidance's syntax: as it is, or as the inside of a JSON string.
 
-In a JSON string each character has fixed spellings here: itself, `\\n` and its like for the controls that
-have a letter, `\\u00XX` for the others. So the complement of an expression is the complement of its spelling.
+In a JSON string each character has one spelling here: itself, `\\n` and its like for the controls that have a
+letter, `\\u00xx` for the others. So the complement of an expression is the complement of its spelling.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from codellama.constraints.regex_tree import ALL, Alt, Chars, Ranges, Repeat, Seq, Tree
+from codellama.constraints.regex_tree import ALL, Alt, Chars, Meet, Ranges, Repeat, Seq, Tree
 
 _LETTERS = {0x22: '\\"', 0x5C: "\\\\", 8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
-CONTENT = r'(?:[^"\\\x{0}-\x{1f}]|\\["\\bfnrt]|\\u00(?:0[0-7bBeEfF]|1[0-9a-fA-F]))'
+CONTENT = r'(?:[^"\\\x{0}-\x{1f}]|\\["\\bfnrt]|\\u00(?:0[0-7bef]|1[0-9a-f]))'
 """One character of a JSON string, in the spellings of this module."""
 NO_CHARACTER = r"[^\x{0}-\x{10ffff}]"
 FREE = (
@@ -52,15 +52,10 @@ def _quoted_class(ranges: Ranges) -> str:
             if code in _LETTERS:
                 options.append("".join(char(ord(c)) for c in _LETTERS[code]))
             elif code < 0x20:
-                options.append(r"\x{5c}u00" + _hexadecimal(code))
+                options.append(rf"\x{{5c}}u00{code:02x}")
     if not options:
         return _class(())
     return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
-
-
-def _hexadecimal(code: int) -> str:
-    digits = f"{code:02x}"
-    return digits if digits.isdigit() else f"{digits[0]}[{digits[1]}{digits[1].upper()}]"
 
 
 def _without(pair: tuple[int, int], *codes: int) -> list[tuple[int, int]]:
@@ -74,8 +69,41 @@ def _without(pair: tuple[int, int], *codes: int) -> list[tuple[int, int]]:
     return [*pieces, (low, high)] if low <= high else pieces
 
 
+def expression(tree: Tree, quoted: bool) -> str:
+    """The tree as a terminal's expression; `quoted` for a JSON string."""
+    if not quoted:
+        return _joined(tree, False) if _has_meet(tree) else f"/{spelled(tree, False)}/"
+    if not _has_meet(tree):
+        return f'/"(?:{spelled(tree, True)})"/'
+    return f'(/"/ {_joined(tree, True)} /"/)'
+
+
+def _has_meet(tree: Tree) -> bool:
+    match tree:
+        case Meet():
+            return True
+        case Seq(parts) | Alt(parts):
+            return any(map(_has_meet, parts))
+    return False
+
+
+def _joined(tree: Tree, quoted: bool) -> str:
+    """An expression made of smaller ones, as far as there are conditions in it."""
+    if not _has_meet(tree):
+        return f"/(?:{spelled(tree, quoted)})/"
+    match tree:
+        case Seq(parts):
+            return " ".join(_joined(part, quoted) for part in parts if part != Seq())
+        case Alt(parts):
+            return f"({' | '.join(_joined(part, quoted) for part in parts)})"
+        case Meet(whole, part, negative):
+            sign = "~" if negative else ""
+            return f"(({_joined(whole, quoted)}) & {sign}({_joined(part, quoted)}))"
+    raise AssertionError(tree)
+
+
 def spelled(tree: Tree, quoted: bool) -> str:
-    """The tree's text; `quoted` for the inside of a JSON string."""
+    """The text of a tree without conditions; `quoted` for the inside of a JSON string."""
     match tree:
         case Chars(ranges):
             return _quoted_class(ranges) if quoted else _class(ranges)

@@ -57,7 +57,16 @@ class Look:
     negative: bool
 
 
-Tree = Chars | Seq | Alt | Repeat | Anchor | Look
+@dataclass(frozen=True)
+class Meet:
+    """`whole`, which goes to the end of the text, if `part` matches that too (or does not, if `negative`)."""
+
+    whole: Tree
+    part: Tree
+    negative: bool
+
+
+Tree = Chars | Seq | Alt | Repeat | Anchor | Look | Meet
 
 
 def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -95,11 +104,6 @@ ALL = normal([(0, HIGHEST)])
 ANYTHING = Repeat(Chars(ALL), 0, None)
 
 
-def literal(text: str) -> Seq:
-    """The tree of a fixed text."""
-    return Seq(tuple(Chars(((ord(char), ord(char)),)) for char in text))
-
-
 def full_match(tree: Tree, text: str) -> bool:
     """Whether the tree matches all of the text; takes polynomial time whatever the tree is."""
     return len(text) in _ends(tree, text, frozenset([0]))
@@ -117,6 +121,11 @@ def _ends(tree: Tree, text: str, starts: frozenset[int]) -> frozenset[int]:
             return frozenset().union(*(_ends(part, text, starts) for part in parts))
         case Repeat(part, least, most):
             return _repeated(part, least, most, text, starts)
+        case Meet(whole, part, negative):
+            met = (
+                s for s in starts if (len(text) in _ends(part, text, frozenset([s]))) != negative
+            )
+            return _ends(whole, text, frozenset(met))
     raise AssertionError(tree)
 
 
@@ -168,6 +177,8 @@ def lengths(tree: Tree) -> tuple[int, int | None]:
             if most == 0 or high == 0:
                 return (0, 0)
             return low * least, None if high is None or most is None else high * most
+        case Meet(whole, _, _):
+            return lengths(whole)
     return 0, 0
 
 
@@ -180,4 +191,6 @@ def size(tree: Tree) -> int:
             return 1 + size(part) * max(1, least, most or 0)
         case Look(part, _):
             return 1 + size(part)
+        case Meet(whole, part, _):
+            return 1 + size(whole) + size(part)
     return 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from codellama.constraints.patterns import Pattern
 from codellama.constraints.regex_text import CONTENT, NO_CHARACTER
 from codellama.constraints.whitespace import WHITESPACE
 
@@ -41,6 +42,8 @@ class Rules:
         self._given: dict[str, str] = {}
         self._count = 0
         self._made_once: dict[str, str] = {}
+        self.patterns: dict[Pattern, str] = {}
+        """The patterns that were written, and a place in the schema for each."""
 
     def terminal(self, expression: str) -> str:
         """The name of the terminal with this expression."""

@@ -80,10 +80,6 @@ class StringSlot:
             found.append(StringSlot(values=self.not_values))
         return found
 
-    def is_apart(self, other: StringSlot) -> bool:
-        """Whether it is certain that no string satisfies both."""
-        return self.meet(other) is None
-
 
 @dataclass(frozen=True)
 class NumberSlot:
@@ -125,8 +121,10 @@ class NumberSlot:
             return NumberSlot(values=kept) if kept else None
         if self.whole is not None and other.whole is not None and self.whole != other.whole:
             return None
-        low, low_open = _tighter(self, other, "low", max)
-        high, high_open = _tighter(self, other, "high", min)
+        low, low_open = _tighter((self.low, self.low_open), (other.low, other.low_open), True)
+        high, high_open = _tighter(
+            (self.high, self.high_open), (other.high, other.high_open), False
+        )
         slot = NumberSlot(
             low,
             low_open,
@@ -177,10 +175,6 @@ class NumberSlot:
             found.append(NumberSlot(values=frozenset((n, False) for n in self.not_values)))
         return found
 
-    def is_apart(self, other: NumberSlot) -> bool:
-        """Whether it is certain that no number satisfies both."""
-        return self.meet(other) is None
-
     def multiple(self) -> Fraction | None:
         """The one number of which all allowed numbers are multiples."""
         numbers = (
@@ -202,14 +196,13 @@ def _joined(a: tuple[Pattern, ...], b: tuple[Pattern, ...]) -> tuple[Pattern, ..
     return a + tuple(pattern for pattern in b if pattern not in a)
 
 
-def _tighter(
-    a: NumberSlot, b: NumberSlot, side: str, choose: object
-) -> tuple[Fraction | None, bool]:
-    first, second = getattr(a, side), getattr(b, side)
-    first_open, second_open = getattr(a, side + "_open"), getattr(b, side + "_open")
-    if first is None or second is None:
-        return (second, second_open) if first is None else (first, first_open)
-    if first == second:
-        return first, first_open or second_open
-    chosen = choose((first, second))  # type: ignore[operator]
-    return chosen, first_open if chosen == first else second_open
+_Bound = tuple[Fraction | None, bool]
+
+
+def _tighter(a: _Bound, b: _Bound, is_lower: bool) -> _Bound:
+    """The narrower of two lower or upper bounds, each with whether it is open."""
+    if a[0] is None or b[0] is None:
+        return b if a[0] is None else a
+    if a[0] == b[0]:
+        return a[0], a[1] or b[1]
+    return a if (a[0] > b[0]) == is_lower else b

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from codellama.constraints.containers import Keys
-from codellama.constraints.patterns import Pattern
-from codellama.constraints.regex_text import CONTENT, FREE, spelled, spelled_text
-from codellama.constraints.regex_tree import Tree
+from codellama.constraints.regex_text import CONTENT, FREE, expression, spelled_text
 from codellama.constraints.scalars import StringSlot
 
 
@@ -22,11 +20,11 @@ def spelled_string(slot: StringSlot, exact: bool) -> str:
     limited = bool(slot.all_of or slot.none_of or slot.not_values)
     char = CONTENT if exact or limited else FREE
     has_length = slot.least > 0 or slot.most is not None
-    parts = [_expression(pattern) for pattern in slot.all_of]
+    parts = [expression(pattern.whole, quoted=True) for pattern in slot.all_of]
     if has_length or not parts:
         most = "" if slot.most is None else slot.most
         parts.insert(0, f'/"{char}{{{slot.least},{most}}}"/' if has_length else f'/"{char}*"/')
-    parts += [f"~{_expression(pattern)}" for pattern in slot.none_of]
+    parts += [f"~{expression(pattern.whole, quoted=True)}" for pattern in slot.none_of]
     if slot.not_values:
         parts.append(f"~/{spelled_values(slot.not_values)}/")
     return " & ".join(parts)
@@ -36,16 +34,6 @@ def spelled_values(values: Iterable[str]) -> str:
     """A regular expression for fixed strings."""
     options = [spelled_text(text) for text in sorted(values)]
     return f'"(?:{"|".join(options)})"' if len(options) > 1 else f'"{options[0]}"'
-
-
-def _expression(pattern: Pattern) -> str:
-    parts = [_quoted(pattern.whole)]
-    parts += [("~" if forbidden else "") + _quoted(tree) for tree, forbidden in pattern.ahead]
-    return parts[0] if len(parts) == 1 else f"({' & '.join(parts)})"
-
-
-def _quoted(tree: Tree) -> str:
-    return f'/"(?:{spelled(tree, quoted=True)})"/'
 
 
 def spelled_keys(keys: Keys) -> str:

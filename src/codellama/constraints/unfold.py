@@ -25,6 +25,7 @@ from codellama.constraints.cases import (
 )
 from codellama.constraints.constants import constant
 from codellama.constraints.containers import (
+    ALL_ITEMS,
     ANY,
     NOTHING,
     ArraySlot,
@@ -32,9 +33,6 @@ from codellama.constraints.containers import (
     Keys,
     ObjectSlot,
     key,
-)
-from codellama.constraints.containers import (
-    EVERYTHING as ALL_ITEMS,
 )
 from codellama.constraints.document import Document, Node
 from codellama.constraints.keywords import (

@@ -1,0 +1,194 @@
+"""Where in its JSON an answer is, and what has been there of items or keys that have to differ."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+
+BLANK = frozenset(b" \n\t\r")
+_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
+_OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
+
+MARK, FREE_MARK, KEY_MARK = 1, 2, 3
+"""What stands for a watched array in its grammar, and for a watched object's keys; see `unique`."""
+
+Probe = Callable[[int], int]
+"""Which mark could stand behind the byte of a token at this index; 0 for none."""
+
+
+class Used:
+    """The texts of an array's items so far. It is never changed: `more` makes a new one."""
+
+    def __init__(self, texts: list[bytes]) -> None:
+        self._texts = texts
+        self.verdicts: dict[tuple[bytes, bool], bool] = {}
+        """Beginnings of the next item (see `Place.beginning`), and whether it may still become new."""
+
+    def __contains__(self, text: bytes) -> bool:
+        at = bisect_left(self._texts, text)
+        return at < len(self._texts) and self._texts[at] == text
+
+    def continues(self, start: bytes) -> bool:
+        """Whether one of the texts begins like this."""
+        at = bisect_left(self._texts, start)
+        return at < len(self._texts) and self._texts[at].startswith(start)
+
+    def after(self, start: bytes) -> Iterator[bytes]:
+        """What comes after this beginning, in each of the texts that has it."""
+        for at in range(bisect_left(self._texts, start), len(self._texts)):
+            if not self._texts[at].startswith(start):
+                break
+            yield self._texts[at][len(start) :]
+
+    def bytes_after(self, start: bytes) -> set[int]:
+        """The bytes that come next in the texts that begin like this."""
+        found: set[int] = set()
+        texts, size = self._texts, len(start)
+        at = bisect_left(texts, start)
+        while at < len(texts) and texts[at].startswith(start):
+            if len(texts[at]) == size:
+                at += 1
+                continue
+            byte = texts[at][size]
+            found.add(byte)
+            if byte == 255:
+                break
+            at = bisect_left(texts, start + bytes((byte + 1,)), at)
+        return found
+
+    def more(self, text: bytes) -> Used:
+        """These texts and one more."""
+        texts = self._texts.copy()
+        insort(texts, text)
+        return Used(texts)
+
+
+NO_ITEMS = Used([])
+
+
+class Place:
+    """The state after some bytes of an answer. `take` moves it on by one byte.
+
+    An array's items are watched, or an object's keys: below, an item may be such a key. What is around the
+    outermost of them does not matter, and need not be JSON. Depths are counted from there.
+    """
+
+    __slots__ = ("_depth", "_outer", "blank", "item", "mark", "string", "used", "watched")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._outer: tuple[tuple[int, int, Used], ...] = ()
+        """Objects whose keys are watched, while a value is written in them: depth, mark, keys so far."""
+        self.string = 0
+        """1 inside a string, 2 behind a backslash in it."""
+        self.blank = False
+        """Whether white space was the last byte, behind which a number cannot go on."""
+        self.watched = 0
+        """The depth of the array or object that is watched; 0 for none."""
+        self.mark = 0
+        """The mark that could stand before the present item."""
+        self.item = b""
+        """That item so far, without white space."""
+        self.used = NO_ITEMS
+
+    def copy(self) -> Place:
+        """The same place, which goes its own way from here."""
+        place = Place.__new__(Place)
+        place._depth, place._outer, place.string = self._depth, self._outer, self.string
+        place.watched, place.mark, place.item = self.watched, self.mark, self.item
+        place.used, place.blank = self.used, self.blank
+        return place
+
+    @property
+    def beginning(self) -> tuple[bytes, bool]:
+        """All that matters for how the item may go on."""
+        return self.item, self.blank
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the item begins like an earlier one, so that it might become the same."""
+        return self.watched > 0 and self.used.continues(self.item)
+
+    def take(self, byte: int, index: int, probe: Probe) -> bool:
+        """Move on by a byte, the one at `index` of its token. False if an item repeats an earlier one."""
+        if not (self.watched or self._outer):
+            if byte in _OPENING:
+                self._depth = 1
+                self._watch(probe(index))
+            return True
+        if self.string:
+            self._keep(byte)
+            return self._in_string(byte)
+        return self._between_strings(byte, index, probe)
+
+    def _between_strings(self, byte: int, index: int, probe: Probe) -> bool:
+        self.blank = byte in BLANK
+        if self.blank:
+            return not self._repeats()
+        if byte == _COMMA or byte in _CLOSING:
+            self._resume()
+            if byte != _COMMA:
+                return self._close(byte)
+            if self._depth == self.watched:
+                return self._next(index, probe)
+        self._keep(byte)
+        if byte == _QUOTE:
+            self.string = 1
+        elif byte in _OPENING:
+            self._depth += 1
+            if not self.watched:
+                self._watch(probe(index))
+        return True
+
+    def _keep(self, byte: int) -> None:
+        if self.watched:
+            self.item += bytes((byte,))
+
+    def _repeats(self) -> bool:
+        return self.watched > 0 and self._depth == self.watched and self.item in self.used
+
+    def _in_string(self, byte: int) -> bool:
+        if self.string == 2:
+            self.string = 1
+        elif byte == _BACKSLASH:
+            self.string = 2
+        elif byte == _QUOTE:
+            self.string = 0
+            if self._repeats():
+                return False
+            if self.mark == KEY_MARK and self._depth == self.watched:
+                kept = (self._depth, self.mark, self.used.more(self.item))
+                self._outer = (*self._outer, kept)
+                self._watch(0)
+        return True
+
+    def _resume(self) -> None:
+        """Watch keys again if this ends a value beside them."""
+        if self._outer and not self.watched and self._depth == self._outer[-1][0]:
+            self.watched, self.mark, self.used = self._outer[-1]
+            self._outer = self._outer[:-1]
+
+    def _next(self, index: int, probe: Probe) -> bool:
+        if self.mark != KEY_MARK:
+            if self._repeats():
+                return False
+            self.used = self.used.more(self.item)
+        self.item, self.mark = b"", probe(index)
+        if not self.mark:  # what came so far was of another array or object that begins the same
+            self._watch(0)
+        return True
+
+    def _close(self, byte: int) -> bool:
+        if self._depth == self.watched:
+            repeats = self._repeats()
+            self._watch(0)
+        else:
+            self._keep(byte)
+            repeats = False
+        self._depth -= 1
+        return not (repeats or self._repeats())
+
+    def _watch(self, mark: int) -> None:
+        """Begin to watch the array or object that has just been opened; with 0, watch none."""
+        self.watched = self._depth if mark else 0
+        self.mark, self.item, self.used = mark, b"", NO_ITEMS

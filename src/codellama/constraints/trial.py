@@ -1,0 +1,58 @@
+"""Tries a compiled grammar for a few tokens under tight limits, so that what is too complex is told at once.
+
+llguidance makes the states of its lexer while an answer is written. Some expressions need thousands for one
+token, and may reach the engine's limits in the middle of an answer. Counts decide here, not time: the same
+grammar is always refused or never.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits
+
+from codellama.constraints.vocabulary import Tokens
+
+_TOKENS = 24
+_STATES = 5_000
+"""A tenth of what an answer may come to."""
+
+
+def parser_limits(states: int = 50_000) -> LLParserLimits:
+    """llguidance's own limits; the default is that of answers."""
+    return LLParserLimits(
+        initial_lexer_fuel=2_000_000,
+        step_lexer_fuel=500_000,
+        max_lexer_states=states,
+        max_grammar_size=500_000,
+        verbose_errors=False,
+    )
+
+
+def is_too_complex(grammar: str, tokens: Tokens) -> bool:
+    """Whether a grammar that compiles passes a limit within some tokens drawn at random, always the same."""
+    state = LLMatcher(
+        tokens.native,
+        LLMatcher.grammar_from_lark(grammar),
+        log_level=0,
+        limits=parser_limits(_STATES),
+    )
+    return not try_out(state, tokens)
+
+
+def try_out(state: LLMatcher, tokens: Tokens) -> bool:
+    """Write some tokens, which makes the first states of the lexer; False if that is too much for it."""
+    rng = random.Random(0)
+    words = np.zeros((len(tokens.pieces) + 31) // 32, np.uint32)
+    for _ in range(_TOKENS):
+        state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        if state.is_error():
+            return False
+        allowed = np.unpackbits(words.view(np.uint8), count=len(tokens.pieces), bitorder="little")
+        allowed[list(tokens.ends)] = 0
+        ids = np.flatnonzero(allowed)
+        if not len(ids):
+            break
+        state.consume_token(int(rng.choice(ids)))
+    return not state.is_error()
