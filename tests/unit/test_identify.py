@@ -211,6 +211,19 @@ def test_folders_that_are_no_model(
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
+def test_a_model_with_an_adapter_beside_it_is_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint(tmp_path)
+    peft(tmp_path)
+    found = identify(tmp_path)
+    assert found is not None
+    assert found[0].kind == "checkpoint"
+    for path in tmp_path.glob("model*"):
+        path.unlink()
+    found = identify(tmp_path)  # some trainers leave the base's config.json with the adapter
+    assert found is not None
+    assert found[0].kind == "peft"
+
+
 def test_every_row_has_a_case() -> None:
     assert {row.kind for row in FILES} == {case[0] for case in FILE_CASES}
     assert {row.kind for row in FOLDERS} == {case[0] for case in FOLDER_CASES}

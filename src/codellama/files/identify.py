@@ -23,6 +23,7 @@ _FIRST_BYTES = 512
 _MOST_NAMES = 10_000
 _LISTED = 3
 _MOST_INSIDE = 100
+_WEIGHTS = (".safetensors", ".bin")
 _CACHED = "models--"  # of huggingface_hub: models--organisation--name/snapshots/commit
 
 _E = TypeVar("_E", ModelLoadError, CheckpointError)
@@ -135,6 +136,12 @@ def _is_pickle(facts: Facts) -> bool:
 def _is_adapter_weights(facts: Facts) -> bool:
     name = facts.path.name
     return name.startswith("adapter_model.") and (_is_safetensors(facts) or _is_pickle(facts))
+
+
+def _is_adapter_alone(facts: Facts) -> bool:
+    """A PEFT folder, and no whole model with the adapter beside it."""
+    whole = any(name.startswith(("model", "pytorch_model")) for name in facts.ending(*_WEIGHTS))
+    return facts.has("adapter_config.json") and not whole
 
 
 def _version(facts: Facts) -> int:
@@ -255,7 +262,7 @@ _GGUF_TYPES: Mapping[str, Row] = {
 FOLDERS: tuple[Row, ...] = (
     Row(
         "peft",
-        lambda facts: facts.has("adapter_config.json"),
+        _is_adapter_alone,
         "it is a PEFT adapter, not a model",
         "load the model it was trained on, and name the adapter in {{lora}}",
     ),
@@ -294,7 +301,7 @@ FOLDERS: tuple[Row, ...] = (
     ),
     Row(
         "weights alone",
-        lambda facts: bool(facts.ending(".safetensors", ".bin")),
+        lambda facts: bool(facts.ending(*_WEIGHTS)),
         "it has weights, but no config.json",
         "download the other files of the repository too",
     ),
