@@ -286,7 +286,7 @@ def test_only_json_is_read(live: Live, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nope", 404), ("GET", "/completion", 405), ("GET", "/docs", 404), ("GET", "/", 404)],
+    [("GET", "/nope", 404), ("GET", "/completion", 405), ("GET", "/docs", 404), ("POST", "/", 405)],
 )
 def test_wrong_paths_and_methods(live: Live, method: str, path: str, status: int) -> None:
     response = httpx.request(method, live.url + path, timeout=60)

@@ -60,6 +60,10 @@ class Reply:
         """OpenAI's streams end with a `[DONE]` event."""
         return True
 
+    def failure(self, body: Json) -> list[Json]:
+        """Chunks that end a stream before its time, with the `body` of an error."""
+        return [body]
+
     def _envelope(self, kind: str, prefix: str, choices: list[Json], **more: Any) -> Json:
         body: Json = {
             "id": prefix + self.id,

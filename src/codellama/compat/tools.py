@@ -48,9 +48,11 @@ def offered(
 def _offer(raw: Sequence[Any], choice: Any, parallel: bool, names: tuple[str, str]) -> Tools | None:
     tools_name, choice_name = names
     try:
-        tools = [_tool(i, entry) for i, entry in enumerate(raw)]
         mode, allowed = _choice(choice)
-        if mode == "none" or (mode == "auto" and not tools):
+        if mode == "none":
+            return None  # whatever is offered
+        tools = [_tool(i, entry) for i, entry in enumerate(raw)]
+        if mode == "auto" and not tools:
             return None
         by_name = {tool.name: tool for tool in tools}
         chosen = tools if allowed is None else [_named(name, by_name) for name in allowed]

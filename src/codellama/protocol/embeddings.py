@@ -75,7 +75,7 @@ class EmbeddingRequest(Fields):
     def _check(self, llm: LanguageModel, openai: bool, per_token: bool) -> None:
         if openai and per_token:
             raise InvalidRequestError(
-                "{param} none gives a vector per token, for which OpenAI's format has no room: use "
+                "{param} none gives a vector per token, for which this format has no room: use "
                 "/embeddings, or load the model with another pooling",
                 "pooling",
             )

@@ -2,7 +2,8 @@
 
 The body is OpenAI's (`message`, `type`, `param`, `code`) with llama-server's values: `type` is one of
 its names and `code` repeats the HTTP status. A prompt that does not fit has OpenAI's code and carries
-`n_prompt_tokens` and `n_ctx`. Both dialects get the same.
+`n_prompt_tokens` and `n_ctx`. Both dialects get the same; others write it in their own shape (see
+`dialects`).
 """
 
 from __future__ import annotations

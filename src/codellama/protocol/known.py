@@ -46,6 +46,10 @@ IGNORED: Mapping[str, tuple[Any, ...]] = {
     "num_ctx": (),
     "post_sampling_probs": (False,),
 }
+FIGURES: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
+    ("timings_per_token", "return_progress", "verbose"), (False,)
+)
+"""The same for what llama-server adds to an answer, where a dialect has no place for it."""
 IGNORED_PREFIXES = ("speculative.",)
 """Beginnings of such names, but for those named elsewhere; llama-server reads none of these per request."""
 

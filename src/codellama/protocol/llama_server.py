@@ -219,6 +219,10 @@ class NativeReply:
         """Chunks that close the stream: none."""
         return []
 
+    def failure(self, body: Json) -> list[Json]:
+        """Chunks that end a stream before its time, with the `body` of an error."""
+        return [body]
+
     def whole(self, answers: Sequence[Collected]) -> Json | list[Json]:
         """The response that is not streamed; a list if there are several answers."""
         bodies = [self.final(answer) for answer in answers]

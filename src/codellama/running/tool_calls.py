@@ -190,12 +190,16 @@ def read_answer(reader: AnswerReader | None, text: str) -> Said:
     return Said(text) if reader is None else said(reader.feed(text, last=True))
 
 
-def words(reader: AnswerReader | None, delta: Delta) -> list[str]:
-    """The pieces of text that `delta` brings; calls are left out."""
+def parts_of(reader: AnswerReader | None, delta: Delta) -> list[Part]:
+    """What `delta` brings; without a reader it is all text."""
     if reader is None:
         return [delta.text] if delta.text else []
-    parts = reader.feed(delta.text, last=delta.finish_reason is not None)
-    return [part for part in parts if isinstance(part, str)]
+    return reader.feed(delta.text, last=delta.finish_reason is not None)
+
+
+def words(reader: AnswerReader | None, delta: Delta) -> list[str]:
+    """The pieces of text that `delta` brings; calls are left out."""
+    return [part for part in parts_of(reader, delta) if isinstance(part, str)]
 
 
 def said(parts: Iterable[Part]) -> Said:

@@ -1,1 +1,1 @@
-"""The HTTP server: OpenAI's and llama-server's routes over one `LLM` (see README.md)."""
+"""The HTTP server: the routes of all dialects over one `LLM` (see README.md)."""

@@ -1,7 +1,7 @@
-"""The routes: OpenAI's under `/v1`, llama-server's beside them, one app over one model.
+"""The routes: OpenAI's under `/v1`, llama-server's beside them, the other dialects'; one app over one model.
 
 `create_app` takes a function that loads the model, so that `/health` answers while it runs. Every
-error leaves in the same body (see `codellama.protocol.errors`).
+error leaves in the body of its route's dialect (see `codellama.protocol.dialects`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from codellama.compat.replies import Json
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
+from codellama.protocol.dialects import dialect_of
 from codellama.protocol.embeddings import EmbeddingRequest
-from codellama.protocol.errors import advice, error_body, plain_body, validation_error
+from codellama.protocol.errors import advice, validation_error
 from codellama.protocol.llama_server import (
     DetokenizeRequest,
     InfillRequest,
@@ -30,14 +31,18 @@ from codellama.protocol.llama_server import (
     tokenizer_info,
 )
 from codellama.protocol.lora import adapters_json, parse_lora
+from codellama.protocol.mistral import FimRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.protocol.tolerance import HEADER
 from codellama.server import metrics
+from codellama.server.answering import Answering
+from codellama.server.anthropic import add_anthropic
 from codellama.server.config import ServerConfig
 from codellama.server.embed import embed
-from codellama.server.generate import GenerationRequest, generate
-from codellama.server.guard import Guard
+from codellama.server.guard import Guard, path_of
 from codellama.server.models import model_meta
+from codellama.server.ollama import add_ollama
+from codellama.server.responses import add_responses
 from codellama.server.route import route_class
 from codellama.server.serving import Serving
 
@@ -65,7 +70,13 @@ def create_app(
         yield
         await run_in_threadpool(serving.close)
 
-    app = FastAPI(title="codellama", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="codellama",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        strict_content_type=False,  # the guard's business
+    )
     app.state.serving = serving
     app.router.route_class = route_class(config.lenient)
     app.add_middleware(Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
@@ -79,7 +90,11 @@ def create_app(
         )
     _add_errors(app)
     _add_information(app, serving)
-    _add_generation(app, serving, config)
+    answer = Answering(serving, config)
+    _add_generation(app, answer)
+    add_anthropic(app, answer)
+    add_responses(app, answer)
+    add_ollama(app, answer)
     _add_embeddings(app, serving)
     _add_text_tools(app, serving, config)
     _add_adapters(app, serving)
@@ -113,16 +128,10 @@ def _add_information(app: FastAPI, serving: Serving) -> None:
         return model_json(llm.name, serving.created, await run_in_threadpool(model_meta, llm))
 
 
-def _add_generation(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
-    async def answer(body: GenerationRequest, http: Request) -> Response:
-        body.default_to(config.sampling)
-        return await generate(body, http, serving, config.ping_interval)
-
+def _add_generation(app: FastAPI, answer: Answering) -> None:
     @app.post("/v1/chat/completions")
     @app.post("/chat/completions")
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
-        if not config.tools:
-            body.forbid_calls()
         return await answer(body, http)
 
     @app.post("/v1/completions")
@@ -133,6 +142,10 @@ def _add_generation(app: FastAPI, serving: Serving, config: ServerConfig) -> Non
     @app.post("/completions")
     async def completion(body: NativeRequest, http: Request) -> Response:
         return await answer(body, http)
+
+    @app.post("/v1/fim/completions")
+    async def fim_completions(body: FimRequest, http: Request) -> Response:
+        return await answer.chat(body, http)
 
     @app.post("/infill")
     async def infill(body: InfillRequest, http: Request) -> Response:
@@ -192,7 +205,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(CodeLlamaError)
     @app.exception_handler(UnicodeEncodeError)
     async def known(request: Request, error: Exception) -> Response:
-        status, body = error_body(error)
+        status, body = dialect_of(path_of(request.scope)).error_body(error)
         headers = advice(status)
         if isinstance(error, QueueFullError):
             headers["retry-after"] = str(RETRY_AFTER_S)
@@ -200,16 +213,18 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        status, body = error_body(validation_error(error.errors()))
+        refusal = validation_error(error.errors())
+        status, body = dialect_of(path_of(request.scope)).error_body(refusal)
         return JSONResponse(body, status, headers=advice(status))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        body = plain_body(error.status_code, error.detail)
+        dialect = dialect_of(path_of(request.scope))
+        body = dialect.plain_body(error.status_code, error.detail)
         headers = {**advice(error.status_code), **(error.headers or {})}
         return JSONResponse(body, error.status_code, headers=headers)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        status, body = error_body(error)
+        status, body = dialect_of(path_of(request.scope)).error_body(error)
         return JSONResponse(body, status)

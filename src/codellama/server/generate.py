@@ -21,12 +21,14 @@ from starlette.types import Receive
 from codellama.compat.replies import Json
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import EngineDeadError, InvalidRequestError
-from codellama.protocol.errors import error_body, status_and_type
+from codellama.protocol.dialects import Dialect, dialect_of
+from codellama.protocol.errors import status_and_type
 from codellama.running.collected import Collected
 from codellama.running.completion import delivery
 from codellama.running.mailbox import Mailbox
+from codellama.server.guard import path_of
 from codellama.server.serving import Serving
-from codellama.server.sse import DONE, PING, EventStream, sse
+from codellama.server.streams import DONE, MEDIA_TYPES, PINGS, EventStream, frames
 
 if TYPE_CHECKING:
     from codellama.params import Prompt, SamplingOptions, SamplingParams
@@ -49,6 +51,7 @@ class Renderer(Protocol):
     def head(self, index: int) -> list[Json]: ...
     def chunks(self, answer: Collected, delta: Delta) -> list[Json]: ...
     def tail(self, answers: Sequence[Collected]) -> list[Json]: ...
+    def failure(self, body: Json) -> list[Json]: ...
     def whole(self, answers: Sequence[Collected]) -> Any: ...
 
 
@@ -92,7 +95,11 @@ async def generate(
     # Tokenizing and compiling a grammar take milliseconds that other streams should not wait for.
     job = await run_in_threadpool(submit, request, serving.llm())
     if request.stream:
-        return EventStream(lambda receive: _frames(job, serving, receive, ping_interval))
+        dialect = dialect_of(path_of(http.scope))
+        return EventStream(
+            lambda receive: _frames(job, dialect, serving, receive, ping_interval),
+            MEDIA_TYPES[dialect.framing],
+        )
     try:
         async with aclosing(events(job, serving, http.receive, ping_interval)) as feed:
             async for news in feed:
@@ -105,14 +112,14 @@ async def generate(
 
 def submit(request: GenerationRequest, llm: LanguageModel) -> Job:
     """Check the request and hand all its prompts to the engine, or none."""
-    params = request.sampling(llm.tokenizer)
-    prompts, n = request.prompts(llm), request.candidates
     mailbox: Mailbox[News] = Mailbox()
     if not request.stream:
         mailbox.hold()  # nobody reads before an answer has ended
     completions: list[Completion] = []
     answers: list[Collected] = []
     try:
+        params = request.sampling(llm.tokenizer)
+        prompts, n = request.prompts(llm), request.candidates
         for prompt in prompts:
             deliver = delivery(mailbox, len(answers))
             completion = llm.generate(
@@ -243,12 +250,12 @@ News = tuple[int, Delta] | ClientGone | _Silence
 
 
 async def _frames(
-    job: Job, serving: Serving, receive: Receive, ping_interval: float
+    job: Job, dialect: Dialect, serving: Serving, receive: Receive, ping_interval: float
 ) -> AsyncGenerator[bytes, None]:
     """The stream's bytes. An error after the first of them can only be one more event."""
-    reply, answers = job.reply, job.answers
+    reply, answers, framing = job.reply, job.answers, dialect.framing
     try:
-        head = sse(chunk for answer in answers for chunk in reply.head(answer.index))
+        head = frames(framing, (chunk for answer in answers for chunk in reply.head(answer.index)))
         if head:
             yield head
         async with aclosing(events(job, serving, receive, ping_interval)) as feed:
@@ -257,9 +264,10 @@ async def _frames(
                 for index, delta in news:
                     answers[index].add(delta)
                     chunks += reply.chunks(answers[index], delta)
-                if chunks or not news:
-                    yield sse(chunks) or PING
-        tail = sse(reply.tail(answers)) + (DONE if reply.ends_with_done else b"")
+                sent = frames(framing, chunks) or (b"" if news else PINGS[framing])
+                if sent:
+                    yield sent
+        tail = frames(framing, reply.tail(answers)) + (DONE if reply.ends_with_done else b"")
         if tail:
             yield tail
     except ClientGone:
@@ -267,7 +275,7 @@ async def _frames(
     except Exception as error:
         if status_and_type(error)[0] == 500:
             log.exception("a streamed answer failed")
-        yield sse([error_body(error)[1]])
+        yield frames(framing, reply.failure(dialect.error_body(error)[1]))
 
 
 async def _watch(receive: Receive, mailbox: Mailbox[News]) -> None:

@@ -13,9 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codellama.protocol.errors import advice, plain_body
+from codellama.protocol.dialects import dialect_of
+from codellama.protocol.errors import Json, advice
 from codellama.server.config import is_loopback
 
+BROWSERS = ("origin", "sec-fetch-site")
+"""Headers of which a browser adds at least one to whatever a page sends."""
 PUBLIC = frozenset({"/health", "/v1/health"})
 
 
@@ -43,24 +46,32 @@ class Guard:
         await self._app(scope, self._limited(receive), send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        found = self._problem(path_of(scope), scope["method"], headers)
+        if found is None:
+            return None
+        status, message = found
+        body: Json = dialect_of(path_of(scope)).plain_body(status, message)
+        more = {"www-authenticate": "Bearer"} if status == 401 else {}
+        return JSONResponse(body, status, headers=advice(status) | more)
+
+    def _problem(self, path: str, method: str, headers: Headers) -> tuple[int, str] | None:
+        """Status and message if the request is not let in."""
         if not self._keys and not is_loopback(host_name(headers.get("host", ""))):
             # A web page may make its own name point here; then it could read what it asked for.
             message = (
                 "without an API key only localhost, 127.0.0.1 and [::1] are answered: use one of "
                 "these names, or start the server with an API key"
             )
-            return _refused(403, message)
-        if scope["path"] not in PUBLIC and not self._has_key(headers):
-            return _refused(401, "Invalid API Key", {"www-authenticate": "Bearer"})
-        if scope["method"] != "POST":
+            return 403, message
+        if path not in PUBLIC and not self._has_key(headers):
+            return 401, "Invalid API Key"
+        if method != "POST":
             return None
-        if not _is_json(headers.get("content-type", "")):
-            # A form that any web page may send without asking first must not reach the model.
-            message = "the body must be JSON: send the header Content-Type: application/json"
-            return _refused(415, message)
+        if not _may_be_json(headers):
+            return 415, "the body must be JSON: send the header Content-Type: application/json"
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body:
-            return _refused(413, self._too_large())
+            return 413, self._too_large()
         return None
 
     def _has_key(self, headers: Headers) -> bool:
@@ -88,11 +99,6 @@ class Guard:
         return f"the body must not be larger than {self._max_body} bytes"
 
 
-def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    headers = {**advice(status), **(headers or {})}
-    return JSONResponse(plain_body(status, message), status, headers=headers)
-
-
 def _headers_only(send: Send) -> Send:
     async def bodiless(message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -109,7 +115,21 @@ def host_name(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-def _is_json(content_type: str) -> bool:
+def path_of(scope: Scope) -> str:
+    """The path of a request, without what the app is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _may_be_json(headers: Headers) -> bool:
+    """Whether the body is said to be JSON, or nothing is said of it by anything but a web page.
+
+    A form that any web page may send without asking first must not reach the model. A page can leave
+    the type out too, but a browser then says where the request comes from.
+    """
+    content_type = headers.get("content-type")
+    if content_type is None:
+        return not any(name in headers for name in BROWSERS)
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/json" or (
         kind.startswith("application/") and kind.endswith("+json")

@@ -1,9 +1,9 @@
-"""Server-sent events with llama-server's framing: `data: {json}` and a blank line, nothing else."""
+"""The bytes of streams: server-sent events as llama-server frames them, named or not, or lines of JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -11,15 +11,35 @@ from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from codellama.protocol.dialects import Framing
+
 DONE = b"data: [DONE]\n\n"
-PING = b":\n\n"  # a comment: keeps the connection open, no client sees it
+_COMMENT = b":\n\n"  # keeps the connection open, no client sees it
+PINGS: Mapping[Framing, bytes] = {
+    Framing.DATA: _COMMENT,
+    Framing.NAMED: _COMMENT,
+    Framing.LINES: b"",  # has nothing that means nothing: its clients read every line as JSON
+}
+MEDIA_TYPES: Mapping[Framing, str] = {
+    Framing.DATA: "text/event-stream",
+    Framing.NAMED: "text/event-stream",
+    Framing.LINES: "application/x-ndjson",
+}
 
 Frames = Callable[[Receive], AsyncGenerator[bytes, None]]
 
 
-def sse(events: Iterable[Any]) -> bytes:
-    """The frames of these JSON values, one after the other."""
+def frames(framing: Framing, events: Iterable[Any]) -> bytes:
+    """These JSON values, one after the other."""
+    if framing is Framing.LINES:
+        return b"".join(_json(event) + b"\n" for event in events)
+    if framing is Framing.NAMED:
+        return b"".join(_named(event) for event in events)
     return b"".join(b"data: " + _json(event) + b"\n\n" for event in events)
+
+
+def _named(event: Any) -> bytes:
+    return f"event: {event['type']}\ndata: ".encode() + _json(event) + b"\n\n"
 
 
 def _json(value: Any) -> bytes:
@@ -34,10 +54,9 @@ class EventStream(Response):
     """A response that sends what `frames` yields. `frames` is handed `receive` to watch for the
     client's leaving, and is closed whatever happens."""
 
-    media_type = "text/event-stream"
-
-    def __init__(self, frames: Frames) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, frames: Frames, media_type: str) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
         self._frames = frames
 
