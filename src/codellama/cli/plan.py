@@ -71,6 +71,8 @@ def command(
 
 def lines(found: Forecast, free: int) -> list[str]:
     """The forecast for people; `free` are the bytes of disk that there are."""
+    from codellama.kernels.quantizers import described
+
     text = []
     for plan in found.plans:
         types = ", ".join(f"{count} {name}" for name, count in plan.types.items())
@@ -82,6 +84,7 @@ def lines(found: Forecast, free: int) -> list[str]:
         f"{'disk':<12} {_size(found.peak_disk)} at most{short}",
         f"{'memory':<12} {_size(found.peak_memory)} at most",
         f"{'time':<12} {_time(found.seconds)} on this machine's cores",
+        f"{'quantizers':<12} {described(found.quantizers)}",
     ]
     return text
 

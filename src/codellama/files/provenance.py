@@ -1,7 +1,8 @@
 """Where a file comes from: keys in its metadata, and a manifest beside it with the hashes of its bytes.
 
 The keys begin with `codellama.` and stand last, so that what other programs read is not touched. Nothing
-in either depends on the hour, the machine or the folder: the same source and recipe give the same bytes.
+in either depends on the hour or the folder: the same source and recipe give the same bytes. Only the
+manifest depends on the machine, in one line: whose quantizers made each type.
 """
 
 from __future__ import annotations

@@ -152,7 +152,20 @@ def quantize_rows(
 
     `importance` has a weight for each column. The bytes are those of `llama_model_quantize`, whatever
     rows are encoded together.
+
+    Raises:
+        ValueError: the arrays do not fit each other.
     """
+    check_rows(target, rows, out, importance)
+    n_rows, n_columns = rows.shape
+    weights = None if importance is None else importance.ctypes.data
+    _ggml().ggml_quantize_chunk(
+        target.id, rows.ctypes.data, out.ctypes.data, 0, n_rows, n_columns, weights
+    )
+
+
+def check_rows(target: TensorType, rows: Floats, out: Bytes, importance: Floats | None) -> None:
+    """Raise ValueError unless `quantize_rows` can take these arrays; C code would believe them."""
     n_rows, n_columns = rows.shape
     if out.nbytes != n_rows * target.row_bytes(n_columns):
         raise ValueError(f"out has {out.nbytes} bytes, {n_rows} rows of {target.name} need others")
@@ -160,10 +173,6 @@ def quantize_rows(
         raise ValueError(f"{target.name} needs an importance for each column")
     if importance is not None and importance.size != n_columns:
         raise ValueError(f"{importance.size} importances for {n_columns} columns")
-    weights = None if importance is None else importance.ctypes.data
-    _ggml().ggml_quantize_chunk(
-        target.id, rows.ctypes.data, out.ctypes.data, 0, n_rows, n_columns, weights
-    )
 
 
 def valid_rows(stored: TensorType, rows: Bytes) -> bool:

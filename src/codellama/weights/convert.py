@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import ConversionError
+from codellama.kernels.quantizers import described, quantizers_of
 from codellama.params import Progress
 from codellama.weights.encode import UnusableWeightsError
 from codellama.weights.folders import open_folder
@@ -32,6 +34,8 @@ from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
 from codellama.weights.source import SHARD_ENDINGS, Source
 from codellama.weights.writer import default_threads, write
+
+log = logging.getLogger(__name__)
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -252,7 +256,9 @@ def _run(
     outputs = []
     for type_name, path in targets.items():
         recipe = make_recipe(source, type_name, settings.options)
-        outputs.append(Output(make_plan(source, recipe, settings.split_bytes), path))
+        plan = make_plan(source, recipe, settings.split_bytes)
+        log.info("%s: quantizers: %s", path, described(quantizers_of(plan.made_types)))
+        outputs.append(Output(plan, path))
     write(
         outputs,
         source,

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from codellama.errors import ConversionError
+from codellama.kernels.quantizers import quantize_rows
 from codellama.native.arrays import Bytes, Floats
-from codellama.native.ggml import TensorType, quantize_rows, to_float, valid_rows
+from codellama.native.ggml import TensorType, to_float, valid_rows
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab
 from codellama.weights.source import Source, SourceTensor

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from codellama.native.ggml import TensorType, quantize_rows, to_float, valid_rows
+from codellama.kernels.quantizers import Quantizer, quantize_rows, quantizers_of
+from codellama.native.ggml import TensorType, to_float, valid_rows
 from codellama.weights.plan import Plan, Slab, slabs
 from codellama.weights.source import Source
 
@@ -30,7 +31,8 @@ Recoding = tuple[TensorType, TensorType]
 class Forecast:
     """What making `plans` of a source costs; bytes, and `seconds` of all cores together.
 
-    `peak_disk` counts the outputs and what lies beside them while they are made.
+    `peak_disk` counts the outputs and what lies beside them while they are made. `quantizers` are what
+    will make each type.
     """
 
     plans: tuple[Plan, ...]
@@ -39,6 +41,7 @@ class Forecast:
     peak_disk: int
     peak_memory: int
     seconds: float
+    quantizers: Mapping[str, Quantizer]
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object, with the type of every tensor."""
@@ -49,6 +52,7 @@ class Forecast:
             "peak_disk_bytes": self.peak_disk,
             "peak_memory_bytes": self.peak_memory,
             "seconds": round(self.seconds, 1),
+            "quantizers": {kind: made.name for kind, made in self.quantizers.items()},
         }
 
 
@@ -81,6 +85,7 @@ def forecast(
         peak_memory=threads * _buffer_bytes(work, plans)
         + sum(len(file.header) for plan in plans for file in plan.files),
         seconds=sum(count / rates[step] for step, count in elements.items()),
+        quantizers=quantizers_of(target for _, target in elements),
     )
 
 

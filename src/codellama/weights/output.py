@@ -17,6 +17,7 @@ from codellama.errors import ConversionError
 from codellama.files.gguf_header import read_gguf_header
 from codellama.files.provenance import PREFIX, manifest, manifest_path
 from codellama.files.split import part_paths
+from codellama.kernels.quantizers import quantizers_of
 from codellama.native.arrays import Bytes
 from codellama.weights.journal import Journal, sync_folder
 from codellama.weights.naming import check_absent
@@ -158,6 +159,8 @@ class Output:
         provenance = {
             key.removeprefix(PREFIX): value.value for key, value in self.plan.provenance.items()
         }
+        made_by = quantizers_of(self.plan.made_types)
+        provenance["quantizers"] = {kind: made.name for kind, made in made_by.items()}
         data = manifest(dict(zip(names, self._parts, strict=True)), provenance, advance)
         with self._manifest[0].open("wb") as file:
             file.write(data)

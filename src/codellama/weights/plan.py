@@ -97,6 +97,11 @@ class Plan:
         """Number of tensors of each type, most frequent first."""
         return dict(Counter(tensor.type.name for tensor in self.tensors).most_common())
 
+    @property
+    def made_types(self) -> set[TensorType]:
+        """The types that have to be made: a tensor that keeps its type is copied."""
+        return {tensor.type for tensor in self.tensors if tensor.type != tensor.source.type}
+
     @functools.cached_property
     def by_name(self) -> Mapping[str, PlannedTensor]:
         return {tensor.source.name: tensor for tensor in self.tensors}

@@ -1,0 +1,38 @@
+"""What hatchling calls while it builds the package: compiles the quantizers in lanes, if that is possible.
+
+Without a compiler the package is whole but for them, and a line says so: ggml's own functions make the
+same bytes, slower.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+LIBRARY = "src/codellama/kernels/_lanes.so"
+
+
+class LanesHook(BuildHookInterface[Any]):
+    """For wheels and editable installs; the latter find the library in the checkout."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and put the library into the wheel, which then is for this kind of machine."""
+        script = Path(self.root, "scripts", "build_lanes.py")
+        library = Path(self.root, LIBRARY)
+        library.unlink(missing_ok=True)
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+        if done.returncode:
+            self.app.display_warning(f"{done.stderr.strip()}\nggml's quantizers will be used.")
+            return
+        if version != "editable":
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{platform}"
+            build_data["pure_python"] = False
+            build_data["force_include"][str(library)] = "codellama/kernels/_lanes.so"
