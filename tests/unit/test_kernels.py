@@ -13,7 +13,7 @@ import pytest
 import build_lanes
 from codellama.errors import ConversionError
 from codellama.kernels import library, quantizers, trial
-from codellama.kernels.library import RowEncoder, MissingLanesError, open_library
+from codellama.kernels.library import MissingLanesError, RowEncoder, open_library
 from codellama.kernels.quantizers import described, quantize_rows, quantizer_of, quantizers_of
 from codellama.native import ggml
 from codellama.native.arrays import Bytes, Floats

@@ -12,7 +12,7 @@ import numpy as np
 
 from codellama.errors import ConversionError
 from codellama.kernels import trial
-from codellama.kernels.library import RowEncoder, MissingLanesError, lanes
+from codellama.kernels.library import MissingLanesError, RowEncoder, lanes
 from codellama.native import ggml
 from codellama.native.arrays import Bytes, Floats
 from codellama.native.ggml import TensorType
