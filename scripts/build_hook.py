@@ -26,7 +26,6 @@ class LanesHook(BuildHookInterface[Any]):
         """Compile, and put the library into the wheel, which then is for this kind of machine."""
         script = Path(self.root, "scripts", "build_lanes.py")
         library = Path(self.root, LIBRARY)
-        library.unlink(missing_ok=True)
         done = subprocess.run([sys.executable, script], capture_output=True, text=True)
         if done.returncode:
             self.app.display_warning(f"{done.stderr.strip()}\nggml's quantizers will be used.")

@@ -87,8 +87,9 @@ def run(command: list[str]) -> None:
 
 def reason(error: Exception) -> str:
     """What went wrong, with the compiler's own words."""
-    said = getattr(error, "stderr", "") or ""
-    return "\n".join([str(error), *said.splitlines()[:20]])
+    if not isinstance(error, subprocess.CalledProcessError):
+        return str(error)
+    return "\n".join([f"{error.cmd[0]} failed", *error.stderr.splitlines()[:20]])
 
 
 if __name__ == "__main__":
