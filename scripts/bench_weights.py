@@ -3,11 +3,15 @@
 
     bench_weights.py --work FOLDER              full-width layers of the 70B: two of them, and embeddings
     bench_weights.py --work FOLDER --quick      tiny layers, to see that it works
+    bench_weights.py --work FOLDER --no-speed --no-bytes      the quantizers by themselves
 
 Both sides start from the same bf16 safetensors and end with the same type. Theirs is convert_hf_to_gguf.py
-to BF16, then llama-quantize (scripts/build_llama_tools). Runs are interleaved; the table shows the medians
-and the median of our value ÷ theirs, with what was wanted. Memory is what processes hold for
-themselves, without mapped files. Then the demo checkpoint goes to every type that llama-quantize offers,
+to BF16, then llama-quantize (scripts/build_llama_tools). Then both quantize that BF16 GGUF, to one type and
+to three, which we make from one reading. Runs are interleaved; the table shows the medians and the median of
+our value ÷ theirs, with what was wanted. Memory is what processes hold for themselves, without mapped files.
+A second table has the quantizers by themselves, ours and ggml's, and a third the steps of a slab.
+
+Then the demo checkpoint goes to every type that llama-quantize offers,
 the smallest with an importance matrix by llama-imatrix, and the tensors are compared byte by byte. The last
 line of the output is one JSON document. The folder needs room for about 12 GB.
 """
@@ -20,13 +24,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench import servers
+from bench import quantizing, servers
 from bench.client import BenchError
 from bench.report import Row, heading, publish, table
 from make_random_model import made_up
@@ -34,7 +40,8 @@ from stand_ins.checkpoint import CODELLAMA_70B, TINY, MadeUpCheckpoint
 from stand_ins.watch import Usage, run
 
 ROOT = servers.ROOT
-OURS, THEIRS = "codellama", "convert + llama-quantize"
+OURS, THEIRS, BY_GGML = "codellama", "llama.cpp's programs", "with ggml's quantizers"
+SEVERAL = ("Q4_K_M", "Q5_K_M", "Q6_K")
 NEED_IMATRIX = ("IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ3_XXS", "Q2_K_S")
 """Compared with the same importance matrix; the others of the small types need one too."""
 TYPE_LINE = re.compile(r"^ +\d+ +or +(\w+) +: (?!alias)", re.MULTILINE)
@@ -51,6 +58,7 @@ CALIBRATION = ROOT / "scripts" / "demo_data" / "basics.md"
 @click.option("--threads", type=click.IntRange(1), default=os.cpu_count(), show_default=True)
 @click.option("--no-speed", is_flag=True, help="Compare bytes only.")
 @click.option("--no-bytes", is_flag=True, help="Measure speed only.")
+@click.option("--no-arithmetic", is_flag=True, help="Without the quantizers by themselves.")
 @click.option("--quick", is_flag=True, help="Tiny sizes.")
 def main(
     work: Path,
@@ -60,6 +68,7 @@ def main(
     threads: int,
     no_speed: bool,
     no_bytes: bool,
+    no_arithmetic: bool,
     quick: bool,
 ) -> None:
     """Measure and compare."""
@@ -72,11 +81,22 @@ def main(
     try:
         if not no_speed:
             shape = replace(TINY if quick else CODELLAMA_70B, layers=layers)
-            rows = Speed(work, shape.vocab, type_name, threads).measure(
+            rows = Speed(work, type_name, threads).measure(
                 MadeUpCheckpoint(shape, made_up(shape.vocab).of_tokenizer), runs
             )
             document["results"] = [row.to_json() for row in rows]
             tables.append(table(f"{runs} runs, medians", rows))
+        if not no_arithmetic:
+            for key, title, rows in (
+                ("arithmetic", "one thread, a weight", quantizing.arithmetic(max(runs, 5))),
+                (
+                    "steps",
+                    "one thread, a weight of a slab",
+                    quantizing.steps_of_a_slab("Q4_K", runs),
+                ),
+            ):
+                document[key] = [row.to_json() for row in rows]
+                tables.append(table(title, rows))
         if not no_bytes:
             document["bytes"] = compare_types(work, threads)
     except BenchError as error:
@@ -87,120 +107,128 @@ def main(
 
 
 class Speed:
-    """Both ways from one checkpoint to one type."""
+    """Both ways from one checkpoint to one type, and what belongs to it."""
 
-    def __init__(self, work: Path, vocab: int, type_name: str, threads: int) -> None:
+    def __init__(self, work: Path, type_name: str, threads: int) -> None:
         self.work = work
         self.folder = work / "CodeLlama-70b-Instruct-hf"
-        self.ours, self.theirs = work / "ours.gguf", work / "theirs.gguf"
         self.middle = work / "middle.gguf"
         self.type = type_name
         self.threads = threads
+        self.runs: dict[str, list[Usage]] = defaultdict(list)
 
     def measure(self, checkpoint: MadeUpCheckpoint, runs: int) -> list[Row]:
         """The rows of the table; the files are deleted. Raises BenchError."""
         say(f"writing {checkpoint.weight_bytes / 1e9:.2f} GB of weights")
         checkpoint.write(self.folder)
-        ours, converted, quantized = [], [], []
         try:
             for number in range(runs):
-                ours.append(self._ours())
-                converted.append(self._convert())
-                quantized.append(self._quantize())
-                say(
-                    f"run {number + 1}: {ours[-1].seconds:.1f} s, theirs "
-                    f"{converted[-1].seconds:.1f} + {quantized[-1].seconds:.1f} s"
+                self._round()
+                took = ", ".join(
+                    f"{name} {used[-1].seconds:.1f} s" for name, used in self.runs.items()
                 )
-            check_equal(self.ours, self.theirs)
-            size = self.ours.stat().st_size
+                say(f"run {number + 1}: {took}")
+            for type_name in {self.type, *SEVERAL}:
+                check_equal(self._ours(type_name), self._theirs(type_name))
+            size = self._ours(self.type).stat().st_size
         finally:
             shutil.rmtree(self.folder)
-            for path in (*self.work.glob("ours.gguf*"), self.theirs, self.middle):
+            for path in (*self.work.glob("ours.*"), *self.work.glob("theirs.*"), self.middle):
                 path.unlink(missing_ok=True)
-        return self._rows(ours, converted, quantized, checkpoint.weight_bytes / 2, size)
+        return self._rows(checkpoint.weight_bytes / 2, size)
 
-    def _rows(
-        self,
-        ours: list[Usage],
-        converted: list[Usage],
-        quantized: list[Usage],
-        weights: float,
-        size: int,
-    ) -> list[Row]:
-        both = list(zip(converted, quantized, strict=True))
+    def _ours(self, type_name: str) -> Path:
+        return self.work / f"ours.{type_name}.gguf"
+
+    def _theirs(self, type_name: str) -> Path:
+        return self.work / f"theirs.{type_name}.gguf"
+
+    def _round(self) -> None:
+        """Every case once, ours and theirs in turn."""
+        self._run("ours", self._command("convert", self.folder, self.type))
+        self.middle.unlink(missing_ok=True)
+        self._run("their converter", their_convert(self.folder, self.middle))
+        self._run("theirs", self._their_quantize(self.type))
+        self._run("ours from GGUF", self._command("quantize", self.middle, self.type))
+        self._run("theirs from GGUF", self._their_quantize(self.type))
+        self._run("ours, three", self._command("quantize", self.middle, *SEVERAL))
+        for type_name in SEVERAL:
+            self._run(f"their {type_name}", self._their_quantize(type_name))
+        environment = {**os.environ, "CODELLAMA_QUANTIZERS": "ggml"}
+        self._run("ours by ggml", self._command("convert", self.folder, self.type), environment)
+
+    def _run(
+        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.runs[name].append(run(command, environment))
+
+    def _command(self, verb: str, source: Path, *types: str) -> list[str]:
+        command = [sys.executable, "-m", "codellama", verb, str(source), "--force"]
+        command += ["-o", str(self.work / "ours.{type}.gguf"), "--threads", str(self.threads)]
+        return command + [word for name in types for word in ("--type", name)]
+
+    def _their_quantize(self, type_name: str) -> list[str]:
+        output = self._theirs(type_name)
+        output.unlink(missing_ok=True)
+        program = str(servers.tool("llama-quantize"))
+        return [program, str(self.middle), str(output), type_name, str(self.threads)]
+
+    def _sums(self, *names: str, of: str = "seconds") -> list[float]:
+        """What the runs of these commands took together, one number for each round."""
+        together = zip(*(self.runs[name] for name in names), strict=True)
+        return [sum(getattr(used, of) for used in one) for one in together]
+
+    def _rows(self, weights: float, size: int) -> list[Row]:
+        both, ours = ("their converter", "theirs"), self.runs["ours"]
+        three, their_three = self._sums("ours, three"), [f"their {name}" for name in SEVERAL]
+        seconds = {
+            OURS: self._sums("ours"),
+            THEIRS: self._sums(*both),
+            BY_GGML: self._sums("ours by ggml"),
+        }
+        per_weight = {
+            OURS: [taken / weights * 1e9 for taken in self._sums("ours")],
+            THEIRS: [taken / weights * 1e9 for taken in self._sums("theirs")],
+        }
+        peaks = [
+            max(one.peaks.anonymous, two.peaks.anonymous) / 1e6 for one, two in self._pairs(both)
+        ]
+        memory = {OURS: [used.peaks.anonymous / 1e6 for used in ours], THEIRS: peaks}
+        written = {
+            OURS: [used.written / size for used in ours],
+            THEIRS: [taken / size for taken in self._sums(*both, of="written")],
+        }
+        gguf = {OURS: self._sums("ours from GGUF"), THEIRS: self._sums("theirs from GGUF")}
+        several = {OURS: three, THEIRS: self._sums(*their_three)}
+        cpu = {
+            OURS: self._sums("ours", of="cpu_seconds"),
+            THEIRS: self._sums(*both, of="cpu_seconds"),
+        }
         return [
-            _row(
-                "seconds",
-                "bf16 safetensors to " + self.type,
-                "s",
-                [u.seconds for u in ours],
-                [a.seconds + b.seconds for a, b in both],
-                0.75,
-            ),
-            Row(
-                "per_weight",
-                "a billion weights, against llama-quantize alone",
-                "s",
-                "less",
-                {
-                    OURS: [u.seconds / weights * 1e9 for u in ours],
-                    "llama-quantize": [u.seconds / weights * 1e9 for u in quantized],
-                },
-                {"llama-quantize": 1.0},
-            ),
-            _row(
-                "cpu_seconds",
-                "processor time",
-                "s",
-                [u.cpu_seconds for u in ours],
-                [a.cpu_seconds + b.cpu_seconds for a, b in both],
-            ),
-            _row(
-                "memory",
-                "peak memory",
-                "MB",
-                [u.peaks.anonymous / 1e6 for u in ours],
-                [max(a.peaks.anonymous, b.peaks.anonymous) / 1e6 for a, b in both],
-                0.25,
-            ),
-            _row(
-                "written",
-                "bytes written ÷ output",
-                "",
-                [u.written / size for u in ours],
-                [(a.written + b.written) / size for a, b in both],
-                limit=1.01,
-            ),
+            _row("seconds", f"bf16 safetensors to {self.type}", "s", seconds, 0.18),
+            _row("quantize", f"BF16 GGUF to {self.type}, against llama-quantize", "s", gguf, 0.22),
+            _row("several", f"BF16 GGUF to {', '.join(SEVERAL)}", "s", several, 0.25),
+            _row("per_weight", "a billion weights, against llama-quantize alone", "s", per_weight),
+            _row("cpu_seconds", "processor time", "s", cpu),
+            _row("memory", "peak memory", "MB", memory, 0.10),
+            _row("written", "bytes written ÷ output", "", written, limit=1.01),
         ]
 
-    def _ours(self) -> Usage:
-        for path in self.work.glob("ours.gguf*"):
-            path.unlink()
-        command = [sys.executable, "-m", "codellama", "convert", str(self.folder)]
-        command += ["-o", str(self.ours), "--type", self.type, "--threads", str(self.threads)]
-        return run(command)
-
-    def _convert(self) -> Usage:
-        self.middle.unlink(missing_ok=True)
-        return run(their_convert(self.folder, self.middle))
-
-    def _quantize(self) -> Usage:
-        self.theirs.unlink(missing_ok=True)
-        program = str(servers.tool("llama-quantize"))
-        return run([program, str(self.middle), str(self.theirs), self.type, str(self.threads)])
+    def _pairs(self, names: tuple[str, str]) -> list[tuple[Usage, Usage]]:
+        first, second = names
+        return list(zip(self.runs[first], self.runs[second], strict=True))
 
 
 def _row(
     key: str,
     title: str,
     unit: str,
-    ours: list[float],
-    theirs: list[float],
+    values: dict[str, list[float]],
     wanted: float | None = None,
     limit: float | None = None,
 ) -> Row:
     marks = {} if wanted is None else {THEIRS: wanted}
-    return Row(key, title, unit, "less", {OURS: ours, THEIRS: theirs}, marks, limit)
+    return Row(key, title, unit, "less", values, marks, limit)
 
 
 def their_convert(folder: Path, output: Path) -> list[str]:

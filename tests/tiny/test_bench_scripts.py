@@ -185,8 +185,12 @@ def test_the_weights_benchmark_in_small(tmp_path: Path) -> None:
         "bench_weights.py", "--work", str(tmp_path), "--quick", "--runs", "2", "--no-bytes"
     )
     keys = {row["key"] for row in found["results"]}
-    assert keys == {"seconds", "per_weight", "cpu_seconds", "memory", "written"}
+    assert keys == {
+        "seconds", "quantize", "several", "per_weight", "cpu_seconds", "memory", "written",
+    }  # fmt: skip
     assert all(len(row["values"]["codellama"]) == 2 for row in found["results"])
+    assert {"Q4_K", "Q4_K with importance", "IQ4_XS"} <= {row["key"] for row in found["arithmetic"]}
+    assert {"f32 to Q4_K", "SHA-256 for the manifest"} <= {row["key"] for row in found["steps"]}
     assert os.listdir(tmp_path) == []
 
 

@@ -73,7 +73,7 @@ class SlabEncoder(threading.local):
         tensor = slab.tensor
         rows = self._buffer("rows", slab.source_bytes)
         self.source.read(tensor, slab.first_row, rows)
-        if not _finite(tensor.type, rows):
+        if not finite(tensor.type, rows):
             raise UnusableWeightsError(
                 f"{tensor.path}: {tensor.name} holds NaN or infinite weights"
             )
@@ -98,7 +98,7 @@ class SlabEncoder(threading.local):
         n_rows, n_columns = floats.shape
         out = self._buffer(kind.name, n_rows * kind.row_bytes(n_columns))
         quantize_rows(kind, floats, out, importance)
-        if not (_finite(kind, out) and _valid(kind, out)):
+        if not (finite(kind, out) and valid(kind, out)):
             raise UnusableWeightsError(
                 f"{tensor.path}: {tensor.name} has weights too large for {kind.name}; "
                 "choose another type, such as BF16"
@@ -106,12 +106,14 @@ class SlabEncoder(threading.local):
         return out
 
 
-def _finite(kind: TensorType, rows: Bytes) -> bool:
+def finite(kind: TensorType, rows: Bytes) -> bool:
+    """Whether rows of floats hold no NaN and no infinity; True for types that are no floats."""
     if kind.name not in _EXPONENTS:
         return True
     dtype, exponent = _EXPONENTS[kind.name]
     return bool((rows.view(dtype) & dtype(exponent)).max() < exponent)
 
 
-def _valid(kind: TensorType, rows: Bytes) -> bool:
+def valid(kind: TensorType, rows: Bytes) -> bool:
+    """Whether encoded rows hold no scale that is NaN or infinite; True for types that are floats."""
     return not kind.quantized or valid_rows(kind, rows)
