@@ -222,7 +222,7 @@ def test_whatever_fails_leaves_the_old_file_and_nothing_else(
 def test_a_failing_slab_ends_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "_finite", lambda kind, rows: kind.name != "BF16")
+    monkeypatch.setattr(encode, "finite", lambda kind, rows: kind.name != "BF16")
     with pytest.raises(ConversionError, match="NaN or infinite"):
         convert(folder, tmp_path / "x.gguf", "Q4_0")
     assert os.listdir(tmp_path) == []

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -11,7 +13,7 @@ from codellama.cli import main
 from codellama.cli.plan import lines
 from codellama.native.ggml import tensor_type
 from codellama.weights.convert import RunSettings, convert, make_forecast
-from codellama.weights.forecast import forecast, measure, steps
+from codellama.weights.forecast import Recoding, forecast, measure, measure_hashing, steps
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe
 from codellama.weights.source import Source, open_checkpoint
@@ -91,23 +93,49 @@ def test_time_is_what_the_rates_say(folder: Path) -> None:
             for tensor in source.tensors
             if plans[0].by_name[tensor.name].type == plans[1].by_name[tensor.name].type
         )
+        hashed = forecast(source, plans, 4, dict.fromkeys(wanted, 1e6), hashing=1e6)
     assert found.seconds == pytest.approx((2 * weights - shared) / 1e6)
+    nbytes = sum(plan.nbytes for plan in plans)
+    assert hashed.seconds == pytest.approx(found.seconds + nbytes / 1e6)
     assert found.peak_memory < 2**27
 
 
 def test_measuring_takes_as_long_as_it_may() -> None:
     kinds = [tensor_type(name) for name in ("Q4_K", "IQ2_XXS", "F16")]
     begun = time.perf_counter()
-    rates = measure([(tensor_type("BF16"), kind) for kind in kinds], 2, seconds=0.3)
+    wanted = [Recoding(tensor_type("BF16"), kind, weighed=False) for kind in kinds]
+    rates = measure(wanted, 2, seconds=0.3)
     assert time.perf_counter() - begun < 10
     assert all(rate > 1000 for rate in rates.values())
+
+
+def test_an_importance_matrix_is_part_of_the_time(folder: Path) -> None:
+    """A type takes other time with an importance than without, and only some tensors have one."""
+    with open_checkpoint(folder) as source:
+        plain = make_plan(source, make_recipe(source, "Q4_K_M"))
+        name = next(tensor.source.name for tensor in plain.tensors if tensor.type.name == "Q4_K")
+        weights = {name: np.ones(plain.by_name[name].source.columns, np.float32)}
+        found = steps(source, [replace(plain, weights=weights)])
+        assert not any(step.weighed for step in steps(source, [plain]))
+    assert {step.weighed for step in found if step.target.name == "Q4_K"} == {True, False}
+
+
+def test_hashing_is_measured() -> None:
+    assert measure_hashing() > 10e6
 
 
 def test_people_read_it_in_a_few_lines(folder: Path) -> None:
     found = make_forecast(folder, ["Q4_K_M"], RunSettings(threads=2))
     text = lines(found, free=10**12)
     assert text[0].startswith(f"Q4_K_M       {found.plans[0].nbytes:,} bytes (")
-    assert [line.split()[0] for line in text] == ["Q4_K_M", "download", "disk", "memory", "time"]
+    assert [line.split()[0] for line in text] == [
+        "Q4_K_M",
+        "download",
+        "disk",
+        "memory",
+        "time",
+        "quantizers",
+    ]
     assert "0.00 GB are free here" in lines(found, free=0)[2]
 
 

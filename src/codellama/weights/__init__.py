@@ -20,7 +20,8 @@ for a checkpoint; that tensor keeps the checkpoint's type.
 
 **The same bytes.** `provenance` adds keys under `codellama.` at the end of the metadata and writes
 a manifest with the SHA-256 of each file. Neither holds a time, a machine's name or a folder, so the
-same source and recipe give the same bytes. An importance matrix agrees with llama-imatrix's to 5e-4
+same source and recipe give the same bytes. Only the manifest says whose quantizers made each type,
+ours in lanes or ggml's. They make the same bytes. An importance matrix agrees with llama-imatrix's to 5e-4
 of a tensor's largest value.
 
 **Adapters.** `adapter` says what a PEFT adapter changes, from headers. `adapter_gguf` makes a file
@@ -31,6 +32,10 @@ whose rows are changed while they are read; its result is rounded once and agree
 **Meta's files.** `meta` puts rows together from the shares of all its files. Its order of q and k is
 llama.cpp's own, so nothing is interleaved. params.json does not say the context: 16384 where the
 base of the rope is a million, 4096 where it is ten thousand, as Meta trained them.
+
+**Where the time goes.** Quantizing to Q4_K takes 4.3 ns of one core for a weight, in lanes on AVX-512.
+SHA-256 of the output takes 0.27 ns, and all else together 0.3 ns. The hash is made at the end, from the
+page cache: it needs the file from front to back, and slabs come in the order of the source.
 
 **From the hub.** `Repository` pins the revision to a commit and reads small files and headers only.
 A thread then fetches the shards in reading order, two on the disk at most. The requests are ours

@@ -24,7 +24,7 @@ from codellama.kernels.quantizers import described, quantizers_of
 from codellama.params import Progress
 from codellama.weights.encode import UnusableWeightsError
 from codellama.weights.folders import open_folder
-from codellama.weights.forecast import Forecast, forecast, measure, steps
+from codellama.weights.forecast import Forecast, forecast, measure, measure_hashing, steps
 from codellama.weights.gguf_source import open_gguf
 from codellama.weights.merge import merged
 from codellama.weights.naming import check_absent, check_folder
@@ -183,7 +183,7 @@ def make_forecast(
         plans = [make_plan(opened, recipe, settings.split_bytes) for recipe in recipes]
         threads = settings.threads or default_threads()
         rates = measure(steps(opened, plans), threads)
-        return forecast(opened, plans, threads, rates)
+        return forecast(opened, plans, threads, rates, measure_hashing())
 
 
 def _open_any(

@@ -1,30 +1,40 @@
 """What a conversion will cost, before it is begun: from headers alone, and a second of measuring.
 
 Sizes are exact, for they are the plan's. Memory is an upper bound of what the buffers take, beyond the
-interpreter and its libraries. Time is what the processors need on this machine now; a slower disk or
-network makes it longer.
+interpreter and its libraries. Time is what the processors need on this machine now, the hash of the
+outputs at the end included; a slower disk or network makes it longer.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from codellama.kernels.quantizers import Quantizer, quantize_rows, quantizers_of
-from codellama.native.ggml import TensorType, to_float, valid_rows
+from codellama.kernels.quantizers import Quantizer, quantize_rows, quantizer_of, quantizers_of
+from codellama.native.ggml import TensorType, requires_importance, to_float
+from codellama.weights.encode import finite, valid
 from codellama.weights.plan import Plan, Slab, slabs
 from codellama.weights.source import Source
 
-_SAMPLE_SHAPE = (16, 4096)  # a multiple of every type's block
+_SAMPLE_SHAPE = (64, 4096)  # a multiple of every type's block
+_HASHING_SECONDS = 0.05
 
-Recoding = tuple[TensorType, TensorType]
-"""From a type of the source to one of the output."""
+
+class Recoding(NamedTuple):
+    """From a type of the source to one of the output, `weighed` with an importance of columns."""
+
+    stored: TensorType
+    target: TensorType
+    weighed: bool
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,17 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def forecast(
-    source: Source, plans: Sequence[Plan], threads: int, rates: Mapping[Recoding, float]
+    source: Source,
+    plans: Sequence[Plan],
+    threads: int,
+    rates: Mapping[Recoding, float],
+    hashing: float = math.inf,
 ) -> Forecast:
-    """Add everything up; `rates` has weights per second, of all threads, for each step."""
+    """Add everything up.
+
+    `rates` has weights per second, of all threads, for each step, and `hashing` the bytes per second of
+    the one thread that hashes the outputs.
+    """
     work = list(slabs(source.tensors))
     paths = list({slab.tensor.path: None for slab in work})
     elements = _elements(source, plans)
@@ -84,8 +102,9 @@ def forecast(
         peak_disk=sum(plan.nbytes for plan in plans) + source.room(paths),
         peak_memory=threads * _buffer_bytes(work, plans)
         + sum(len(file.header) for plan in plans for file in plan.files),
-        seconds=sum(count / rates[step] for step, count in elements.items()),
-        quantizers=quantizers_of(target for _, target in elements),
+        seconds=sum(count / rates[step] for step, count in elements.items())
+        + sum(plan.nbytes for plan in plans) / hashing,
+        quantizers=quantizers_of(step.target for step in elements),
     )
 
 
@@ -100,7 +119,8 @@ def _elements(source: Source, plans: Iterable[Plan]) -> Counter[Recoding]:
     plans = list(plans)
     for tensor in source.tensors:
         for kind in {plan.by_name[tensor.name].type for plan in plans} - {tensor.type}:
-            counts[tensor.type, kind] += tensor.rows * tensor.columns
+            weighed = any(tensor.name in plan.weights for plan in plans)
+            counts[Recoding(tensor.type, kind, weighed)] += tensor.rows * tensor.columns
     return counts
 
 
@@ -122,6 +142,7 @@ def measure(
     with ThreadPoolExecutor(threads) as pool:
         rates = {}
         for step in wanted:
+            quantizer_of(step.target)  # which is tried at its first use
             counts = pool.map(_repeat, [step] * threads, [share] * threads)
             rates[step] = max(1.0, sum(counts))
     return rates
@@ -129,22 +150,34 @@ def measure(
 
 def _repeat(step: Recoding, seconds: float) -> float:
     """Convert a sample again and again; weights per second of one thread."""
-    stored, target = step
+    stored, target, weighed = step
     n_rows, n_columns = _SAMPLE_SHAPE
     generator = np.random.default_rng(0)
     floats = generator.standard_normal(_SAMPLE_SHAPE, np.float32)
     rows = np.empty(n_rows * stored.row_bytes(n_columns), np.uint8)
-    importance = np.ones(n_columns, np.float32)
+    ones = np.ones(n_columns, np.float32)
+    importance = ones if weighed or requires_importance(target) else None
     if stored.name == "F64":
         rows.view(np.float64)[:] = floats.reshape(-1)
     else:
-        quantize_rows(stored, floats, rows, importance)
+        quantize_rows(stored, floats, rows, ones)
     out = np.empty(n_rows * target.row_bytes(n_columns), np.uint8)
     count, begun = 0, time.perf_counter()
     while count == 0 or time.perf_counter() - begun < seconds:
+        finite(stored, rows)
         to_float(stored, rows, floats)
         quantize_rows(target, floats, out, importance)
-        if target.quantized:
-            valid_rows(target, out)
+        valid(target, out)
+        zlib.crc32(out.data)
         count += floats.size
+    return count / (time.perf_counter() - begun)
+
+
+def measure_hashing() -> float:
+    """Bytes per second that one thread hashes, as it does for the manifest; takes some 50 ms."""
+    piece = bytes(2**20)
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < _HASHING_SECONDS:
+        hashlib.sha256(piece)
+        count += len(piece)
     return count / (time.perf_counter() - begun)
