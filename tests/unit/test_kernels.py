@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,27 @@ def test_the_library_is_built_where_there_is_a_compiler() -> None:
     assert {kind: found.name for kind, found in made.items()} == dict.fromkeys(
         sorted(quantizers.TYPES), "lanes"
     ), "python scripts/build_lanes.py builds it"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PATH": ""}, "build_lanes: no C++ compiler (c++, g++, clang++)\n"),
+        ({"PATH": "", "CXX": "/no/such/compiler"}, "build_lanes: [Errno 2] No such file"),
+        ({"PATH": "", "CXX": "/bin/false"}, "build_lanes: /bin/false failed\n"),
+    ],
+)
+def test_a_build_that_cannot_be_is_a_line_and_leaves_what_was_there(
+    environment: dict[str, str], said: str
+) -> None:
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in build_lanes.KERNELS.iterdir())
+    done = subprocess.run(
+        [sys.executable, build_lanes.__file__], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    after = sorted((path.name, path.stat().st_mtime_ns) for path in build_lanes.KERNELS.iterdir())
+    assert after == before
 
 
 def test_a_quantizer_that_agrees_is_used_and_tried_once(use: Use) -> None:
