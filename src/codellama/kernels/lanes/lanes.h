@@ -37,7 +37,7 @@ inline I limited(I value, int least, int most) {
     return larger(smaller(value, most + I{}), least + I{});
 }
 
-inline F limited(F value, float least, float most) {
+inline F limited_float(F value, float least, float most) {
     return larger(smaller(value, all(most)), all(least));
 }
 

@@ -31,7 +31,7 @@ template <int TOP> inline I affine_level(const Affine &found, F weight) {
 
 // The level as a float. SAFE says that no number is too large to round in one step.
 template <int FLOOR, int CEILING, bool SAFE> inline F level_of(F value) {
-    if (SAFE) return limited(nearest_float(value), FLOOR, CEILING);
+    if (SAFE) return limited_float(nearest_float(value), FLOOR, CEILING);
     return to_float(limited(nearest(value), FLOOR, CEILING));
 }
 
