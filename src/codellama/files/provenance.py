@@ -62,16 +62,10 @@ def manifest_path(path: Path) -> Path:
 
 
 def manifest(
-    files: Mapping[str, Path],
-    provenance: Mapping[str, Any],
-    advance: Callable[[int], None] | None = None,
+    files: Mapping[str, Path], provenance: Mapping[str, Any], hashes: Mapping[Path, str]
 ) -> bytes:
-    """The manifest of `files` (name to where they are now), which are read for it.
-
-    `advance` gets the bytes of each piece that has been read.
-    """
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    rows = {name: (sizes[name], sha256(path, advance)) for name, path in files.items()}
+    """The manifest of `files` (name to where they are now), whose SHA-256 are in `hashes`."""
+    rows = {name: (path.stat().st_size, hashes[path]) for name, path in files.items()}
     return manifest_of(rows, provenance)
 
 

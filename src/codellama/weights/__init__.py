@@ -35,7 +35,8 @@ base of the rope is a million, 4096 where it is ten thousand, as Meta trained th
 
 **Where the time goes.** Quantizing to Q4_K takes 4.3 ns of one core for a weight, in lanes on AVX-512.
 SHA-256 of the output takes 0.27 ns, and all else together 0.3 ns. The hash is made at the end, from the
-page cache: it needs the file from front to back, and slabs come in the order of the source.
+page cache: it needs the file from front to back, and slabs come in the order of the source. Several
+files are hashed at once.
 
 **From the hub.** `Repository` pins the revision to a commit and reads small files and headers only.
 A thread then fetches the shards in reading order, two on the disk at most. The requests are ours

@@ -90,7 +90,7 @@ def forecast(
     """Add everything up.
 
     `rates` has weights per second, of all threads, for each step, and `hashing` the bytes per second of
-    the one thread that hashes the outputs.
+    one thread that hashes an output.
     """
     work = list(slabs(source.tensors))
     paths = list({slab.tensor.path: None for slab in work})
@@ -103,9 +103,15 @@ def forecast(
         peak_memory=threads * _buffer_bytes(work, plans)
         + sum(len(file.header) for plan in plans for file in plan.files),
         seconds=sum(count / rates[step] for step, count in elements.items())
-        + sum(plan.nbytes for plan in plans) / hashing,
+        + _longest_hash(plans, threads) / hashing,
         quantizers=quantizers_of(step.target for step in elements),
     )
+
+
+def _longest_hash(plans: Iterable[Plan], threads: int) -> float:
+    """Bytes that one thread hashes while the others have the other files."""
+    sizes = [file.nbytes for plan in plans for file in plan.files]
+    return max(max(sizes), sum(sizes) / threads)
 
 
 def steps(source: Source, plans: Iterable[Plan]) -> list[Recoding]:

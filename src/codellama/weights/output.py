@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from codellama.errors import ConversionError
@@ -32,7 +32,7 @@ def journal_path(path: Path) -> Path:
 
 
 class Output:
-    """The output `path` of `plan`. `open`, write slabs and `record` them, then `finish` or `abandon`.
+    """The output `path` of `plan`. `open`, write slabs and `record` them, `check` and `finish`, or `abandon`.
 
     `done` holds the slabs that are finished and checked. `write`, `stored` and `sync` may be called
     from any thread.
@@ -127,19 +127,23 @@ class Output:
         """Note slabs as finished; `sync` first, if a power cut shall not undo them."""
         self._journal.append(entries, sync=sync)
 
-    def finish(self, advance: Callable[[int], None] | None = None) -> None:
-        """Check the files, hash them for the manifest and give them their names.
-
-        `advance` gets the bytes of each piece that has been hashed.
+    def check(self) -> list[Path]:
+        """Sync and check what was written; returns the files whose hashes `finish` will need.
 
         Raises:
             ConversionError: a header does not read back as it was planned.
         """
+        if self.written:
+            return []
+        self.sync()
+        for number, part in enumerate(self._parts):
+            self._check(number, part)
+        return self._parts
+
+    def finish(self, hashes: Mapping[Path, str]) -> None:
+        """Write the manifest and give the files, which were checked, their names."""
         if not self.written:
-            self.sync()
-            for number, part in enumerate(self._parts):
-                self._check(number, part)
-            self._write_manifest(advance)
+            self._write_manifest(hashes)
             self._journal.finish()
         for part, name in [*zip(self._parts, self.paths, strict=True), self._manifest]:
             if part.is_file():  # an earlier run may have been stopped between two names
@@ -153,15 +157,14 @@ class Output:
         place = manifest_path(self.path)
         return place.with_name(place.name + ".part"), place
 
-    def _write_manifest(self, advance: Callable[[int], None] | None) -> None:
-        log.info("%s: hashing %.2f GB for the manifest", self.path, self.plan.nbytes / 1e9)
+    def _write_manifest(self, hashes: Mapping[Path, str]) -> None:
         names = [path.name for path in self.paths]
         provenance = {
             key.removeprefix(PREFIX): value.value for key, value in self.plan.provenance.items()
         }
         made_by = quantizers_of(self.plan.made_types)
         provenance["quantizers"] = {kind: made.name for kind, made in made_by.items()}
-        data = manifest(dict(zip(names, self._parts, strict=True)), provenance, advance)
+        data = manifest(dict(zip(names, self._parts, strict=True)), provenance, hashes)
         with self._manifest[0].open("wb") as file:
             file.write(data)
             file.flush()

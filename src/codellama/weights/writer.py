@@ -20,6 +20,7 @@ from typing import TypeVar
 from codellama.errors import ConversionError
 from codellama.params import Progress
 from codellama.weights.encode import SlabEncoder, UnusableWeightsError
+from codellama.weights.hashing import hash_files
 from codellama.weights.output import Output
 from codellama.weights.plan import Slab, slabs
 from codellama.weights.recorder import Recorder
@@ -68,7 +69,7 @@ def write(
             for output in todo:
                 output.prepare()
             _Run(todo, source, threads, progress).run()
-        _finish(outputs, hashing)
+        _finish(outputs, threads, hashing)
     except OSError as error:
         _abandon(opened, keep=True)
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
@@ -83,18 +84,12 @@ def write(
             output.close()
 
 
-def _finish(outputs: Sequence[Output], hashing: Progress | None) -> None:
-    total = sum(output.plan.nbytes for output in outputs if not output.written)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if hashing:
-            hashing(done, total)
-
+def _finish(outputs: Sequence[Output], threads: int, hashing: Progress | None) -> None:
+    parts = [part for output in outputs for part in output.check()]
+    log.info("hashing %d files for the manifests", len(parts))
+    hashes = hash_files(parts, threads, hashing)
     for output in outputs:
-        output.finish(advance)
+        output.finish(hashes)
 
 
 def _abandon(outputs: Iterable[Output], *, keep: bool) -> None:
