@@ -20,7 +20,7 @@ from codellama.errors import CheckpointError, CodeLlamaError, ConversionError, M
 from codellama.files.gguf_header import Value, ValueType, encode_header
 from codellama.files.imatrix_file import read_imatrix
 from codellama.files.loadable import check_adapter, read_model, read_vocabulary
-from codellama.files.provenance import manifest, manifest_path, read_manifest, sha256
+from codellama.files.provenance import manifest, manifest_path, read_manifest
 from codellama.files.safetensors_header import read_safetensors_header
 from codellama.files.small_files import INDEX
 from codellama.files.split import read_model_header
@@ -247,9 +247,7 @@ class Manifest(Kind):
         self.output = self.folder / "x.gguf"
         self.output.write_bytes(b"GGUF")
         path = manifest_path(self.output)
-        path.write_bytes(
-            manifest({"x.gguf": self.output}, {"source": "x"}, {self.output: sha256(self.output)})
-        )
+        path.write_bytes(manifest({"x.gguf": self.output}, {"source": "x"}))
         return path
 
     def mutate(self, rng: Random) -> bytes:

@@ -62,10 +62,16 @@ def manifest_path(path: Path) -> Path:
 
 
 def manifest(
-    files: Mapping[str, Path], provenance: Mapping[str, Any], hashes: Mapping[Path, str]
+    files: Mapping[str, Path],
+    provenance: Mapping[str, Any],
+    hashes: Mapping[Path, str] | None = None,
 ) -> bytes:
-    """The manifest of `files` (name to where they are now), whose SHA-256 are in `hashes`."""
-    rows = {name: (path.stat().st_size, hashes[path]) for name, path in files.items()}
+    """The manifest of `files` (name to where they are now).
+
+    Their SHA-256 are in `hashes`; without it they are read here.
+    """
+    known = {path: sha256(path) for path in files.values()} if hashes is None else hashes
+    rows = {name: (path.stat().st_size, known[path]) for name, path in files.items()}
     return manifest_of(rows, provenance)
 
 
