@@ -6,6 +6,7 @@ It stands below both, so that the scheduler needs no llama.cpp and the context n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from mmap import mmap
 
 Scales = tuple[float, ...]
 """The scale of every loaded LoRA adapter, in order of their ids; 0 leaves one out."""
@@ -47,7 +48,7 @@ class KVState:
     has been written. `chunks` are those of the slot that it was written from."""
 
     tokens: list[int]
-    data: bytearray | None = None
+    data: bytearray | mmap | None = None
     scales: Scales = ()
     chunks: tuple[int, ...] = ()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import sys
 from collections.abc import Sequence
 from typing import Any, cast
@@ -141,12 +142,16 @@ class Context:
             case Restore(target, state):
                 self._restore(target, state)
 
-    def _save(self, sequence: int) -> bytearray | None:
-        """The KV state of a sequence; None if llama.cpp or the memory fails."""
+    def _save(self, sequence: int) -> mmap.mmap | None:
+        """The KV state of a sequence; None if llama.cpp or the memory fails.
+
+        It has pages of its own, which go back to the system with it: states of all sizes come and go, and
+        on the heap they would leave holes as large as all that the cache may hold.
+        """
         size = llama_cpp.llama_state_seq_get_size(self._handle, sequence)
         try:
-            data = bytearray(size)
-        except MemoryError:
+            data = mmap.mmap(-1, size)
+        except (OSError, ValueError):
             return None
         buffer = (ctypes.c_uint8 * size).from_buffer(data)
         written = llama_cpp.llama_state_seq_get_data(self._handle, buffer, size, sequence)
