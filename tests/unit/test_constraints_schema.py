@@ -314,3 +314,15 @@ def test_the_vocabulary_slice_covers_all_bytes() -> None:
     vocabulary: Pieces = slice_vocabulary()
     text = "Grüße 😀\n".encode()
     assert b"".join(map(vocabulary.piece, vocabulary.encode(text))) == text
+
+
+@pytest.mark.parametrize("note", ["x-uniqueItems", "_uniqueItems", "$uniqueItems", "title2"])
+def test_unknown_keywords_are_notes(note: str) -> None:
+    grammar = CONSTRAINTS.compile_schema({"type": "array", note: True})
+    assert accepts(grammar, VOCABULARY, "[1, 1]")
+
+
+@pytest.mark.parametrize("typo", ["uniqueitems", "unique_items", "uniqeItems"])
+def test_a_misspelt_keyword_is_an_error(typo: str) -> None:
+    with pytest.raises(GrammarError, match=f"unknown keyword '{typo}': write uniqueItems"):
+        CONSTRAINTS.compile_schema({"type": "array", typo: True})

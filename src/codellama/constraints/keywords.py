@@ -70,14 +70,16 @@ def check_unknown(node: Node) -> None:
             )
         if keyword == "$recursiveRef":
             raise refusal(node.pointer, "$recursiveRef cannot be enforced", "use $ref")
-        if keyword.startswith(("x-", "$")):
+        if keyword.startswith(
+            ("x-", "_", "$")
+        ):  # a note, or a keyword that its author switched off
             continue
         close = _meant(keyword)
         if close:
             raise refusal(
                 node.pointer,
                 "unknown keyword {keyword!r}",
-                f"write {close}, or begin the keyword with x- if it is a note",
+                f"write {close}, or begin the keyword with x- or _ if it is a note",
                 keyword=keyword,
             )
 
