@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from tests.tool_bodies import FORCED
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "dialect_bodies.json").read_text())
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Add two numbers."}], "name": "ann"},
@@ -82,4 +87,6 @@ BODIES: list[tuple[str, Any]] = [
     ("/detokenize", {"tokens": [1, 40, 50]}),
     ("/apply-template", {"messages": MESSAGES[3:], "tools": None, "add_generation_prompt": True}),
     ("/lora-adapters", [{"id": 0, "scale": 0.5}]),
+    *(("/v1/chat/completions", body) for body in FORCED.values()),
+    *((case["path"], case["body"]) for case in RECORDED),
 ]  # fmt: skip

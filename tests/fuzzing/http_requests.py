@@ -66,7 +66,7 @@ class Run:
 
     def run(self, model: str, lora: str, log: Any) -> dict[str, Any]:
         """All cases; what came of them."""
-        options = "--port 0 -c 256 --parallel 4 -t 1 --timeout 2 --embeddings --max-queue 64"
+        options = "--port 0 -c 1024 --parallel 4 -t 1 --timeout 2 --embeddings --max-queue 64"
         command = [sys.executable, "-m", "codellama", "serve", model, "--lora", lora]
         with subprocess.Popen([*command, *options.split()], stderr=log) as server:
             try:
@@ -143,10 +143,11 @@ class Run:
                 body += piece
                 if time.monotonic() > deadline:
                     return "left"
-        if b'"type":"server_error"' in body:
+        if any(f'"{kind}"'.encode() in body for kind in ("server_error", "api_error")):
             return "500 event"
         if response.status_code >= 400 and case["method"] != "HEAD":
-            assert json.loads(body)["error"]["message"]
+            error = json.loads(body)["error"]
+            assert error if isinstance(error, str) else error["message"]
         return str(response.status_code)
 
 
