@@ -19,7 +19,6 @@ from codellama import (
     LLM,
     ChatFormatError,
     ContextLengthError,
-    DecodeError,
     EngineDeadError,
     FinishReason,
     GrammarError,
@@ -337,7 +336,7 @@ def test_cancel(tiny_llm: LLM) -> None:
 
 def test_a_grammar_that_nothing_fits_ends_its_request_only(tiny_llm: LLM) -> None:
     """llama.cpp aborts the process when a token is accepted that the grammar does not allow."""
-    with pytest.raises(DecodeError, match="no token fits the grammar"):
+    with pytest.raises(InvalidRequestError, match="bans the only tokens that fit"):
         tiny_llm.complete("x", grammar='root ::= "a"', ignore_eos=True, max_tokens=5).result()
     assert tiny_llm.complete("x", grammar='root ::= "a"', max_tokens=5).text() == "a"
 

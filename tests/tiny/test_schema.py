@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from codellama import LLM, DecodeError, EngineDeadError, GrammarError, InvalidRequestError
+from codellama import LLM, EngineDeadError, GrammarError, InvalidRequestError
 from codellama.engine.request import FinishReason
 from codellama.models import demo_gguf
 from tests.lora_file import write_adapter
@@ -284,7 +284,7 @@ def test_two_forms_exclude_each_other(demo: LLM) -> None:
 def test_a_banned_end_fails_its_request_only(demo: LLM, by: str) -> None:
     bans = dict.fromkeys(demo.tokenizer.eog_tokens, -math.inf)
     values: dict[str, Any] = {"ignore_eos": True, "logit_bias": bans}
-    with pytest.raises(DecodeError, match="no token fits the grammar"):
+    with pytest.raises(InvalidRequestError, match="bans the only tokens that fit"):
         demo.complete("x", json_schema={"type": "null"}, **{by: values[by]}).result()
     assert demo.complete("x", json_schema={"type": "null"}).text() == "null"
 

@@ -277,3 +277,28 @@ def test_errors_name_the_place_and_the_clients_parameter(
     error = reply.json()["error"]
     assert error["param"] == param
     assert error["message"].startswith(param) and words in error["message"]
+
+
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *({"regex": "ab"}, {"grammar": 'root ::= "ab"'}, {"lark": 'start: "ab"'}),
+        *({"json_schema": {"const": 1}}, {"tools": [FUNCTION], "tool_choice": "required"}),
+    ],
+    ids=lambda form: next(iter(form)),
+)
+def test_a_banned_end_is_the_clients_mistake(
+    live: Live, form: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"messages": MESSAGES, **form, "ignore_eos": True}
+    reply = live.post("/v1/chat/completions", **body)
+    assert reply.status_code == 400
+    assert reply.headers["x-should-retry"] == "false"
+    assert reply.json()["error"]["param"] == "ignore_eos"
+    stream = live.post("/v1/chat/completions", **body, stream=True).text
+    last = json.loads(stream.strip().rpartition("data: ")[2])
+    assert last["error"]["type"] == "invalid_request_error"
+    assert not any(record.exc_info for record in caplog.records)

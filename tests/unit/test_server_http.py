@@ -455,3 +455,30 @@ def test_cors_headers_are_on_errors_too(locked: Live) -> None:
     response = locked.post("/completion", {"origin": "http://page.example"}, prompt="x")
     assert response.status_code == 401
     assert response.headers["access-control-allow-origin"] == "http://page.example"
+
+
+LINE_ENDS = "a\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029b"  # of str.splitlines, beside those of SSE
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/completion", {"prompt": "x"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}),
+        ("/api/generate", {"prompt": "x"}),
+    ],
+)
+def test_no_text_breaks_a_line_of_a_stream(
+    live: Live, llm: FakeLLM, path: str, body: dict[str, Any]
+) -> None:
+    """httpx, which ollama's client reads lines with, cuts them wherever Unicode ends a line."""
+    llm.script = say(LINE_ENDS)
+    with live.client() as client, client.stream("POST", path, json={**body, "stream": True}) as got:
+        lines = [line.removeprefix("data: ") for line in got.iter_lines() if "{" in line]
+    events = [json.loads(line) for line in lines]
+    assert any(LINE_ENDS in _texts(event) for event in events)
+
+
+def _texts(event: dict[str, Any]) -> list[Any]:
+    """The values of an event, and those of what a delta of Anthropic's holds."""
+    return [*event.values(), *event.get("delta", {}).values()]

@@ -170,7 +170,8 @@ class Context:
     def sample(self, sampler: Sampler, row: int) -> int:
         """Draw the token that follows batch row `row` and tell the sampler of it.
 
-        Raises DecodeError if the model's output is not a number, or no token fits the grammar.
+        Raises DecodeError if the model's output is not a number, and InvalidRequestError if no token fits
+        the answer's form.
         """
         logits = self._numbers(row)
         if sampler.greedy:

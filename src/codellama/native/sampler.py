@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from codellama.errors import DecodeError, GrammarError, unknown_token
+from codellama.errors import GrammarError, InvalidRequestError, unknown_token
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
 from codellama.params import RANDOM_SEED, SamplingParams, seed_of_choice
@@ -55,6 +55,7 @@ class Sampler:
         self._matcher = matcher
         self._grammar = _grammar(params, tokenizer)
         self._remembers = _remembers(params)
+        self._banning = _banning(params)
         self._never = [
             *banned, *(token for token, bias in params.logit_bias.items() if bias == -np.inf)
         ]  # fmt: skip
@@ -198,7 +199,7 @@ class Sampler:
     def sample(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """Draw the token after batch row `row` of `context`, and remember it.
 
-        Raises DecodeError if no token fits the grammar: accepting another would abort the process.
+        Raises InvalidRequestError if no token fits the grammar: accepting another would abort the process.
         """
         if self._matcher is not None:
             return self._sample_matching(self._matcher, context, row)
@@ -208,7 +209,7 @@ class Sampler:
         if not self._fits(token):
             token = self._draw(context, row, grammar_first=True)
             if not self._fits(token):
-                raise _dead_end()
+                raise _dead_end(self._banning)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
@@ -223,7 +224,7 @@ class Sampler:
             mask[self._never] = False
             ids = np.flatnonzero(mask)
             if not len(ids):
-                raise _dead_end()
+                raise _dead_end(self._banning)
             token = self._draw(context, row, ids)
         matcher.accept(token)
         if self._remembers:
@@ -321,9 +322,20 @@ def _candidates(
     return array
 
 
-def _dead_end() -> DecodeError:
-    return DecodeError(
-        "no token fits the grammar: what it wants next is banned by logit_bias or ignore_eos"
+def _banning(params: SamplingParams) -> str:
+    """The parameter that keeps tokens from being drawn, or else the one that every other token must fit."""
+    if params.ignore_eos:
+        return "ignore_eos"
+    return "logit_bias" if params.logit_bias else "grammar"
+
+
+def _dead_end(banning: str) -> InvalidRequestError:
+    if banning == "grammar":
+        return GrammarError("no token fits the {param} where the answer is now")
+    return InvalidRequestError(
+        "{param} bans the only tokens that fit the answer's form",
+        banning,
+        "leave it out, or leave out the form (a grammar, a schema, an expression or functions)",
     )
 
 

@@ -42,12 +42,21 @@ def _named(event: Any) -> bytes:
     return f"event: {event['type']}\ndata: ".encode() + _json(event) + b"\n\n"
 
 
+_LINE_ENDS = {
+    character.encode(): f"\\u{ord(character):04x}".encode() for character in "\x85\u2028\u2029"
+}
+"""What ends a line to Unicode and may stand in JSON as it is: httpx and the clients on it cut lines there."""
+
+
 def _json(value: Any) -> bytes:
     try:
-        return to_json(value, inf_nan_mode="null")  # several times as fast as json.dumps
+        text = to_json(value, inf_nan_mode="null")  # several times as fast as json.dumps
     except PydanticSerializationError:  # a lone surrogate, which UTF-8 cannot hold
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
+        said = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = said.encode("utf-8", "replace")
+    for character, escape in _LINE_ENDS.items():
+        text = text.replace(character, escape)
+    return text
 
 
 class EventStream(Response):
