@@ -294,6 +294,12 @@ def test_bad_grammars(tiny_llm: LLM, options: dict[str, Any], param: str) -> Non
         (lambda llm: llm.complete([]), "prompt"),
         (lambda llm: llm.complete([10**6]), "prompt"),
         (lambda llm: llm.complete(["x"]), "prompt"),
+        (lambda llm: llm.complete(5), "prompt"),
+        (lambda llm: llm.complete(b"abc"), "prompt"),  # bytes hold numbers, but no token ids
+        (
+            lambda llm: llm.chat("x", tools=[{"type": "function", "function": {"name": "f"}}]),
+            "tools",
+        ),
         (lambda llm: llm.complete("x", n=0), "n"),
         (lambda llm: llm.complete("x", n=1000), "n"),
         (lambda llm: llm.complete("x", stop_tokens=[10**6]), "stop_tokens"),

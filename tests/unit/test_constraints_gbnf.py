@@ -36,6 +36,7 @@ BAD = [
     ('root ::= ("abcde"{500} "x"){100}', "unroll to more than 100000 symbols"),
     ('root ::= "a")', "without its ("),
     ("#" * (limits.GBNF_BYTES + 1), "larger"),
+    ('root ::= "a"\0 "b"', "null character"),
 ]
 
 

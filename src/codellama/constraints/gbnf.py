@@ -36,6 +36,8 @@ def check_gbnf(text: str, param: str = "grammar") -> None:
             "send a smaller one",
             most=limits.GBNF_BYTES,
         )
+    if "\0" in text:  # where a text ends for llama.cpp
+        raise GrammarError("{param} has a null character", param, "write it as \\x00")
     _Scanner(text, param).scan()
 
 

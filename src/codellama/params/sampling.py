@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +184,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "stop_tokens", "dry_sequence_breakers", "samplers"):
+            if not isinstance(getattr(self, name), Iterable):
+                raise InvalidRequestError("{param} must be a list", name)
         object.__setattr__(self, "samplers", sampler_names(self.samplers))
         for name in ("stop", "stop_tokens", "dry_sequence_breakers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -209,6 +212,8 @@ class SamplingParams:
                 raise InvalidRequestError("{param} must hold token ids", "stop_tokens")
 
     def _check_biases(self) -> None:
+        if not isinstance(self.logit_bias, Mapping):
+            raise InvalidRequestError("{param} must map token ids to numbers", "logit_bias")
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError(

@@ -86,8 +86,15 @@ class Prompts:
     def chat(self, messages: str | Iterable[Message], tools: Tools | None = None) -> Prompt:
         """The ids of a dialog; a text is one user turn. The system turn speaks of `tools`.
 
-        Raises ChatFormatError, UnsupportedError; InvalidRequestError for tools where there is no chat.
+        Raises ChatFormatError, UnsupportedError; InvalidRequestError for tools that are none, or where there is
+        no chat.
         """
+        if tools is not None and not isinstance(tools, Tools):
+            raise InvalidRequestError(
+                "{param} must be of the class Tools",
+                "tools",
+                "for OpenAI's dictionaries use create_chat_completion",
+            )
         if self.chat_format is None and tools is not None:
             raise InvalidRequestError(
                 "{param}: {name} has no chat format: it is a base or Python model",
@@ -126,6 +133,12 @@ class Prompts:
             parts = split_tags(prompt, self._live_tags)
             tokens = encode_parts(self._vocabulary, parts) if prompt else []
             return Prompt((self._vocabulary.bos, *tokens))
+        if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
+            raise InvalidRequestError(
+                "{param} must be a text or token ids; got {kind}",
+                "prompt",
+                kind=type(prompt).__name__,
+            )
         tokens = list(prompt)
         for token in tokens:
             if not isinstance(token, int) or not 0 <= token < self._vocabulary.n_vocab:
