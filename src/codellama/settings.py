@@ -202,4 +202,6 @@ def _spelled(text: str, spell: Callable[[str], str]) -> str:
 
 
 def _plain(limit: float) -> str:
+    if isinstance(limit, int):  # longer ones are no floats
+        return str(limit)
     return f"{limit:.0f}" if limit == round(limit, 0) else f"{limit:g}"

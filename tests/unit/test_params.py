@@ -105,3 +105,10 @@ def test_every_choice_has_a_seed_of_32_bits(seed: int, index: int, drawn: int) -
     assert seed_of_choice(seed, index) == drawn
     assert SamplingParams(seed=seed).of_choice(index).seed == drawn
     assert SamplingParams().of_choice(index).seed is None
+
+
+def test_the_largest_seed_is_named_to_the_last_digit() -> None:
+    with pytest.raises(
+        InvalidRequestError, match="to 18446744073709551615; got 18446744073709551616"
+    ):
+        SamplingParams(seed=2**64)

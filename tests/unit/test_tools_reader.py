@@ -27,6 +27,7 @@ TWO = 'Let me see.\n[CALL] f {"a": "}[CALL] \\"{"}\n[CALL] g {"b": [{}, {"c": 1}
         ("[CALL] f", "", []),
         ("[CALL] f ", "", [("f", "")]),
         ("words [CALL] ", "words", []),
+        ("words [CALL] f {}\n[CAL", "words", [("f", "{}")]),
     ],
 )
 def test_words_and_calls(text: str, words: str, calls: list[tuple[str, str]]) -> None:
@@ -71,6 +72,11 @@ def test_json_answers_may_hold_the_tag() -> None:
     text = '{"a": "[CALL] f {}"}'
     assert said(AnswerReader(anywhere=False).feed(text, last=True)).text == text
     assert said(AnswerReader(anywhere=False).feed(" [CALL] f {}", last=True)).calls[0].name == "f"
+
+
+@pytest.mark.parametrize("text", [" ", "[", "\n[CALL", "[CALL]"])
+def test_the_beginning_of_a_call_that_is_asked_for_is_no_word(text: str) -> None:
+    assert said(AnswerReader(words=False).feed(text, last=True)).text == ""
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])

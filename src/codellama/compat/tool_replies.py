@@ -66,7 +66,8 @@ class Calls:
         return message, bool(said.calls)
 
     def _reader(self) -> AnswerReader:
-        return AnswerReader(anywhere=self.anywhere)
+        words = self.tools is None or self.tools.choice == "auto"
+        return AnswerReader(anywhere=self.anywhere, words=words)
 
     def _written(self, calls: Sequence[ToolCall]) -> Json:
         written = [

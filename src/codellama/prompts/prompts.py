@@ -86,8 +86,8 @@ class Prompts:
     def chat(self, messages: str | Iterable[Message], tools: Tools | None = None) -> Prompt:
         """The ids of a dialog; a text is one user turn. The system turn speaks of `tools`.
 
-        Raises ChatFormatError, UnsupportedError; InvalidRequestError for tools that are none, or where there is
-        no chat.
+        Raises ChatFormatError, UnsupportedError; InvalidRequestError for tools of another class, or where
+        there is no chat.
         """
         if tools is not None and not isinstance(tools, Tools):
             raise InvalidRequestError(

@@ -55,11 +55,13 @@ class AnswerReader:
     """Reads one answer piece by piece.
 
     `anywhere` says that a call may stand behind words; otherwise it is the first thing or there is none.
-    The white space between words and a call belongs to neither.
+    `words` says that there may be words; otherwise all is calls, of which the end may be cut off. The white
+    space between words and a call belongs to neither.
     """
 
-    def __init__(self, *, anywhere: bool = True) -> None:
+    def __init__(self, *, anywhere: bool = True, words: bool = True) -> None:
         self._anywhere = anywhere
+        self._may_say = words
         self._state = _State.TEXT
         self._held = ""
         self._index = -1
@@ -69,7 +71,9 @@ class AnswerReader:
     @classmethod
     def of(cls, prompt: Prompt, params: SamplingParams) -> AnswerReader | None:
         """A reader for one answer to `prompt`; None if it was offered no functions."""
-        return None if prompt.tools is None else cls(anywhere=params.json_schema is None)
+        if prompt.tools is None:
+            return None
+        return cls(anywhere=params.json_schema is None, words=prompt.tools.choice == "auto")
 
     @property
     def called(self) -> bool:
@@ -122,8 +126,8 @@ class AnswerReader:
         return self._anywhere or self.called or not self._said
 
     def _words(self, text: str) -> list[Part]:
-        """Words; behind a call there is nothing but white space."""
-        if self.called and not text.strip():
+        """Words; behind a call there is nothing but white space and what may be the next call's tag."""
+        if self.called or not self._may_say:
             return []
         self._said = self._said or bool(text.strip())
         return [text] if text else []
