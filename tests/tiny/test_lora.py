@@ -173,12 +173,13 @@ def test_an_unknown_adapter_fails_before_anything_runs(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("flash_attn", ["on", "off"])
-@pytest.mark.parametrize("scale", [1e4, -3e38])
-def test_a_scale_that_leaves_no_numbers(
-    tiny_gguf: Path, adapters: tuple[Path, Path], flash_attn: str, scale: float
+@pytest.mark.parametrize("scale", [1.0, -1000.0])
+def test_an_adapter_that_leaves_no_numbers(
+    tiny_gguf: Path, tmp_path: Path, flash_attn: str, scale: float
 ) -> None:
     """It ends with an error, whatever is asked for, and the cache is usable again."""
-    options: dict[str, Any] = {"n_ctx": 256, "lora": adapters, "flash_attn": flash_attn}
+    loud = write_adapter(tmp_path / "loud.gguf", 1, strength=1e19)
+    options: dict[str, Any] = {"n_ctx": 256, "lora": loud, "flash_attn": flash_attn}
     wishes: list[dict[str, Any]] = [
         {}, {"logprobs": 2}, {"logprobs": 0, "echo": True, "max_tokens": 0}, {"mirostat": 2},
         {"grammar": "root ::= [a-z]+"},
