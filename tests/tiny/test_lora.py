@@ -179,7 +179,7 @@ def test_an_adapter_that_leaves_no_numbers(
 ) -> None:
     """It ends with an error, whatever is asked for, and the cache is usable again."""
     loud = write_adapter(tmp_path / "loud.gguf", 1, strength=1e19)
-    options: dict[str, Any] = {"n_ctx": 256, "lora": loud, "flash_attn": flash_attn}
+    options: dict[str, Any] = {"n_ctx": 256, "lora": [loud], "flash_attn": flash_attn}
     wishes: list[dict[str, Any]] = [
         {}, {"logprobs": 2}, {"logprobs": 0, "echo": True, "max_tokens": 0}, {"mirostat": 2},
         {"grammar": "root ::= [a-z]+"},
