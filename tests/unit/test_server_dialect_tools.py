@@ -364,6 +364,20 @@ def test_ollamas_call(live: Live, llm: FakeLLM) -> None:
     assert "tool_calls" not in last["message"]
 
 
+def test_only_the_last_item_of_a_response_was_cut(live: Live, llm: FakeLLM) -> None:
+    text = 'I look.\n[CALL] weather {"city": "Paris"}\n[CALL] weather {"ci'
+    llm.script = say(text, end=FinishReason.LENGTH, stop=None)
+    body = {"input": [USER], "tools": RESPONSES_TOOLS, "parallel_tool_calls": True}
+    whole = live.post("/v1/responses", **body).json()
+    (*_, last) = events(live.post("/v1/responses", **body, stream=True))
+    for response in (whole, last["response"]):
+        assert [item["status"] for item in response["output"]] == [
+            "completed",
+            "completed",
+            "incomplete",
+        ]
+
+
 def test_a_call_that_was_cut(live: Live, llm: FakeLLM) -> None:
     llm.script = say('[CALL] weather {"ci', end=FinishReason.LENGTH, stop=None)
     body = live.post("/v1/messages", messages=[USER], tools=ANTHROPIC_TOOLS).json()

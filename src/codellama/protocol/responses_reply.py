@@ -14,7 +14,7 @@ from codellama.compat.logprobs import Shown, chat_logprobs, shown_logprobs
 from codellama.compat.replies import Json, progress_json, timings_json
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Usage
-from codellama.params import SamplingParams, ToolCall
+from codellama.params import SamplingParams
 from codellama.protocol.responses_items import Items, call_item, message_item
 from codellama.running.collected import Collected
 from codellama.running.tool_calls import AnswerReader, parts_of, read_answer
@@ -103,12 +103,10 @@ class ResponseReply:
         if said.text:
             logprobs = self._logprobs(shown_logprobs(answer, self.shown.piece))
             output = [message_item(f"msg_{self.id}", _status(answer), said.text, logprobs)]
-        output += [self._call(answer, call) for call in said.calls]
+        output += [call_item(_status(answer), c.id, c.name, c.arguments) for c in said.calls]
+        for item in output[:-1]:  # what was cut is the last one
+            item["status"] = "completed"
         return self._final(answer, output) | {"timings": timings_json(answer.timings, answer.usage)}
-
-    def _call(self, answer: Collected, call: ToolCall) -> Json:
-        status = _status(answer)
-        return call_item(status, call.id, call.name, call.arguments)
 
     def _end(self, answer: Collected) -> list[Json]:
         events = self.items.end(_status(answer))
