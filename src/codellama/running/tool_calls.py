@@ -126,8 +126,8 @@ class AnswerReader:
         return self._anywhere or self.called or not self._said
 
     def _words(self, text: str) -> list[Part]:
-        """Words; behind a call there is nothing but white space and what may be the next call's tag."""
-        if self.called or not self._may_say:
+        """Words; where there are none, white space and the beginning of a tag are left out."""
+        if (self.called or not self._may_say) and CALL.startswith(text.strip()):
             return []
         self._said = self._said or bool(text.strip())
         return [text] if text else []
