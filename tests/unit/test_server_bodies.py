@@ -266,3 +266,18 @@ def test_names_of_messages(live: Live, path: str) -> None:
     response = live.post(path, messages=named)
     assert response.status_code == 200, response.text
     assert response.headers[HEADER] == "messages.name"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        *(("best_of", 1, 200), ("min_tokens", 0, 200), ("image_data", [], 200)),
+        *(("tfs_z", 1.0, 200), ("penalize_nl", False, 200), ("skip_special_tokens", True, 200)),
+        *(("best_of", 2, 400), ("min_tokens", 5, 400), ("penalize_nl", True, 400)),
+    ],
+)
+def test_what_other_servers_take_is_accepted_where_it_says_nothing(
+    live: Live, name: str, value: Any, status: int
+) -> None:
+    response = live.post("/v1/chat/completions", messages=MESSAGES, **{name: value})
+    assert response.status_code == status

@@ -76,6 +76,16 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "multimodal_data": ([],),
+    "image_data": ([],),
+    "return_tokens": (False,),
+    "penalize_nl": (False,),  # of earlier versions, as is the next one
+    "tfs_z": (1,),
+    # vLLM
+    "best_of": (1,),
+    "min_tokens": (0,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True,),
 }
 
 SWITCHES: Mapping[str, str] = {"tools": "tool_choice", "functions": "function_call"}
