@@ -367,7 +367,7 @@ def test_ollamas_call(live: Live, llm: FakeLLM) -> None:
 def test_only_the_last_item_of_a_response_was_cut(live: Live, llm: FakeLLM) -> None:
     text = 'I look.\n[CALL] weather {"city": "Paris"}\n[CALL] weather {"ci'
     llm.script = say(text, end=FinishReason.LENGTH, stop=None)
-    body = {"input": [USER], "tools": RESPONSES_TOOLS, "parallel_tool_calls": True}
+    body: dict[str, Any] = {"input": [USER], "tools": RESPONSES_TOOLS, "parallel_tool_calls": True}
     whole = live.post("/v1/responses", **body).json()
     (*_, last) = events(live.post("/v1/responses", **body, stream=True))
     for response in (whole, last["response"]):
