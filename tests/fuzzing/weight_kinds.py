@@ -1,4 +1,4 @@
-"""Adapters of PEFT, torch's pickles and Meta's own files, mutated: nothing in any of them does harm."""
+"""Adapters of PEFT, torch's pickles, Meta's own files and quantized checkpoints, mutated: none does harm."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
+from codellama.errors import CheckpointError, ConversionError
 from codellama.files.peft_adapter import read_adapter
 from codellama.files.torch_file import read_torch_header
 from codellama.weights.adapter import fit
 from codellama.weights.adapter_gguf import plan_adapter
 from codellama.weights.config import read_config
 from codellama.weights.meta import open_meta
+from codellama.weights.source import open_checkpoint
 from tests.checkpoints import Checkpoint, write_checkpoint
 from tests.fuzzing.kinds import SMALL, Kind, rewrite
 from tests.fuzzing.mutators import havoc, mutate_json
 from tests.peft_folder import low_rank, write_peft
+from tests.quantized_folder import KINDS as QUANTIZED_KINDS
+from tests.quantized_folder import write_quantized
 from tests.torch_archive import program, tensor, write_archive, write_meta
 
 WHOLE = Checkpoint(hidden=8, ffn=8, layers=1, heads=2, kv_heads=1, added={})
@@ -159,9 +165,77 @@ _INSTRUCTIONS = (
     *(b"\x8a\x08" + b"\x7f" * 8, b"X\x03\x00\x00\x00../", b"(" * 50, b"}" * 3000, b"K\x01" * 3000),
 )
 
+
+class Prequantized(Kind):
+    """A checkpoint quantized by GPTQ, AWQ or compressed-tensors: header, settings or numbers are changed."""
+
+    errors = (CheckpointError, ConversionError)
+
+    def make(self) -> Path:
+        for kind in QUANTIZED_KINDS:
+            write_quantized(self.folder / kind, kind)
+        paths = [self.folder / kind / "model.safetensors" for kind in QUANTIZED_KINDS]
+        self.weights = {path: path.read_bytes() for path in paths}
+        self.configs = {path: path.with_name("config.json").read_bytes() for path in paths}
+        return paths[0]
+
+    def mutate(self, rng: Random) -> bytes:
+        good = self.weights[self.path]
+        end = 8 + int.from_bytes(good[:8], "little")
+        header = json.loads(good[8:end])
+        if rng.random() < 0.4:  # numbers, also those that say how to decode
+            data = bytearray(good[end:])
+            name = rng.choice([n for n in header if "_proj." in n])
+            begin, stop = header[name]["data_offsets"]
+            data[begin:stop] = havoc(rng, bytes(data[begin:stop]))[: stop - begin]
+            return good[:end] + bytes(data)
+        if rng.random() < 0.5:  # shapes that the bytes still fit
+            entry = header[rng.choice(list(header))]
+            rng.shuffle(entry["shape"])
+            text = json.dumps(header).encode()
+        else:
+            old, new = rng.choice(list(header)), rng.choice(_QUANTIZED_NAMES)
+            header = {new if n == old else n: entry for n, entry in header.items()}
+            text = json.dumps(header).encode() if rng.random() < 0.5 else mutate_json(rng, header)
+        return struct.pack("<Q", len(text)) + text + good[end:]
+
+    def write(self, rng: Random) -> None:
+        self.path = rng.choice(list(self.weights))
+        config = self.configs[self.path]
+        if rng.random() < 0.3:
+            config = mutate_json(rng, json.loads(config))
+            rewrite(self.path, self.weights[self.path])
+        else:
+            super().write(rng)
+        rewrite(self.path.with_name("config.json"), config)
+
+    def read(self) -> None:
+        with open_checkpoint(self.path.parent) as source:
+            for tensor in source.tensors:
+                if tensor.nbytes < 2**24:
+                    source.read(tensor, 0, np.empty(tensor.nbytes, np.uint8))
+
+
+_QUANTIZED_NAMES = tuple(
+    "model.layers.0.self_attn.q_proj" + ending
+    for ending in (
+        *(".qweight", ".qzeros", ".scales", ".biases", ".bias", ".g_idx", ".SCB", ".weight"),
+        *(
+            ".weight_packed",
+            ".weight_scale",
+            ".weight_zero_point",
+            ".weight_g_idx",
+            ".weight_shape",
+        ),
+        *(".weight.absmax", ".weight.quant_map", ".weight_scale_inv", ".weight_format"),
+        ".weight.quant_state.bitsandbytes__nf4",
+    )
+)
+
 WEIGHT_KINDS: Mapping[str, Callable[[Path], Kind]] = {
     "peft settings": PeftSettings,
     "peft weights": PeftWeights,
     "torch file": TorchFile,
     "meta": MetaFolder,
+    "prequantized": Prequantized,
 }

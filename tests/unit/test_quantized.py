@@ -83,7 +83,7 @@ def test_plain_weights_are_not_quantized() -> None:
 
 
 def test_a_quantized_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
-    """GPTQ before transformers took it up: nothing in config.json, quantize_config.json beside it."""
+    """AQLM's tensors with nothing in config.json, and with it."""
     folder = write_checkpoint(tmp_path / "m")
     for path in folder.glob("model*"):
         path.unlink()
@@ -93,20 +93,18 @@ def test_a_quantized_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
             tensors.append((name, dtype, data))
             continue
         base = name.removesuffix("weight")
-        tensors.append(
-            (base + "qweight", "I32", np.zeros((data.shape[1] // 8, data.shape[0]), np.int32))
-        )
-        tensors.append((base + "qzeros", "I32", np.zeros((2, data.shape[0] // 8), np.int32)))
-        tensors.append((base + "g_idx", "I32", np.zeros(data.shape[1], np.int32)))
+        tensors.append((base + "codes", "I8", np.zeros((data.shape[0], 9, 1), np.int8)))
+        tensors.append((base + "codebooks", "F16", np.zeros((1, 256, 1, 8), np.float16)))
+        tensors.append((base + "scales", "F16", np.zeros((data.shape[0], 1, 1, 1), np.float16)))
     write_shards(folder, tensors, 2)
     remedy = "take the checkpoint that they were made from, in BF16 or F16, and choose a type such as Q4_K_M"
     with pytest.raises(
-        CheckpointError, match="quantized already, with GPTQ .4 bits., which is not"
+        CheckpointError, match="quantized already, with AQLM, which is not"
     ) as caught:
         open_checkpoint(folder)
     assert str(caught.value).startswith(f"{folder}: ")
     assert str(caught.value).endswith(remedy)
     config = json.loads((folder / "config.json").read_text())
-    write_json(folder / "config.json", {**config, "quantization_config": GPTQ})
-    with pytest.raises(CheckpointError, match=r"config\.json: .* with GPTQ \(4 bits\)"):
+    write_json(folder / "config.json", {**config, "quantization_config": {"quant_method": "aqlm"}})
+    with pytest.raises(CheckpointError, match=r"config\.json: .* with AQLM, which is not read"):
         open_checkpoint(folder)

@@ -23,6 +23,7 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 SMALL_FILES = (
     "config.json",
+    "quantize_config.json",
     "generation_config.json",
     "tokenizer.model",
     "tokenizer.json",
@@ -35,7 +36,7 @@ SMALL_FILES = (
     INDEX,
     PICKLE_INDEX,
 )
-"""What a conversion reads beside the weights: the first must be there, and the third or the fourth."""
+"""What a conversion reads beside the weights: the first must be there, and one of the tokenizer's."""
 
 MOST_BYTES = 8 * 2**20
 """Bytes of the largest small file; the largest of Code Llama's has less than two million."""

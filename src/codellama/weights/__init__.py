@@ -33,6 +33,13 @@ whose rows are changed while they are read; its result is rounded once and agree
 llama.cpp's own, so nothing is interleaved. params.json does not say the context: 16384 where the
 base of the rope is a million, 4096 where it is ten thousand, as Meta trained them.
 
+**Quantized checkpoints.** `prequantized` finds a dequantizer for each matrix, from the shapes of its parts.
+`dequantizers` and `blockwise` make rows in F32 of the stored numbers. Rounded to the type of the scales, they
+are what compressed-tensors and bitsandbytes make; MLX rounds twice there. A row of GPTQ's and AWQ's
+matrices is a column of the file: stripes of 8 MiB are read and shared by the slabs in them. Numbers of
+groups are read with the weights and checked then. Parts of a matrix may lie in several shards; those that
+are too far apart to stream are refused on the hub.
+
 **Where the time goes.** Quantizing to Q4_K takes 4.3 ns of one core for a weight, in lanes on AVX-512.
 SHA-256 of the output takes 0.27 ns, and all else together 0.3 ns. The hash is made at the end, from the
 page cache: it needs the file from front to back, and slabs come in the order of the source. Several

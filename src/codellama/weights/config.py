@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import CheckpointError
-from codellama.files.quantized import by_config, refusal
+from codellama.files.quantized import by_config, is_read, refusal
 from codellama.files.small_files import read_json, shown
 
 ARCHITECTURE = "LlamaForCausalLM"
@@ -107,7 +107,7 @@ class _Config:
                 "have, can be converted"
             )
         method = by_config(self.values)
-        if method:
+        if method and not is_read(self.values):
             raise refusal(self.path, method)
         for name in ("attention_bias", "mlp_bias"):
             if self.values.get(name):

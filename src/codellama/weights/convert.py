@@ -22,7 +22,6 @@ from typing import Any
 from codellama.errors import ConversionError
 from codellama.kernels.quantizers import described, quantizers_of
 from codellama.params import Progress
-from codellama.weights.encode import UnusableWeightsError
 from codellama.weights.folders import open_folder
 from codellama.weights.forecast import Forecast, forecast, measure, measure_hashing, steps
 from codellama.weights.gguf_source import open_gguf
@@ -32,7 +31,9 @@ from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
 from codellama.weights.recipe import make_recipe, resolve_type
-from codellama.weights.source import SHARD_ENDINGS, Source
+from codellama.weights.shards import SHARD_ENDINGS
+from codellama.weights.source import Source
+from codellama.weights.unusable import UnusableWeightsError
 from codellama.weights.writer import default_threads, write
 
 log = logging.getLogger(__name__)

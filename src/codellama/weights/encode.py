@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from codellama.errors import ConversionError
 from codellama.kernels.quantizers import quantize_rows
 from codellama.native.arrays import Bytes, Floats
 from codellama.native.ggml import TensorType, to_float, valid_rows
@@ -15,6 +14,7 @@ from codellama.weights.output import Output
 from codellama.weights.plan import Slab
 from codellama.weights.source import Source, SourceTensor
 from codellama.weights.tensors import interleave_heads
+from codellama.weights.unusable import UnusableWeightsError
 
 # Bits of the exponent by type: all of them set means infinity or NaN.
 _EXPONENTS = {
@@ -23,10 +23,6 @@ _EXPONENTS = {
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
 }
-
-
-class UnusableWeightsError(ConversionError):
-    """The weights themselves are at fault: the same run would fail again at the same place."""
 
 
 class SlabEncoder(threading.local):

@@ -7,7 +7,8 @@ from pathlib import Path
 from codellama.errors import CheckpointError
 from codellama.files.peft_adapter import WEIGHTS, is_adapter_folder
 from codellama.weights.meta import PARAMS, open_meta
-from codellama.weights.source import PICKLED, SAFETENSORS, Source, open_checkpoint
+from codellama.weights.shards import PICKLED, SAFETENSORS
+from codellama.weights.source import Source, open_checkpoint
 
 
 def is_adapter(path: Path) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from codellama.kernels.quantizers import Quantizer, quantize_rows, quantizer_of, quantizers_of
 from codellama.native.ggml import TensorType, requires_importance, to_float
 from codellama.weights.encode import finite, valid
-from codellama.weights.plan import Plan, Slab, slabs
+from codellama.weights.plan import Plan, Slab, files_of, slabs
 from codellama.weights.source import Source
 
 _SAMPLE_SHAPE = (64, 4096)  # a multiple of every type's block
@@ -93,14 +93,15 @@ def forecast(
     one thread that hashes an output.
     """
     work = list(slabs(source.tensors))
-    paths = list({slab.tensor.path: None for slab in work})
+    paths = files_of(work)
     elements = _elements(source, plans)
     return Forecast(
         plans=tuple(plans),
-        read_bytes=sum(tensor.nbytes for tensor in source.tensors),
+        read_bytes=sum(tensor.stored_bytes for tensor in source.tensors),
         download_bytes=source.download_bytes(paths),
         peak_disk=sum(plan.nbytes for plan in plans) + source.room(paths),
         peak_memory=threads * _buffer_bytes(work, plans)
+        + max((t.dequantizer.shared_bytes for t in source.tensors if t.dequantizer), default=0)
         + sum(len(file.header) for plan in plans for file in plan.files),
         seconds=sum(count / rates[step] for step, count in elements.items())
         + _longest_hash(plans, threads) / hashing,
@@ -136,7 +137,13 @@ def _buffer_bytes(work: Iterable[Slab], plans: Sequence[Plan]) -> int:
     for slab in work:
         outputs = {plan.by_name[slab.tensor.name].type: plan.place(slab)[2] for plan in plans}
         floats = 4 * slab.n_rows * slab.tensor.columns
-        most = max(most, 2 * slab.source_bytes + 2 * floats + sum(outputs.values()))
+        dequantizer = slab.tensor.dequantizer
+        decoding = (
+            0
+            if dequantizer is None
+            else dequantizer.working_bytes(slab.n_rows, slab.tensor.columns)
+        )
+        most = max(most, 2 * slab.source_bytes + 2 * floats + decoding + sum(outputs.values()))
     return most
 
 

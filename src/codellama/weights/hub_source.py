@@ -19,7 +19,9 @@ from codellama.files.small_files import MOST_BYTES, SMALL_FILES
 from codellama.files.torch_file import torch_header
 from codellama.weights.fetch import MOST_FILES, Fetcher, fetch
 from codellama.weights.hub import HubFile, Repository
-from codellama.weights.source import PICKLED, Source, checkpoint_source, shard_names
+from codellama.weights.plan import files_of, slabs
+from codellama.weights.shards import PICKLED, shard_names
+from codellama.weights.source import Source, checkpoint_source
 
 _FIRST_BYTES = 2**16
 _CONNECTIONS = 8
@@ -39,7 +41,7 @@ class HubSource(Source):
 
     @property
     def provenance(self) -> dict[str, Value]:
-        names = {tensor.path.name for tensor in self.tensors}
+        names = {path.name for tensor in self.tensors for path in tensor.files}
         files = [self.repository.files[name] for name in names]
         hashes = {file.name: file.sha256 for file in files if file.sha256}
         return source_keys(self.repository.name, self.repository.commit, hashes)
@@ -109,7 +111,23 @@ def open_repository(repository: Repository, folder: Path, *, keep: bool = False)
             (folder / name).unlink(missing_ok=True)  # it may be that of another commit
             fetch(repository, name, folder)
     source = checkpoint_source(folder, repository.files.keys(), _header_reader(repository, folder))
+    if not keep:
+        _check_spread(repository, source)
     return HubSource(source, repository, folder, keep=keep)
+
+
+def _check_spread(repository: Repository, source: Source) -> None:
+    """Refuse parts of matrices in more files than the fetcher keeps at once."""
+    work = list(slabs(source.tensors))
+    last = {path: number for number, slab in enumerate(work) for path in slab.tensor.files}
+    order = files_of(work)
+    for number, slab in enumerate(work):
+        newest = max(order.index(path) for path in slab.tensor.files)
+        if sum(last[path] >= number for path in order[: newest + 1]) > MOST_FILES:
+            raise CheckpointError(
+                f"{repository.name}: parts of {slab.tensor.name} lie in shards that are far apart",
+                "download it, for instance with hf download, and give the folder",
+            )
 
 
 def _header_reader(repository: Repository, folder: Path) -> Callable[[Path], list[SafeTensor]]:

@@ -12,7 +12,7 @@ from codellama.errors import ConversionError
 from codellama.files.safetensors_header import SafeTensor
 from codellama.native.arrays import Floats
 from codellama.native.ggml import tensor_type, to_float
-from codellama.weights.encode import UnusableWeightsError
+from codellama.weights.unusable import UnusableWeightsError
 
 
 class NumberReader:

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from codellama.errors import ConversionError
 from codellama.files.gguf_header import (
@@ -224,6 +225,11 @@ def slabs(tensors: Iterable[SourceTensor]) -> Iterator[Slab]:
             for first in range(start, start + per_matrix, step):
                 yield Slab(number, tensor, first, min(step, start + per_matrix - first))
                 number += 1
+
+
+def files_of(work: Iterable[Slab]) -> list[Path]:
+    """The files that slabs are read from, in the order of their first use."""
+    return list({path: None for slab in work for path in slab.tensor.files})
 
 
 def _rows_per_slab(tensor: SourceTensor) -> int:

@@ -30,7 +30,7 @@ class Recorder:
     def __init__(self, outputs: Sequence[Output], source: Source, expected: Iterable[Slab]) -> None:
         self.outputs = outputs
         self.source = source
-        self._left = Counter(slab.tensor.path for slab in expected)
+        self._left = Counter(path for slab in expected for path in slab.tensor.files)
         self._finished: list[Finished] = []
         self._read: list[Path] = []
         self._last = time.monotonic()
@@ -40,10 +40,11 @@ class Recorder:
     def add(self, slab: Slab, crcs: dict[int, int]) -> None:
         """Count a slab as finished."""
         self._finished.append((slab, crcs))
-        self._left[slab.tensor.path] -= 1
-        if not self._left[slab.tensor.path]:
+        self._left.subtract(slab.tensor.files)
+        used_up = [path for path in slab.tensor.files if not self._left[path]]
+        if used_up:
             # The next file may wait for the room of this one, so this cannot wait for a later slab.
-            self._read.append(slab.tensor.path)
+            self._read += used_up
             self._wait()
         elif time.monotonic() - self._last < CHECKPOINT_SECONDS or self._busy():
             return

@@ -8,31 +8,38 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from codellama.errors import CheckpointError, CodeLlamaError, ConversionError
+import numpy as np
+
+from codellama.errors import CheckpointError, ConversionError
 from codellama.files.gguf_header import Value
 from codellama.files.hub_cache import checkpoint_name
 from codellama.files.identify import recognised
 from codellama.files.provenance import FILES, MERGED, REVISION, SOURCE, source_keys
-from codellama.files.quantized import by_tensors, refusal
+from codellama.files.quantized import by_config, by_tensors, refusal, tensors_are_read
 from codellama.files.safetensors_header import SafeTensor, read_safetensors_header
-from codellama.files.small_files import INDEX, PICKLE_INDEX, check_small_files, read_json, shown
+from codellama.files.small_files import check_small_files, read_json
 from codellama.files.torch_file import read_torch_header
 from codellama.native.arrays import Bytes
 from codellama.native.ggml import TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config
+from codellama.weights.dequantizers import Dequantizer
 from codellama.weights.metadata import checkpoint_metadata
+from codellama.weights.prequantized import Dequantizers, read_settings
+from codellama.weights.shards import PICKLED, stored_tensors
 from codellama.weights.tensors import Expected, expected_tensors, plain_names
 from codellama.weights.vocab import read_vocabulary
 
-_PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+logger = logging.getLogger(__name__)
+
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 """The types of weights that are read, under safetensors' names."""
 
@@ -42,7 +49,8 @@ class SourceTensor:
     """A tensor under the name it has in the GGUF: where its rows lie and how.
 
     `shape` is outermost first, so the last number is the row length; a vector is one row. Rows of
-    `heads` heads (if not 0) have to be interleaved, see `tensors.interleave_heads`.
+    `heads` heads (if not 0) have to be interleaved, see `tensors.interleave_heads`. With a `dequantizer`
+    it is quantized in the source, and its rows are read as F32.
     """
 
     name: str
@@ -51,6 +59,7 @@ class SourceTensor:
     path: Path
     offset: int
     heads: int = 0
+    dequantizer: Dequantizer | None = field(default=None, compare=False)
 
     @property
     def columns(self) -> int:
@@ -72,6 +81,18 @@ class SourceTensor:
     @property
     def nbytes(self) -> int:
         return self.rows * self.row_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that it takes in the source."""
+        return self.nbytes if self.dequantizer is None else self.dequantizer.nbytes
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that its rows are read from: one, or more where parts of it lie apart."""
+        if self.dequantizer is None:
+            return (self.path,)
+        return tuple(dict.fromkeys([self.path, *(part.path for part in self.dequantizer.tensors)]))
 
 
 class Source:
@@ -110,16 +131,29 @@ class Source:
     @functools.cached_property
     def identity(self) -> Mapping[str, str]:
         if self._identity is None:
-            return local_identity(self.path, [tensor.path for tensor in self.tensors])
+            files = {path for tensor in self.tensors for path in tensor.files}
+            return local_identity(self.path, files)
         return self._identity
 
     def read(self, tensor: SourceTensor, first_row: int, out: Bytes) -> None:
         """Fill `out` with the bytes of rows from `first_row` on; safe from any thread.
 
         Raises:
-            ConversionError: the file cannot be read or has become shorter.
+            ConversionError: the file cannot be read or has become shorter, or says how to decode it wrongly.
         """
+        if tensor.dequantizer is not None:
+            rows = out.view(np.float32).reshape(-1, tensor.columns)
+            with np.errstate(all="ignore"):  # what is not finite is noticed when the row is encoded
+                tensor.dequantizer.decode(self._part, first_row, rows)
+            return
         self._read_at(tensor.path, tensor.offset + first_row * tensor.row_bytes, out, tensor.name)
+
+    def _part(self, tensor: SafeTensor, first: int, count: int) -> Bytes:
+        """Bytes of a tensor that a dequantizer asks for."""
+        data = np.empty(count, np.uint8)
+        if count:
+            self._read_at(tensor.path, tensor.offset + first, data, tensor.name)
+        return data
 
     def _read_at(self, path: Path, position: int, out: Bytes, name: str) -> None:
         """Fill `out` with the bytes of `path` from `position` on, which are those of the tensor `name`."""
@@ -225,115 +259,24 @@ def checkpoint_source(
     """
     check_small_files(folder)
     config = read_config(folder / "config.json")
-    tensors = _match(folder, config, _stored_tensors(folder, present, read_header))
+    tensors = _match(folder, config, stored_tensors(folder, present, read_header))
     n_parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     vocabulary = read_vocabulary(folder, config)
     metadata = checkpoint_metadata(folder, config, vocabulary, n_parameters)
     return Source(folder, metadata, tensors, verbatim=False)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the files with the weights, and their index, are called."""
-
-    index: str
-    begins: str
-    ends: str
-
-    def shards(self, present: Iterable[str]) -> set[str]:
-        """The names of those that are there."""
-        return {
-            name for name in present if name.startswith(self.begins) and name.endswith(self.ends)
-        }
-
-
-SAFETENSORS = Layout(INDEX, "model", ".safetensors")
-PICKLED = Layout(PICKLE_INDEX, "pytorch_model", ".bin")
-SHARD_ENDINGS = SAFETENSORS.ends, PICKLED.ends
-
-
-def layout_of(present: Collection[str]) -> Layout:
-    """How the weights are stored; of both kinds, safetensors."""
-    safe = INDEX in present or SAFETENSORS.shards(present)
-    return PICKLED if not safe and PICKLED.shards(present) else SAFETENSORS
-
-
-def shard_names(folder: Path, present: Collection[str]) -> list[str]:
-    """The names of all shards: those the index names, or those that are there."""
-    layout = layout_of(present)
-    indexed = layout.index in present
-    names = set(_weight_map(folder, layout).values()) if indexed else layout.shards(present)
-    if not names:
-        raise _no_weights(folder, present)
-    for name in sorted(names):
-        if name not in present:
-            raise CheckpointError(f"{folder / name}: missing: the index names it; download it")
-    return sorted(names)
-
-
-def _stored_tensors(
-    folder: Path, present: Collection[str], read_header: Callable[[Path], list[SafeTensor]]
-) -> dict[str, SafeTensor]:
-    """All tensors of all shards by name, checked against the index."""
-    layout = layout_of(present)
-    wanted = _weight_map(folder, layout) if layout.index in present else {}
-    shards = shard_names(folder, present)
-    found: dict[str, SafeTensor] = {}
-    for shard in shards:
-        for tensor in read_header(folder / shard):
-            if tensor.name in found:
-                raise CheckpointError(f"{folder}: {tensor.name} is in two shards")
-            if wanted and wanted.get(tensor.name) != shard:
-                raise CheckpointError(
-                    f"{folder / shard}: {layout.index} knows no {tensor.name} in it"
-                )
-            found[tensor.name] = tensor
-    for name in wanted:
-        if name not in found:
-            raise CheckpointError(
-                f"{folder / wanted[name]}: {shown(name)} is missing, {layout.index} has it here"
-            )
-    return found
-
-
-def _weight_map(folder: Path, layout: Layout) -> dict[str, str]:
-    index = folder / layout.index
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: there is no weight_map in it")
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_file_name(shard, layout.ends):
-            raise CheckpointError(
-                f"{index}: {shown(shard)} is no name of a {layout.ends[1:]} file beside it"
-            )
-    return weight_map
-
-
-def _is_file_name(name: str, ending: str) -> bool:
-    """Whether this can be a shard: no part of a path, on no system, and nothing else of the checkpoint."""
-    return name.endswith(ending) and name.isprintable() and not any(mark in name for mark in "/\\:")
-
-
-def _no_weights(folder: Path, present: Collection[str]) -> CodeLlamaError:
-    pickles = sorted(name for name in present if name.endswith(_PICKLES))
-    if pickles:
-        return CheckpointError(
-            f"{folder}: {pickles[0]} is there, but neither safetensors files nor pytorch_model.bin",
-            "name the file with the weights pytorch_model.bin, or get the safetensors files",
-        )
-    return CheckpointError(f"{folder}: there are no safetensors files in it")
-
-
 def _match(folder: Path, config: LlamaConfig, stored: dict[str, SafeTensor]) -> list[SourceTensor]:
     """The stored tensors under their GGUF names; they must be exactly those the config asks for."""
-    method = by_tensors(stored, config.num_attention_heads * config.head_dim * config.hidden_size)
-    if method:
-        raise refusal(folder, method)
     left = plain_names(folder, stored)
+    dequantizers = _dequantizers(folder, config, left)
     matched = []
     for expected in expected_tensors(config):
-        tensor = left.pop(expected.hf_name, None)
-        if tensor is not None:
+        dequantizer = dequantizers.of(expected.hf_name, expected.shape) if dequantizers else None
+        tensor = left.pop(expected.hf_name, None) if dequantizer is None else None
+        if dequantizer is not None:
+            matched.append(_dequantized_tensor(expected, dequantizer))
+        elif tensor is not None:
             matched.append(_source_tensor(expected, tensor))
         elif not (expected.hf_name == "lm_head.weight" and config.tie_word_embeddings):
             raise CheckpointError(
@@ -345,6 +288,43 @@ def _match(folder: Path, config: LlamaConfig, stored: dict[str, SafeTensor]) -> 
             f"{folder}: {min(left)} is no tensor of the model that config.json describes"
         )
     return matched
+
+
+def _dequantizers(
+    folder: Path, config: LlamaConfig, left: dict[str, SafeTensor]
+) -> Dequantizers | None:
+    """What decodes the matrices, if they are quantized."""
+    n_weights = config.num_attention_heads * config.head_dim * config.hidden_size
+    method = by_tensors(left, n_weights)
+    if method is None:
+        return None
+    if not tensors_are_read(left):
+        raise refusal(folder, method)
+    dequantizers = Dequantizers(folder, read_settings(folder), left)
+    named = by_config(read_json(folder / "config.json")) or method
+    logger.warning(
+        "%s: its weights are quantized already, with %s: they are decoded, and are no better than that",
+        *(folder, named),
+    )
+    dropped = dequantizers.drop_activations()
+    if dropped:
+        logger.warning("%s: scales of activations are left out, such as %s", folder, dropped[0])
+    return dequantizers
+
+
+def _dequantized_tensor(expected: Expected, dequantizer: Dequantizer) -> SourceTensor:
+    main = dequantizer.tensors[0]
+    return SourceTensor(
+        *(
+            expected.name,
+            expected.shape,
+            tensor_type("F32"),
+            main.path,
+            main.offset,
+            expected.heads,
+        ),
+        dequantizer=dequantizer,
+    )
 
 
 def _source_tensor(expected: Expected, tensor: SafeTensor) -> SourceTensor:

@@ -19,12 +19,13 @@ from typing import TypeVar
 
 from codellama.errors import ConversionError
 from codellama.params import Progress
-from codellama.weights.encode import SlabEncoder, UnusableWeightsError
+from codellama.weights.encode import SlabEncoder
 from codellama.weights.hashing import hash_files
 from codellama.weights.output import Output
-from codellama.weights.plan import Slab, slabs
+from codellama.weights.plan import Slab, files_of, slabs
 from codellama.weights.recorder import Recorder
 from codellama.weights.source import Source
+from codellama.weights.unusable import UnusableWeightsError
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _abandon(outputs: Iterable[Output], *, keep: bool) -> None:
 
 
 def _check_space(outputs: Sequence[Output], source: Source) -> None:
-    paths = list({slab.tensor.path: None for slab in slabs(source.tensors)})
+    paths = files_of(slabs(source.tensors))
     needed: Counter[int] = Counter()
     needed[outputs[0].path.absolute().parent.stat().st_dev] = source.room(paths)
     for output in outputs:
@@ -135,7 +136,7 @@ class _Run:
                 self._advance(checked)
             missing = [slab for slab in slabs(self.source.tensors) if self._lacking(slab)]
             if missing:
-                self.source.expect(list({slab.tensor.path: None for slab in missing}))
+                self.source.expect(files_of(missing))
             with Recorder(self.outputs, self.source, missing) as recorder:
                 for slab, crcs in _in_pool(pool, ahead, self._make, missing):
                     recorder.add(slab, crcs)
