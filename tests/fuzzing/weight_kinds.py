@@ -190,8 +190,7 @@ class Prequantized(Kind):
             data[begin:stop] = havoc(rng, bytes(data[begin:stop]))[: stop - begin]
             return good[:end] + bytes(data)
         if rng.random() < 0.5:  # shapes that the bytes still fit
-            entry = header[rng.choice(list(header))]
-            rng.shuffle(entry["shape"])
+            rng.shuffle(header[rng.choice([n for n in header if "_proj." in n])]["shape"])
             text = json.dumps(header).encode()
         else:
             old, new = rng.choice(list(header)), rng.choice(_QUANTIZED_NAMES)
