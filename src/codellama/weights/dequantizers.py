@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from codellama.files.safetensors_header import SafeTensor
 from codellama.native.arrays import Bytes, Floats
 from codellama.native.ggml import tensor_type, to_float
-from codellama.weights.unpacking import float8_table, unpack_down, unpack_stream, unpack_words
+from codellama.weights.unpacking import float8, unpack_down, unpack_stream, unpack_words
 from codellama.weights.unusable import UnusableWeightsError
 
 Read = Callable[[SafeTensor, int, int], Bytes]
@@ -73,8 +73,7 @@ def numbers(read: Read, tensor: SafeTensor, first: int, count: int) -> Floats:
         return out
     if tensor.dtype in _INTEGERS:
         return integers(read, tensor, first, count).astype(np.float32)
-    table: Floats = float8_table(tensor.dtype)[read(tensor, first, count)]
-    return table
+    return float8(tensor.dtype, read(tensor, first, count))
 
 
 def integers(read: Read, tensor: SafeTensor, first: int, count: int) -> NDArray[np.int64]:
@@ -278,9 +277,7 @@ class Columnwise(Dequantizer):
     shared_bytes = _KEPT_BYTES + STRIPE_BYTES
 
     def working_bytes(self, n_rows: int, n_columns: int) -> int:
-        # Codes, zeros and scales of a slab, and those of the stripe that it lies in.
-        stripe = self._step() * (n_columns if self.places else 2 * self.scales.shape[0])
-        return 12 * n_rows * n_columns + 8 * stripe
+        return 20 * (n_rows + 32) * n_columns  # codes, in order too; zeros and scales; groups
 
     @property
     def tensors(self) -> Sequence[SafeTensor]:  # type: ignore[override]
@@ -317,31 +314,35 @@ class Columnwise(Dequantizer):
     def _stripe(
         self, read: Read, start: int, stop: int, kept: slice, groups: NDArray[np.int64]
     ) -> Floats:
-        """The columns of the file from `start` on that `kept` names."""
-        zeros = self._across(read, self.zeros, start, stop)[:, kept] + np.float32(self.zero_offset)
+        """The columns of the file that `kept` names, counted from `start`, where a stripe begins."""
+        zeros = self._across(read, self.zeros, start, stop, kept) + np.float32(self.zero_offset)
         size = tensor_type(self.scales.dtype).row_bytes(1)
         data = self.stripes.get(read, self.scales, start * size, (stop - start) * size)
-        scales = np.empty((len(data), stop - start), np.float32)
-        to_float(tensor_type(self.scales.dtype), np.ascontiguousarray(data), scales)
+        data = np.ascontiguousarray(data[:, kept.start * size : kept.stop * size])
+        scales = np.empty((len(data), kept.stop - kept.start), np.float32)
+        to_float(tensor_type(self.scales.dtype), data, scales)
         if self.places:
-            codes = self._across(read, self.weight, start, stop)[:, kept]
+            codes = self._across(read, self.weight, start, stop, kept)
         else:
             words = self.stripes.get(read, self.weight, start * _WORD, (stop - start) * _WORD)
             codes = np.empty((len(groups), kept.stop - kept.start), np.float32)
             unpack_down(words.view("<u4")[:, kept], self.bits, codes)
         codes -= zeros[groups]
-        codes *= scales[:, kept][groups]
+        codes *= scales[groups]
         return codes
 
-    def _across(self, read: Read, tensor: SafeTensor, start: int, stop: int) -> Floats:
+    def _across(self, read: Read, tensor: SafeTensor, start: int, stop: int, kept: slice) -> Floats:
+        """The same columns, of fields side by side."""
         first, count = start * self.bits // 8, (stop - start) * self.bits // 8
         data = self.stripes.get(read, tensor, first, count)
-        fields = np.empty((len(data), stop - start), np.float32)
-        unpack_words(data, self.bits, fields)
-        if not self.places:
-            return fields
-        per = len(self.places)
-        return fields.reshape(len(data), -1, per)[:, :, self.places].reshape(fields.shape)
+        per = 32 // self.bits  # whole words are unpacked
+        left, right = kept.start // per, -(-kept.stop // per)
+        words = np.ascontiguousarray(data[:, left * _WORD : right * _WORD])
+        fields = np.empty((len(words), (right - left) * per), np.float32)
+        unpack_words(words, self.bits, fields)
+        if self.places:
+            fields = fields.reshape(len(words), -1, per)[:, :, self.places].reshape(fields.shape)
+        return fields[:, kept.start - left * per : kept.stop - left * per]
 
     def _check_bias(self, read: Read, first: int, count: int) -> None:
         """Old tools write a bias where there is none."""

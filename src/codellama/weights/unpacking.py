@@ -1,16 +1,15 @@
-"""Small numbers out of the bytes that tools pack them into, as floats. Pure.
+"""Small numbers out of the bytes that tools pack them into, as floats.
 
 Fields are numbered from the lowest bit up, unless a function says otherwise.
 """
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numpy.typing import NDArray
 
 from codellama.native.arrays import Bytes, Floats
+from codellama.native.ggml import tensor_type, to_float
 
 WORD_BITS = 32
 
@@ -65,20 +64,28 @@ def unpack_down(words: NDArray[np.uint32], bits: int, out: Floats) -> None:
 def nibbles_high_first(data: Bytes, table: Floats, out: Floats) -> None:
     """The entries of `table` (16) for both halves of each byte, the upper one first."""
     pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1)
-    out.reshape(-1, 2)[:] = pairs[data]
+    # Both halves at once, as one number of 64 bits.
+    out.reshape(-1).view(np.uint64)[:] = pairs.view(np.uint64).reshape(-1)[data]
 
 
-@functools.cache
-def float8_table(dtype: str) -> Floats:
-    """What each byte is as F8_E4M3 or F8_E5M2.
+def float8(dtype: str, codes: Bytes) -> Floats:
+    """What bytes are as F8_E4M3 or F8_E5M2, through F16, which has room for both.
 
     OCP 8-bit Floating Point Specification, and safetensors' names for its types. E4M3 has no infinity.
     """
-    codes = np.arange(256, dtype=np.uint16)
+    wide = codes.astype(np.uint16)
+    out = np.empty(codes.shape, np.float32)
     if dtype == "F8_E5M2":  # the upper half of an F16
-        return (codes << np.uint16(8)).view(np.float16).astype(np.float32)
-    exponents, fractions = (codes >> 3) & 15, codes & 7
-    normal = np.ldexp(1 + fractions / 8, exponents.astype(np.int32) - 7)
-    values = np.where(exponents == 0, np.ldexp(fractions / 8, -6), normal)
-    values[codes & 127 == 127] = np.nan
-    return np.where(codes & 128, -values, values).astype(np.float32)
+        wide <<= np.uint16(8)
+        to_float(tensor_type("F16"), wide.view(np.uint8), out)
+        return out
+    # Exponents of E4M3 count from 7, F16's from 15.
+    bits = ((wide << np.uint16(7)) & np.uint16(0x3F80)) | (
+        (wide << np.uint16(8)) & np.uint16(0x8000)
+    )
+    to_float(tensor_type("F16"), bits.view(np.uint8), out)
+    out *= np.float32(256)
+    special = (wide & np.uint16(127)) == 127
+    if special.any():
+        out[special] = np.nan
+    return out
