@@ -21,8 +21,13 @@ KINDS = ("gptq", "gptq-8", "gptq-2", "gptq-v2", "gptq-order", "awq", "ct", "ct-o
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def write_quantized(folder: Path, kind: str, shards: int = 1) -> dict[str, NDArray[np.float32]]:
-    """Write a checkpoint whose projections are of `kind`; the projections as plain numbers, by name."""
+def write_quantized(
+    folder: Path, kind: str, shards: int = 1, last: str = "none"
+) -> dict[str, NDArray[np.float32]]:
+    """Write a checkpoint whose projections are of `kind`; the projections as plain numbers, by name.
+
+    Parts whose names end in `last` come behind all others.
+    """
     write_checkpoint(folder, SHAPE)
     for path in folder.glob("model*"):
         path.unlink()
@@ -36,6 +41,7 @@ def write_quantized(folder: Path, kind: str, shards: int = 1) -> dict[str, NDArr
         parts, plain[name] = matrix(rng, kind, data.shape)
         base = name.removesuffix("weight")
         tensors += [(base + end, dtype, part) for end, dtype, part in parts]
+    tensors.sort(key=lambda tensor: tensor[0].endswith(last))
     write_shards(folder, tensors, shards)
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**config, "quantization_config": settings(kind)})

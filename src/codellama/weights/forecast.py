@@ -2,7 +2,8 @@
 
 Sizes are exact, for they are the plan's. Memory is an upper bound of what the buffers take, beyond the
 interpreter and its libraries. Time is what the processors need on this machine now, the hash of the
-outputs at the end included; a slower disk or network makes it longer.
+outputs at the end included; a slower disk or network makes it longer. Decoding a quantized source is not
+counted: 2 to 15 ns of one core for a weight, by its method.
 """
 
 from __future__ import annotations
