@@ -192,21 +192,25 @@ def test_what_llama_cpps_converter_makes_of_it_is_mended(
         assert vocabulary is not None
 
 
-@pytest.mark.parametrize(
-    ("options", "method"),
-    [((), "MLX (4 bits)"), (("--q-mode", "mxfp4", "--q-group-size", "32"), "MLX (mxfp4, 4 bits)")],
-)
-def test_mlx_checkpoints_are_named(
-    tmp_path: Path, original: Path, options: tuple[str, ...], method: str
-) -> None:
-    saved = tmp_path / "saved"
-    mlx(original, saved, "-q", "--q-bits", "4", "--q-group-size", "32", *options)
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(saved)
-    assert f"quantized already, with {method}, " in str(caught.value)
-    config = json.loads((saved / "config.json").read_text())
+def test_mlx_checkpoints_are_decoded_or_named(tmp_path: Path, original: Path) -> None:
+    """Affine ones, with settings or without, are decoded; floating point types are refused."""
+    saved, floating = tmp_path / "saved", tmp_path / "floating"
+    sizes = ("-q", "--q-bits", "4", "--q-group-size", "32")
+    mlx(original, saved, *sizes)
+    ours = converted(saved, tmp_path / "saved.gguf")["tensors"]
+    assert set(ours) == set(converted(original, tmp_path / "original.gguf")["tensors"])
+    without_settings(saved)
+    assert converted(saved, tmp_path / "bare.gguf")["tensors"] == ours
+    mlx(original, floating, *sizes, "--q-mode", "mxfp4")
+    with pytest.raises(CheckpointError, match=r"already, with MLX \(mxfp4, 4 bits\), "):
+        open_checkpoint(floating)
+    without_settings(floating)
+    with pytest.raises(CheckpointError, match="quantized already, with MLX"):
+        open_checkpoint(floating)
+
+
+def without_settings(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
     for key in ("quantization", "quantization_config"):
         config.pop(key, None)
-    write_json(saved / "config.json", config)
-    with pytest.raises(CheckpointError, match="quantized already, with MLX"):
-        open_checkpoint(saved)
+    write_json(folder / "config.json", config)

@@ -27,6 +27,7 @@ from codellama.weights.prequantized import OLD_GPTQ, Dequantizers, Settings
 from codellama.weights.source import open_checkpoint
 from codellama.weights.unusable import UnusableWeightsError
 from tests.checkpoints import random_tensors, write_json, write_safetensors
+from tests.peft_folder import low_rank, write_peft
 from tests.quantized_folder import KINDS, SHAPE, settings, write_quantized
 
 SAVED = json.loads((Path(__file__).parents[1] / "data/saved/quantized.json").read_text("utf-8"))
@@ -223,6 +224,30 @@ def test_plan_counts_what_is_stored_and_says_what_it_is(
     assert "quantized already, with GPTQ (4 bits): they are decoded" in caplog.text
     stored = read_safetensors_header(tmp_path / "m" / "model.safetensors")
     assert json.loads(done.stdout)["read_bytes"] == sum(tensor.nbytes for tensor in stored)
+
+
+def test_adapters_are_merged_into_what_is_decoded(tmp_path: Path) -> None:
+    plain = write_quantized(tmp_path / "q", "gptq")
+    write_plain(tmp_path / "q", tmp_path / "p", plain)
+    write_peft(tmp_path / "a", low_rank({NAME: (32, 64), "model.layers.0.mlp.up_proj": (128, 64)}))
+    for name in "qp":
+        merge = [(tmp_path / "a", 0.5)]
+        convert(tmp_path / name, tmp_path / f"{name}.gguf", "F32", merge=merge)
+    convert(tmp_path / "q", tmp_path / "unmerged.gguf", "F32")
+    merged = tensors_of(tmp_path / "q.gguf")
+    assert merged == tensors_of(tmp_path / "p.gguf")
+    assert merged != tensors_of(tmp_path / "unmerged.gguf")
+
+
+def test_a_run_under_other_settings_is_another_run(tmp_path: Path) -> None:
+    write_quantized(tmp_path / "m", "gptq")
+    with open_checkpoint(tmp_path / "m") as source:
+        before = source.identity
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    config["quantization_config"]["checkpoint_format"] = "gptq_v2"
+    write_json(tmp_path / "m/config.json", config)
+    with open_checkpoint(tmp_path / "m") as source:
+        assert source.identity != before
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -60,6 +60,11 @@ class Settings:
     block: tuple[int, int] = _FP8_BLOCK
 
 
+def settings_files(folder: Path) -> list[Path]:
+    """The files that `read_settings` reads: what they say is part of what the weights are."""
+    return [path for path in (folder / "config.json", folder / OLD_GPTQ) if path.is_file()]
+
+
 def read_settings(folder: Path) -> Settings:
     """Those in config.json, or in GPTQ's older file beside it."""
     entry = quantization(read_json(folder / "config.json"))

@@ -33,7 +33,7 @@ from codellama.native.ggml import TensorType, tensor_type
 from codellama.weights.config import LlamaConfig, read_config
 from codellama.weights.dequantizers import Dequantizer
 from codellama.weights.metadata import checkpoint_metadata
-from codellama.weights.prequantized import Dequantizers, read_settings
+from codellama.weights.prequantized import Dequantizers, read_settings, settings_files
 from codellama.weights.shards import PICKLED, stored_tensors
 from codellama.weights.tensors import Expected, expected_tensors, plain_names
 from codellama.weights.vocab import read_vocabulary
@@ -132,6 +132,8 @@ class Source:
     def identity(self) -> Mapping[str, str]:
         if self._identity is None:
             files = {path for tensor in self.tensors for path in tensor.files}
+            if any(tensor.dequantizer for tensor in self.tensors):
+                files |= set(settings_files(self.path))
             return local_identity(self.path, files)
         return self._identity
 
