@@ -60,6 +60,7 @@ OUTSIDE = {
         "compat",
         "errors",
         "llm",
+        "native",
         "params",
         "prompts",
         "protocol",

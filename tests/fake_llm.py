@@ -19,6 +19,7 @@ from codellama.engine import EngineStatus
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.native.hooks import TokenHooks
 from codellama.params import (
     ContextPolicy,
     Message,
@@ -105,6 +106,7 @@ class Call:
     n: int
     params: SamplingParams
     echo: bool
+    hooks: TokenHooks | None = None
 
 
 class FakeLLM(LlamaCompatible):
@@ -203,11 +205,12 @@ class FakeLLM(LlamaCompatible):
         best_of: int | None = None,
         deliver: Deliver | None = None,
         reports: bool = False,
+        hooks: TokenHooks | None = None,
     ) -> Completion:
         if self.error is not None:
             raise self.error
         self.table.scales(params.lora)  # raises if there is no such adapter
-        self.calls.append(Call(prompt, n, params, echo))
+        self.calls.append(Call(prompt, n, params, echo, hooks))
         candidates = n_candidates(n, best_of)
         if best_of is not None:
             params = replace(params, logprobs=params.logprobs or 0)

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from typing_extensions import Unpack
 
@@ -29,7 +28,9 @@ from codellama.engine.request import Delta, Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.loadable import read_model
+from codellama.files.provenance import published_name
 from codellama.models import resolve_model
+from codellama.native.hooks import TokenHooks
 from codellama.native.model import Tokenizer
 from codellama.params import (
     CONTEXT_POLICIES,
@@ -88,8 +89,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         """Load a GGUF, of a split one the first file. `config` are the fields of `ModelConfig`.
 
         `model` is a path, or a name such as "demo" or "70b-instruct:Q8_0" (see `codellama.models`).
-        `progress` is called on this thread with the bytes of weights that have been loaded and that
-        there are. What it raises, or Ctrl-C, ends the load.
+        `progress` is called on this thread with the bytes of weights that have been loaded and that there
+        are. What it raises, or Ctrl-C, ends the load. `name` is the published model's, or the file's stem.
 
         Raises ModelLoadError if the file cannot be read or does not fit, UnsupportedError if GPU
         layers are asked of a llama.cpp without a GPU backend or a context shift of a cache that cannot,
@@ -97,8 +98,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         """
         self.config = ModelConfig.of(**config)
         self.path = resolve_model(model)
-        self.name = self.path.stem
         header = read_model(self.path)
+        self.name = published_name(header.metadata) or self.path.stem
         adapters = plan_adapters(self.config, header)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
@@ -281,13 +282,15 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         best_of: int | None = None,
         deliver: Deliver | None = None,
         reports: bool = False,
+        hooks: TokenHooks | None = None,
     ) -> Completion:
         """Submit a prompt; the one path under all others.
 
         `deliver(index, delta)` gets what is new in choice `index`, on the engine's thread, so it must be
         quick; each choice has exactly one final delta, and an error comes in it. Without `deliver`, deltas
         are read from the completion. With `reports` each delta has usage and timings as of then, and deltas
-        that are otherwise empty say how much of the prompt has been decoded.
+        that are otherwise empty say how much of the prompt has been decoded. `hooks` have a
+        say in each token.
 
         Raises ContextLengthError, GrammarError, InvalidRequestError, UnsupportedError, QueueFullError
         and EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
@@ -301,7 +304,9 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
             mailbox = Mailbox()
             deliver = delivery(mailbox)
         with self._model.using():
-            requests = self._requests.make(prompt, params, candidates, deliver, echo, reports)
+            requests = self._requests.make(
+                prompt, params, candidates, deliver, echo, reports, hooks
+            )
         try:
             if echo:
                 begin(deliver, candidates, prompt_text(prompt, self.tokenizer))
@@ -391,10 +396,5 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

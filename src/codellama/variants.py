@@ -107,6 +107,11 @@ class Variant:
         return f"codellama/CodeLlama-{size}{suffix}-hf"
 
     @property
+    def published_name(self) -> str:
+        """The repository's name without its organisation, such as "CodeLlama-70b-Instruct-hf"."""
+        return self.repo.partition("/")[2]
+
+    @property
     def parameters(self) -> int:
         """Exact number of weights."""
         return self.shape.parameters(self.vocab_size)

@@ -12,7 +12,8 @@ from codellama.compat.logprobs import legacy_logprobs
 from codellama.compat.openai import text_messages
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Usage
-from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError, UnsupportedError
+from codellama.errors import ChatFormatError, CodeLlamaError, InvalidRequestError
+from codellama.native.hooks import TokenHooks
 from codellama.running.collected import Collected, total_usage
 from tests.fake_llm import FakeLLM, FakeTokenizer, ids, say
 
@@ -216,7 +217,7 @@ def test_closing_a_stream_cancels() -> None:
     ("options", "kind"),
     [
         ({"tfs_z": 0.9}, InvalidRequestError),
-        ({"logits_processor": [print]}, UnsupportedError),
+        ({"logits_processor": [1]}, InvalidRequestError),
         ({"grammar": 5}, InvalidRequestError),
         ({"logit_bias": {"a": 1}}, InvalidRequestError),
         ({"top_k": -2}, InvalidRequestError),
@@ -231,9 +232,18 @@ def test_what_is_refused_is_named(options: dict[str, Any], kind: type[CodeLlamaE
     assert llm.calls == []
 
 
-def test_stopping_criteria_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="stopping_criteria"):
-        FakeLLM().create_completion("ab", stopping_criteria=[print])
+def test_processors_and_criteria_go_to_the_engine() -> None:
+    llm = FakeLLM()
+    say: Any = print
+    count: Any = len
+    llm.create_completion("ab", logits_processor=[say], stopping_criteria=count)
+    llm.create_chat_completion(MESSAGES, logits_processor=say)
+    llm.create_completion("ab", logits_processor=[], stopping_criteria=[])
+    assert [call.hooks for call in llm.calls] == [
+        TokenHooks((say,), (count,)),
+        TokenHooks((say,)),
+        None,
+    ]
 
 
 def test_neutral_tool_options_are_accepted() -> None:

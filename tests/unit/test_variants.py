@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from codellama.files.provenance import MERGED, published_name
 from codellama.prompts.prompts import corrections
 from codellama.variants import CODE_LLAMA_PIECES, STEP, VARIANTS, Variant, find, recognise
 
@@ -124,3 +125,42 @@ def test_the_template_tells_an_instruct_model() -> None:
     assert small
     found = recognise(metadata(small, "x") | {"tokenizer.chat_template": "{{ '[INST] ' }}"})
     assert found is small
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+def test_a_published_model_has_its_repository_s_name(variant: Variant) -> None:
+    published = variant.repo.removeprefix("codellama/")
+    for spelled in (
+        published,
+        published.replace("-", " ").title(),  # llama.cpp's converter
+        published.removesuffix("-hf"),
+        "codellama_" + published.lower(),  # TheBloke's files
+    ):
+        assert published_name(metadata(variant, spelled)) == published
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("34b", "Phind-CodeLlama-34B-v2"),
+        ("34b", "LLaMA v2"),
+        ("34b", ""),
+        ("34b", "CodeLlama 70b Hf"),
+        ("7b", "CodeLlama 7b Hf Finetuned"),
+        ("70b-instruct", "CodeLlama 70b Python Hf"),
+    ],
+)
+def test_a_model_that_calls_itself_something_else_is_not_the_published_one(
+    row: str, name: str
+) -> None:
+    variant = find(row)
+    assert variant
+    assert published_name(metadata(variant, name)) is None
+
+
+def test_a_model_with_merged_adapters_is_not_the_published_one() -> None:
+    variant = find("70b-instruct")
+    assert variant
+    described = metadata(variant, "CodeLlama 70b Instruct Hf")
+    assert published_name(described) == "CodeLlama-70b-Instruct-hf"
+    assert published_name(described | {MERGED: ["style 1.0"]}) is None

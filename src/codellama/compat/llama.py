@@ -2,7 +2,8 @@
 
 Defaults are those of llama-cpp-python 0.3.36 (`create_completion`: 16 tokens at temperature 0.8;
 `create_chat_completion`: temperature 0.2, no limit), not those of `SamplingParams`. What cannot be
-honoured is an error that names the parameter, never ignored. Three things differ on purpose: `suffix`
+honoured is an error that names the parameter, never ignored. Processors and criteria cost every running
+request their time (`native.hooks`). Three things differ on purpose: `suffix`
 infills, as it was meant to; special tags in text stay text; any number of calls may run at once.
 """
 
@@ -20,7 +21,9 @@ from codellama.compat.openai import (
 from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.compat.tool_replies import Calls
 from codellama.compat.tools import offered
-from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.errors import InvalidRequestError
+from codellama.native.hooks import TokenHooks
+from codellama.params import SamplingParams
 
 if TYPE_CHECKING:
     from codellama.running.completion import Completion
@@ -64,7 +67,7 @@ class LlamaCompatible:
         used as it is. `suffix` asks for what stands between `prompt` and it. Closing the iterator
         cancels the request. Raises InvalidRequestError or UnsupportedError before anything runs.
         """
-        _refuse_processors(logits_processor, stopping_criteria)
+        hooks = TokenHooks.of(logits_processor, stopping_criteria)
         _refuse_tfs_z(tfs_z)
         params: dict[str, Any] = {
             "max_tokens": _max_tokens(max_tokens),
@@ -85,10 +88,12 @@ class LlamaCompatible:
             "grammar": _grammar_text(grammar),
             "logit_bias": _biases(logit_bias),
         }
+        sampling = SamplingParams.of(**params)
         if suffix is None:
-            completion = self.complete(prompt, echo=echo, **params)
+            tokens = self.complete_prompt(prompt)
         else:
-            completion = self.infill(*_infill_arguments(prompt, suffix, echo), **params)
+            tokens = self.infill_prompt(*_infill_arguments(prompt, suffix, echo))
+        completion = self.generate(tokens, params=sampling, echo=echo, hooks=hooks)
         offset = 0 if echo else len(_text(prompt, self.tokenizer))
         reply = TextReply(
             id=completion.id,
@@ -140,13 +145,11 @@ class LlamaCompatible:
         `function_call`.
         """
         offer = offered(tools, tool_choice, None, functions, function_call)
-        _refuse_processors(logits_processor, None)
+        hooks = TokenHooks.of(logits_processor, None)
         _refuse_tfs_z(tfs_z)
         schema = response_schema(response_format)
         try:
-            completion = self.chat(
-                text_messages(messages),
-                tools=offer,
+            sampling = SamplingParams.of(
                 max_tokens=_max_tokens(max_tokens),
                 temperature=temperature,
                 top_p=top_p,
@@ -166,6 +169,10 @@ class LlamaCompatible:
                 logit_bias=_biases(logit_bias),
                 logprobs=chat_logprobs_count(logprobs, top_logprobs),
             )
+            prompt = self.chat_prompt(
+                text_messages(messages), max_tokens=sampling.max_tokens, tools=offer
+            )
+            completion = self.generate(prompt, params=sampling, hooks=hooks)
         except InvalidRequestError as error:
             if error.param == "json_schema":
                 error.rename("response_format")
@@ -198,17 +205,6 @@ def _stream(completion: Completion, reply: TextReply | ChatReply) -> Iterator[Js
             yield from reply.chunks(answer, delta)
     finally:
         completion.cancel()
-
-
-def _refuse_processors(logits_processor: Any, stopping_criteria: Any) -> None:
-    if logits_processor:
-        raise UnsupportedError(
-            "logits_processor: sampling runs inside llama.cpp; use logit_bias, grammar or json_schema"
-        )
-    if stopping_criteria:
-        raise UnsupportedError(
-            "stopping_criteria: sampling runs inside llama.cpp; use stop, stop_tokens or max_tokens"
-        )
 
 
 def _refuse_tfs_z(tfs_z: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from codellama.files.small_files import MOST_BYTES, parse_json, plain, shown
 from codellama.files.split import unsplit_name
 from codellama.native.ggml import library_version
 from codellama.params import Progress
+from codellama.variants import recognise
 
 PREFIX = "codellama."
 SOURCE, REVISION, FILES = "codellama.source", "codellama.source.revision", "codellama.source.files"
@@ -30,6 +32,22 @@ MERGED = "codellama.source.merged"
 _FORMAT = "codellama manifest"
 _VERSION = 1
 _PIECE = 2**22
+
+
+def published_name(metadata: Mapping[str, Any]) -> str | None:
+    """The name under which a GGUF's model was published, if it is that model and says so; else None.
+
+    Shape and vocabulary are not enough: a fine-tune has those of its base. So the name that the converter
+    wrote must be the repository's, however it is spelled, and no adapter may be merged in.
+    """
+    variant = recognise(metadata)
+    if variant is None or metadata.get(MERGED):
+        return None
+    words = re.findall(r"[a-z0-9]+", str(metadata.get("general.name", "")).lower())
+    if words[:2] == ["codellama"] * 2:  # the organisation
+        del words[0]
+    published = variant.published_name.lower().split("-")
+    return variant.published_name if words in (published, published[:-1]) else None
 
 
 def source_keys(

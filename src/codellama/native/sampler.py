@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codellama.errors import GrammarError, InvalidRequestError, unknown_token
+from codellama.native.hooks import HookedAnswer, Logits, TokenHooks
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
 from codellama.params import RANDOM_SEED, SamplingParams, seed_of_choice
@@ -41,10 +42,12 @@ class Sampler:
         prompt: Sequence[int] = (),
         banned: Sequence[int] = (),
         matcher: Matcher | None = None,
+        hooks: TokenHooks | None = None,
     ) -> None:
         """Build the chain. `prompt` counts for the penalties; `banned` tokens are never drawn.
 
-        With a `matcher`, which is the sampler's from now on, only tokens that fit it are.
+        With a `matcher`, which is the sampler's from now on, only tokens that fit it are. `hooks` see the
+        logits before everything else.
 
         Raises GrammarError or InvalidRequestError, naming the parameter.
         """
@@ -53,6 +56,7 @@ class Sampler:
         self._tokenizer = tokenizer  # the native side points to its vocabulary
         self._banned = frozenset(banned)
         self._matcher = matcher
+        self._hooked = None if hooks is None else HookedAnswer(hooks, prompt, self._n_vocab)
         self._grammar = _grammar(params, tokenizer)
         self._remembers = _remembers(params)
         self._banning = _banning(params)
@@ -61,6 +65,7 @@ class Sampler:
         ]  # fmt: skip
         self.greedy = (
             self._grammar is None
+            and self._hooked is None
             and _only_likeliest(params)
             and not (params.logit_bias or self._remembers)
         )
@@ -201,6 +206,8 @@ class Sampler:
 
         Raises InvalidRequestError if no token fits the grammar: accepting another would abort the process.
         """
+        if self._hooked is not None:
+            return self._sample_hooked(self._hooked, context, row)
         if self._matcher is not None:
             return self._sample_matching(self._matcher, context, row)
         if self._grammar is None:
@@ -231,6 +238,31 @@ class Sampler:
             llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
+    def _sample_hooked(
+        self, hooked: HookedAnswer, context: llama_cpp.llama_context_p, row: int
+    ) -> int:
+        logits = self._logits(context, row)
+        if hooked.ends(logits):
+            return self._tokenizer.eos
+        logits = hooked.processed(logits)
+        mask = np.ones(self._n_vocab, dtype=np.bool_)
+        if self._matcher is not None:
+            self._matcher.allowed(mask)
+        mask[self._never] = False
+        ids = np.flatnonzero(mask & np.isfinite(logits))
+        if not len(ids):
+            raise _dead_end("logits_processor")
+        token = self._choose(logits, ids, grammar_first=True)
+        if self._grammar is not None:
+            if not self._fits(token):
+                raise _dead_end("logits_processor")
+            llama_cpp.llama_sampler_accept(self._grammar, token)
+        if self._matcher is not None:
+            self._matcher.accept(token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        hooked.add(token)
+        return token
+
     def _draw_freely(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """What is drawn without a grammar; a chain that remembers tokens is not told of it."""
         if self._remembers:
@@ -246,9 +278,15 @@ class Sampler:
         grammar_first: bool = False,
     ) -> int:
         """What the chain draws, among these ids or all; it is not told of it."""
-        logits = np.ctypeslib.as_array(
-            llama_cpp.llama_get_logits_ith(context, row), shape=(self._n_vocab,)
-        )
+        return self._choose(self._logits(context, row), ids, grammar_first=grammar_first)
+
+    def _logits(self, context: llama_cpp.llama_context_p, row: int) -> Logits:
+        pointer = llama_cpp.llama_get_logits_ith(context, row)
+        return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+
+    def _choose(
+        self, logits: Logits, ids: npt.NDArray[np.intp] | None, *, grammar_first: bool
+    ) -> int:
         data = np.empty(self._n_vocab if ids is None else len(ids), dtype=_TOKEN_DATA)
         data["id"] = np.arange(self._n_vocab, dtype=np.int32) if ids is None else ids
         data["logit"] = logits if ids is None else logits[ids]
@@ -332,6 +370,8 @@ def _banning(params: SamplingParams) -> str:
 def _dead_end(banning: str) -> InvalidRequestError:
     if banning == "grammar":
         return GrammarError("no token fits the {param} where the answer is now")
+    if banning == "logits_processor":
+        return InvalidRequestError("{param} bans every token that may come next", banning)
     return InvalidRequestError(
         "{param} bans the only tokens that fit the answer's form",
         banning,

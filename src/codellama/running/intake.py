@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.request import NO_LIMIT, ContextShift, Request, Reuse, Sink
 from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
+from codellama.native.hooks import TokenHooks
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
 from codellama.params import Prompt, SamplingParams
@@ -48,6 +49,7 @@ class RequestMaker:
         deliver: Deliver,
         echo: bool,
         reports: bool = False,
+        hooks: TokenHooks | None = None,
     ) -> list[Request]:
         """A request per choice, whose deltas go to `deliver`; with a seed, choice i is drawn with seed + i.
 
@@ -66,7 +68,7 @@ class RequestMaker:
         try:
             for i in range(n):
                 sink = functools.partial(deliver, i)
-                request = self._request(prompt, params, grammar, limit, shift, i, sink, echo)
+                request = self._request(prompt, params, grammar, limit, shift, i, sink, echo, hooks)
                 request.reports = reports
                 requests.append(request)
         except BaseException:
@@ -96,6 +98,7 @@ class RequestMaker:
         index: int,
         sink: Sink,
         echo: bool,
+        hooks: TokenHooks | None,
     ) -> Request:
         stop_tokens = prompt.stop_tokens | self.tokenizer.eog_tokens
         banned = set(stop_tokens if params.ignore_eos else ())
@@ -109,7 +112,7 @@ class RequestMaker:
             max_tokens=limit,
             scales=self.adapters.scales(params.lora),
             sampler=Sampler(
-                params, self.tokenizer, self.n_ctx, prompt.tokens, sorted(banned), matcher
+                params, self.tokenizer, self.n_ctx, prompt.tokens, sorted(banned), matcher, hooks
             ),
             sink=sink,
             detokenizer=self._detokenizer(prompt, params),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from codellama.devices.plan import LoadPlan
     from codellama.engine import EngineStatus
+    from codellama.native.hooks import TokenHooks
     from codellama.params import (
         ContextPolicy,
         Message,
@@ -75,7 +76,7 @@ class LanguageModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
+        """Under which the model was published, or the file's name without its ending."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -152,6 +153,7 @@ class LanguageModel(Protocol):
         best_of: int | None = None,
         deliver: Deliver | None = None,
         reports: bool = False,
+        hooks: TokenHooks | None = None,
     ) -> Completion: ...
 
     def embeddings(
