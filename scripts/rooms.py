@@ -23,6 +23,7 @@ ROOMS = (
     "running",
     "compat",
     "llm",
+    "llama",
     "session",
     "protocol",
     "server",
@@ -51,6 +52,7 @@ OUTSIDE = {
         "protocol",
         "integrations",
     },
+    "openai": {"llama"},
     "prompt_toolkit": {"cli"},
     "pydantic": {"protocol"},
     "pydantic_core": {"server"},
@@ -59,6 +61,7 @@ OUTSIDE = {
     "typing_extensions": {
         "compat",
         "errors",
+        "llama",
         "llm",
         "native",
         "params",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         QueueFullError,
         UnsupportedError,
     )
+    from codellama.llama import Llama
     from codellama.llm import LLM
     from codellama.params import (
         Message,
@@ -60,6 +61,7 @@ __all__ = [
     "FinishReason",
     "GrammarError",
     "InvalidRequestError",
+    "Llama",
     "LoadPlan",
     "Message",
     "ModelConfig",
@@ -84,6 +86,7 @@ _HOMES = {
     "codellama.running.completion": ("Choice", "Completion", "Result"),
     "codellama.running.embedding": ("Embeddings",),
     "codellama.engine.request": ("Delta", "FinishReason", "Timings", "Usage"),
+    "codellama.llama": ("Llama",),
     "codellama.llm": ("LLM",),
     "codellama.session": ("Session",),
     "codellama.params": (

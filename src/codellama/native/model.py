@@ -180,6 +180,11 @@ class Tokenizer:
         self.eos: int = llama_cpp.llama_vocab_eos(vocab)
         self.add_space_prefix = self.decode(self.encode("a")).startswith(" ")
 
+    @property
+    def model(self) -> Model:
+        """The model whose vocabulary this is."""
+        return self._model
+
     def encode(
         self, text: str, *, add_bos: bool = False, parse_special: bool = False, raw: bool = False
     ) -> list[int]:
