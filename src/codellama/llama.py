@@ -123,7 +123,7 @@ class Llama:
         - `seed` gives requests without a seed of their own one after the other.
         - Log probabilities need no `logits_all`; vectors are means over the tokens without a `pooling_type`.
         - `verbose` and `no_perf` change nothing: llama.cpp's lines go to the logger `codellama.llama_cpp`.
-        - `swa_full` changes nothing: these models have no sliding window.
+        - `swa_full` changes nothing, as these models have no sliding window; nor does the older `f16_kv`.
 
         Raises what `LLM` raises.
         """

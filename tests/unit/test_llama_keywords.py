@@ -87,7 +87,7 @@ def test_llama_cpps_defaults_are_ours_but_for_layers_and_context() -> None:
             {"draft_model": LlamaPromptLookupDecoding(num_pred_tokens=7)},
             {"spec_type": "ngram", "spec_draft_n_max": 7},
         ),
-        ({"n_parts": -1, "f16_kv": True}, {}),  # which LangChain still sends
+        ({"n_parts": -1, "f16_kv": False, "device": None}, {}),  # which LangChain still sends
         ({"verbose": True, "logits_all": True, "no_perf": True, "swa_full": False}, {}),
         ({"n_seq_max": 8, "cache_ram": 16}, {"n_seq_max": 8, "cache_ram": 16}),
     ],
@@ -113,7 +113,7 @@ def test_all_layers_are_none_without_a_gpu() -> None:
         ({"chat_handler": print}, "chat_handler: .* built in"),
         ({"tokenizer": object()}, "tokenizer"),
         ({"spm_infill": True}, "spm_infill"),
-        ({"f16_kv": False}, "f16_kv: .*type_k"),
+        ({"n_parts": 2}, "n_parts: 2 is not supported"),
         ({"type_k": 12}, "type_k must be one of 0 \\(f32\\)"),
         ({"type_k": True}, "type_k must be one of"),
         ({"type_v": "q9"}, "type_v must be one of"),

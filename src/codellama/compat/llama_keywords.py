@@ -49,12 +49,12 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "chat_handler": ((None,), "leave it out: the model's own format is built in, see {chat_format}"),
     "tokenizer": ((None,), "leave it out: the file's vocabulary is used"),
     "spm_infill": ((False,), "leave it out: these models were trained on prefix, suffix, middle"),
+    "device": ((None,), "leave it out, and set {n_gpu_layers} and {main_gpu}"),
     "n_parts": ((None, -1), "leave it out: the parts of a split file are found by themselves"),
-    "f16_kv": ((None, True), "leave it out, and set {type_k} and {type_v}"),
 }  # fmt: skip
 """Keywords that are taken only at values that ask for nothing, and what to do instead of another one."""
 
-NO_EFFECT = ("verbose", "logits_all", "no_perf", "swa_full")
+NO_EFFECT = ("verbose", "logits_all", "no_perf", "swa_full", "f16_kv")
 """Keywords whose values all mean the same here; `Llama` says why."""
 
 
