@@ -15,7 +15,7 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from codellama import EngineDeadError, InvalidRequestError, Llama, UnsupportedError
+from codellama import LLM, EngineDeadError, InvalidRequestError, Llama, UnsupportedError
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
 TEXTS = [b"def f(x):", b"", b" a", b"a\nb", "☺ é".encode(), b"<step>", b"<s>x</s>"]
@@ -183,3 +183,15 @@ print("end")
 
 def test_its_signature_is_that_of_the_methods_it_stands_for() -> None:
     assert "stopping_criteria" in inspect.signature(Llama.create_completion).parameters
+
+
+def test_answers_bear_the_published_name(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLM(tiny_gguf, n_threads=1) as plain:
+        assert plain.name == "tiny"
+    monkeypatch.setattr(
+        "codellama.llm.published_name", lambda metadata: "CodeLlama-70b-Instruct-hf"
+    )
+    with LLM(tiny_gguf, n_threads=1) as llm:
+        assert llm.name == "CodeLlama-70b-Instruct-hf"
+        body: Any = llm.create_completion("x", max_tokens=1)
+        assert body["model"] == "CodeLlama-70b-Instruct-hf"
