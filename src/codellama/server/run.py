@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from codellama.errors import InvalidRequestError
+from codellama.native.heap import share_heap
 from codellama.server.app import create_app
 from codellama.server.config import ServerConfig
 from codellama.server.serving import Serving
@@ -112,6 +113,7 @@ def serve(
     Raises InvalidRequestError if the address cannot be had, and what `load` raised.
     """
     failures: list[BaseException] = []
+    share_heap()
     listener = bind(config.host, config.port)
     with listener:
         announce(url_of(listener))
