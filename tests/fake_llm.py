@@ -38,6 +38,7 @@ from codellama.running.completion import Completion, Deliver, begin, delivery
 from codellama.running.embedding import Embeddings
 from codellama.running.kv_file import StaleStateError
 from codellama.running.mailbox import Mailbox
+from codellama.running.slots import Slots
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)
@@ -253,6 +254,10 @@ class FakeLLM(LlamaCompatible):
     def plan(self) -> LoadPlan:
         assert self.opened_plan is not None, "a test that wants a plan sets it"
         return self.opened_plan
+
+    @property
+    def slots(self) -> Slots:
+        raise AssertionError("the script has no slots")
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:

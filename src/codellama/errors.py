@@ -190,6 +190,11 @@ class DecodeError(CodeLlamaError):
         self.spoiled = spoiled
 
 
+def as_decode_error(why: BaseException) -> BaseException:
+    """`why` if it is an error of this package, else a `DecodeError` that tells of it."""
+    return why if isinstance(why, CodeLlamaError) else DecodeError(f"the step failed: {why!r}")
+
+
 class ModelLoadError(CodeLlamaError):
     """A GGUF file that cannot be read, is not what it says, or does not fit this machine."""
 

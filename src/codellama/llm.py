@@ -53,7 +53,6 @@ from codellama.running.completion import Completion, Deliver, begin, delivery
 from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
 from codellama.running.form import Forms
 from codellama.running.intake import RequestMaker, close
-from codellama.running.kv_file import StaleStateError, read_state, write_state
 from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
     open_adapters,
@@ -65,6 +64,7 @@ from codellama.running.opening import (
     shift_problem,
     start_engine,
 )
+from codellama.running.slots import Slots
 from codellama.variants import Variant, recognise
 
 
@@ -125,7 +125,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self.tokenizer: Tokenizer = self._model.tokenizer
         self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, config)
         context = open_context(self._model, plan.model.context, undo)
-        loras, self._adapters, self._owner = open_adapters(lora, self._model, context, header, plan)
+        loras, self._adapters, owner = open_adapters(lora, self._model, context, header, plan)
         self._embedder = Embedder(
             partial(open_encoder, self._model, plan.encoder, loras), encoder_batch(config)
         )
@@ -140,6 +140,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         )
         drafters = open_drafters(plan, config, self.tokenizer.eos, undo)
         self._engine = start_engine(plan, config, context, drafters)
+        self.slots = Slots(self._engine, owner, plan.cells)
 
     # -- prompts ------------------------------------------------------------------------------
 
@@ -322,6 +323,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
             params=params,
             scored=echo,
             keep=None if best_of is None else n,
+            tasks=tuple(request.id for request in requests),
         )
 
     def _cancel(self, requests: Iterable[Request]) -> None:
@@ -361,23 +363,14 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
 
         `lora` is that of the request that left the state there.
         """
-        state = self._engine.save_state(tokens, self._adapters.scales(lora))
-        if state is None:
-            return False
-        write_state(Path(path), self._owner, state)
-        return True
+        return self.slots.save(tokens, self._adapters.scales(lora), Path(path)) > 0
 
     def load_state(self, path: str | Path) -> None:
         """Take in what `save_state` wrote: the next prompt that begins with its tokens resumes there.
 
         Raises StaleStateError if the file belongs to another model or other settings, or is damaged.
         """
-        state = read_state(Path(path), self._owner)
-        if len(state.tokens) > self.plan.cells:
-            raise StaleStateError(
-                "{path} holds {n} tokens, more than fit here", path=path, n=len(state.tokens)
-            )
-        self._engine.add_state(state)
+        self._engine.add_state(self.slots.read(Path(path)))
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait for the running ones; False after `timeout` seconds."""

@@ -236,8 +236,9 @@ def test_bad_requests_fail_at_once(llama: llama_cpp.Llama, stream: bool) -> None
         ContextLengthError, match="tokens it exceeds the available context size of 512"
     ):
         ask("long " * 500)
-    with pytest.raises(ChatFormatError, match="the last message must be the user's"):
-        llama.create_chat_completion([*HI, {"role": "assistant", "content": "a"}], stream=stream)
+    with pytest.raises(ChatFormatError, match="expected the role user, got assistant"):
+        twice: Any = [{"role": "assistant", "content": "a"}] * 2
+        llama.create_chat_completion([*HI, *twice], stream=stream)
     with pytest.raises(InvalidRequestError, match=r"tools\[0\]: the type must be function"):
         ask("hi", tools=[{"type": "custom", "custom": {"name": "f"}}])
 

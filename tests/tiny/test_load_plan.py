@@ -157,7 +157,7 @@ def test_whose_a_state_on_disk_is(tiny_gguf: Path) -> None:
     with LLM(tiny_gguf, n_seq_max=1, type_k="bf16", rope_freq_scale=0.5, n_threads=1) as llm:
         version, attention = library().version, "auto" if library().gpus() else "off"
         settings = settings_digest(version, "bf16", "f16", attention, config.rope, [])
-        assert llm._owner == Owner(weights_digest(read_gguf_header(tiny_gguf)), settings)
+        assert llm.slots.owner == Owner(weights_digest(read_gguf_header(tiny_gguf)), settings)
 
 
 def test_the_plan_s_class_is_public() -> None:

@@ -71,6 +71,48 @@ def test_the_rendered_text_tokenizes_to_the_same_ids(load: Load, space: bool) ->
     assert tokenizer.encode(text, parse_special=True) == golden.CARD_IDS
 
 
+OPEN: list[tuple[str, bool]] = [("Sure: a  b\n", False), ("x<step> [/INST]</s>", False), ("", True)]
+"""What an assistant has begun to say, and whether the space before its first word is still to come."""
+
+
+@pytest.mark.parametrize(("begun", "fresh"), OPEN)
+def test_an_open_turn_is_a_finished_one_without_its_end(
+    load: Load, begun: str, fresh: bool
+) -> None:
+    user = Message(role="user", content="hi")
+    said = Message(role="assistant", content=begun, destination="user")
+    chat = TurnFormat(load(CONTROL))
+    prompt = chat.encode([user, said])
+    if fresh:
+        assert prompt == chat.encode([user])
+    else:
+        done = Message(role="assistant", content=begun.strip(), destination="user")
+        closed = chat.encode_turn(done)[:-1]
+        before = list(chat.encode([user]).tokens)
+        start = before[: -len(chat._encode([chat._head("assistant", "user") + "\n\n "]))]
+        rest = [13] * begun.count("\n")
+        assert list(prompt.tokens) == start + closed + rest
+    assert prompt.drop_leading_space is fresh
+    assert load(CONTROL).encode(chat.render([user, said]), parse_special=True)[:9] == list(
+        prompt.tokens[:9]
+    )
+
+
+@pytest.mark.parametrize(("begun", "fresh"), OPEN)
+def test_an_open_answer_is_a_finished_one_without_its_end(
+    load: Load, begun: str, fresh: bool
+) -> None:
+    user, said = Message(role="user", content="hi"), Message(role="assistant", content=begun)
+    tokenizer = load(None)
+    chat = InstFormat(tokenizer)
+    prompt = chat.encode([user, said])
+    assert prompt.drop_leading_space is fresh
+    text = tokenizer.decode(prompt.tokens)
+    assert text.strip() == f"[INST] hi [/INST] {begun}".strip()
+    assert tokenizer.eos not in prompt.tokens
+    assert chat.render([user, said]) == chat.render([user]) + (f" {begun}" if begun else "")
+
+
 def test_empty_and_blank_contents(load: Load) -> None:
     chat = TurnFormat(load(CONTROL))
     head = [7562, 29901, 1788]

@@ -21,7 +21,7 @@ def pieces(n: int, log: list[str], name: str = "piece") -> Work[str]:
     try:
         for i in range(n):
             if i:
-                yield
+                yield 0
             log.append(f"{name} {i}")
         return name
     finally:
@@ -36,14 +36,14 @@ def test_one_piece_at_a_time_and_one_request_after_the_other() -> None:
     work, log = background(), list[str]()
     first, second = work.add(pieces(2, log, "a")), work.add(pieces(1, log, "b"))
     assert len(work) == 2
-    assert work.advance() == 0
+    assert work.advance() == (0, 0)
     assert log == ["a 0"]
-    assert work.advance() == 1
+    assert work.advance() == (1, 0)
     assert first.result(0) == "a"
     assert not second.done()
-    assert work.advance() == 1
+    assert work.advance() == (1, 0)
     assert second.result(0) == "b"
-    assert work.advance() == 0
+    assert work.advance() == (0, 0)
     assert log == ["a 0", "a 1", "a closed", "b 0", "b closed"]
 
 
@@ -53,19 +53,19 @@ def test_what_is_cancelled_does_no_further_piece() -> None:
     work.advance()
     assert running.cancel()
     assert waiting.cancel()
-    assert work.advance() == 2
+    assert work.advance() == (2, 0)
     assert not last.done()
     assert log == ["a 0", "a closed", "c 0"], "b was never begun"
 
 
 def test_a_failure_is_its_own_request_s() -> None:
     def broken() -> Work[None]:
-        yield
+        yield 0
         raise ValueError("no")
 
     work, log = background(), list[str]()
     bad, good = work.add(broken()), work.add(pieces(1, log))
-    assert [work.advance(), work.advance(), work.advance()] == [0, 1, 1]
+    assert [work.advance(), work.advance(), work.advance()] == [(0, 0), (1, 0), (1, 0)]
     with pytest.raises(DecodeError, match="no"):
         bad.result(0)
     assert good.result(0) == "piece"
@@ -140,7 +140,7 @@ def test_it_counts_as_a_request(engine: Callable[..., tuple[Engine, FakeRunner]]
 
     def waiting() -> Work[None]:
         gate.wait(WAIT_S)
-        yield
+        yield 0
 
     first, second = (serving.submit_work(waiting()) for _ in range(2))
     with pytest.raises(QueueFullError):
@@ -163,7 +163,7 @@ def test_closing_ends_it(engine: Callable[..., tuple[Engine, FakeRunner]]) -> No
     def endless() -> Work[None]:
         while True:
             begun.set()
-            yield
+            yield 0
 
     future, later = serving.submit_work(endless()), serving.submit_work(endless())
     assert begun.wait(WAIT_S)

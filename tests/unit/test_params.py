@@ -60,6 +60,11 @@ def test_good_sampling() -> None:
     assert SamplingParams().temperature == 0.2
 
 
+def test_a_batch_smaller_than_the_micro_batch_is_both_as_in_llama_cpp() -> None:
+    assert ModelConfig(n_batch=32).n_ubatch == 32
+    assert ModelConfig(n_batch=1024).n_ubatch == 512
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [
@@ -71,7 +76,6 @@ def test_good_sampling() -> None:
         ({"type_k": 8}, "type_k"),
         ({"type_v": "q8_0", "flash_attn": "off"}, "type_v"),
         ({"split_mode": "tensor"}, "split_mode"),
-        ({"n_ubatch": 1024}, "n_ubatch"),
         ({"n_seq_max": 64, "n_batch": 32, "n_ubatch": 32}, "n_batch"),
         ({"chat_format": "chatml"}, "chat_format"),
     ],

@@ -109,7 +109,7 @@ def test_choices_are_said(tools: Tools, end: str) -> None:
         ([ASKED, {**CALLED, "tool_calls": [ToolCall("a", "f\n")]}, PARIS], r"must be one line"),
         (
             [ASKED, CALLED, PARIS, ROME, CALLED],
-            r"messages\[4\]: the last message must be the user's",
+            r"messages\[4\]: .* calls functions cannot be continued",
         ),
         (
             [ASKED, CALLED, PARIS, ROME, CALLED, CALLED, PARIS],

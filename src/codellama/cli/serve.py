@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,9 @@ from codellama.cli.options import (
 from codellama.errors import InvalidRequestError
 from codellama.params.options import SamplingOptions
 
+if TYPE_CHECKING:
+    from codellama.llm import LLM
+
 _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--max-body-mib"}
 """The fields of `ServerConfig` whose options have other names."""
 
@@ -29,10 +33,12 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
 @model_argument
 @click.option(
     "--host",
-    default="127.0.0.1",
-    show_default=True,
+    multiple=True,
+    default=["127.0.0.1"],
+    show_default="127.0.0.1",
     show_envvar=True,
-    help="Address to listen on; one that other machines can reach needs --api-key.",
+    metavar="ADDRESS[,ADDRESS...]",
+    help="Address to listen on; one that other machines can reach needs --api-key; repeatable.",
 )
 @click.option(
     "--port",
@@ -60,8 +66,8 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     multiple=True,
     metavar="ORIGIN",
     show_envvar=True,
-    help="Web page that may call the server, such as http://localhost:3000, or *; "
-    "repeatable. [default: none]",
+    help="Web page that may call the server, such as http://localhost:3000; localhost: any page of this "
+    "machine; *: all; repeatable. [default: none]",
 )
 @click.option(
     "--drain-timeout",
@@ -93,12 +99,50 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     show_envvar=True,
     help="Ignore fields that nobody knows, and name them in the answer's header X-Codellama-Ignored.",
 )
+@click.option(
+    "-a",
+    "--alias",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    show_envvar=True,
+    help="What answers call the model; further names are listed with it. [default: the file's name]",
+)
+@click.option(
+    "--tags", multiple=True, metavar="TAG[,TAG...]", show_envvar=True, help="Listed with the model."
+)
+@click.option(
+    "--slots/--no-slots",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Whether GET /slots tells what runs.",
+)
+@click.option(
+    "--metrics/--no-metrics",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Whether GET /metrics is answered.",
+)
+@click.option(
+    "--props/--no-props",
+    default=False,
+    show_default=True,
+    show_envvar=True,
+    help="Whether POST /props is answered.",
+)
+@click.option(
+    "--slot-save-path",
+    type=click.Path(path_type=Path),
+    show_envvar=True,
+    help="Folder in which clients may save what slots hold. [default: none, they may not]",
+)
 @sampling_options
 @serving_options
 @model_options
 def command(
     model: str,
-    host: str,
+    host: tuple[str, ...],
     port: int,
     api_key: tuple[str, ...],
     api_key_file: Path | None,
@@ -107,6 +151,12 @@ def command(
     max_body_mib: int,
     tools: bool,
     lenient: bool,
+    alias: tuple[str, ...],
+    tags: tuple[str, ...],
+    slots: bool,
+    metrics: bool,
+    props: bool,
+    slot_save_path: Path | None,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
@@ -121,7 +171,7 @@ def command(
 
     try:
         config = ServerConfig(
-            host=host,
+            host=",".join(host),
             port=port,
             api_keys=collect_keys(api_key, api_key_file),
             cors_origins=cors_origin,
@@ -130,6 +180,12 @@ def command(
             tools=tools,
             sampling=sampling_params(options),
             lenient=lenient,
+            aliases=separated(alias),
+            tags=separated(tags),
+            slots=slots,
+            metrics=metrics,
+            props=props,
+            slot_save_path=slot_save_path,
         )
     except InvalidRequestError as error:
         raise click.ClickException(spelled(error, _RENAMED)) from error
@@ -140,22 +196,26 @@ def command(
         from codellama.llm import LLM
         from codellama.server.run import serve
 
-    def load() -> LLM:
-        llm = LLM(path, **model_fields)
-        if config.sampling:  # whether a request can use them shows only with the model
-            nothing: SamplingOptions = {**config.sampling, "max_tokens": 0}
-            try:
-                llm.complete("", **nothing).result()
-            except BaseException:
-                llm.close()
-                raise
-        return llm
-
     serve(
-        load,
+        partial(_load, LLM, path, model_fields, config.sampling),
         config,
         lambda url: click.echo(f"listening on {url}", err=True),
     )
+
+
+def _load(
+    make: Callable[..., LLM], path: Path, fields: Mapping[str, Any], sampling: SamplingOptions
+) -> LLM:
+    """The model; raises too if it cannot answer with the defaults in `sampling`, which shows only here."""
+    llm = make(path, **fields)
+    if sampling:
+        nothing: SamplingOptions = {**sampling, "max_tokens": 0}
+        try:
+            llm.complete("", **nothing).result()
+        except BaseException:
+            llm.close()
+            raise
+    return llm
 
 
 def collect_keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
@@ -163,7 +223,7 @@ def collect_keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
 
     Raises InvalidRequestError if a source was named but holds no key.
     """
-    keys = [key.strip() for entry in given for key in entry.split(",")]
+    keys = list(separated(given))
     if not all(keys):
         raise InvalidRequestError("{param} must not be empty", "api_key")
     if file is not None:
@@ -172,6 +232,11 @@ def collect_keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
             raise InvalidRequestError("{param}: {file} holds no key", "api_key_file", file=file)
         keys += [line for line in lines if line]
     return tuple(keys)
+
+
+def separated(given: Sequence[str]) -> tuple[str, ...]:
+    """What was given with commas, one by one."""
+    return tuple(name.strip() for entry in given for name in entry.split(","))
 
 
 def _read(file: Path) -> str:

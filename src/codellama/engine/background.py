@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-Work = Generator[None, None, T]
-"""Does a piece up to each `yield` and returns the result; closed early if nobody waits for it."""
+Work = Generator[int, None, T]
+"""Does a piece up to each `yield`, which says how many tokens were decoded, and returns the result; closed
+early if nobody waits for it."""
 
 
 class Background:
@@ -37,17 +38,17 @@ class Background:
         self._queue.append((future, work))
         return future
 
-    def advance(self) -> int:
-        """Drop what was cancelled, then do one piece; how many requests have ended."""
+    def advance(self) -> tuple[int, int]:
+        """Drop what was cancelled, then do one piece: how many requests have ended, and tokens decoded."""
         ended = 0
         while self._queue and self._queue[0][0].cancelled():
             self._queue.popleft()[1].close()
             ended += 1
         if not self._queue:
-            return ended
+            return ended, 0
         future, work = self._queue[0]
         try:
-            next(work)
+            n_tokens = next(work)
         except StopIteration as end:
             self._queue.popleft()
             _settle(future, end.value, None)
@@ -55,8 +56,8 @@ class Background:
             self._queue.popleft()
             _settle(future, None, self._as_error(error))
         else:
-            return ended
-        return ended + 1
+            return ended, n_tokens
+        return ended + 1, 0
 
     def fail(self, error: BaseException) -> int:
         """End all requests with `error`; how many there were."""

@@ -8,7 +8,6 @@ else only submits and cancels. Every submitted request ends in exactly one final
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +22,8 @@ from codellama.engine.runner import Runner
 from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
-from codellama.engine.status import EngineStatus
-from codellama.errors import CodeLlamaError, DecodeError, EngineDeadError, QueueFullError
+from codellama.engine.status import EngineStatus, SlotStatus, slot_status
+from codellama.errors import DecodeError, EngineDeadError, QueueFullError, as_decode_error
 
 log = logging.getLogger("codellama.engine")
 T = TypeVar("T")
@@ -50,7 +49,7 @@ class Engine:
         self._limit = len(scheduler.slots) + max_queue
         self._inbox: list[Request] = []
         self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
-        self._background = Background(_as_ours)
+        self._background = Background(as_decode_error)
         self._changed = threading.Condition()
         self._pending = 0  # submitted and not ended; guarded by _changed
         self._draining = False
@@ -111,6 +110,14 @@ class Engine:
         """Hold a KV state for prompts that share it; its `data` must be this context's own format."""
         self._call(lambda: self._cache.prompt_cache.add(state))
 
+    def slots(self) -> list[SlotStatus]:
+        """What each slot holds and does."""
+        return self._call(lambda: [slot_status(slot) for slot in self._scheduler.slots])
+
+    def set_slot(self, index: int, state: KVState | None) -> bool:
+        """Put `state` into a slot (None: empty it); False if there is no room, or a request uses it."""
+        return self._call(lambda: self._cache.set(self._scheduler.slots[index], state))
+
     def check_integrity(self) -> None:
         """Assert that slots, cells, samplers and drafts are those of the live requests; for tests."""
         self._call(self._check_integrity)
@@ -156,7 +163,10 @@ class Engine:
             while self._take_inbox():
                 self._step()
                 if self._background:
-                    self._forget(self._background.advance())
+                    ended, n_tokens = self._background.advance()
+                    if n_tokens:
+                        self._totals.decoded(n_tokens)
+                    self._forget(ended)
         except BaseException as error:  # a bug of ours must not leave callers waiting for ever
             log.exception("the engine's thread failed")
             self._die(error)
@@ -205,8 +215,7 @@ class Engine:
                 return
             self._failures = 0
             self._scheduler.commit(step)
-            self._totals.prompt_tokens += step.n_prompt
-            self._totals.steps += 1
+            self._totals.decoded(step.n_prompt, len(step.decoded))
             try:
                 self._use(step)
             except DecodeError as error:  # spoiled, see _fail
@@ -255,24 +264,19 @@ class Engine:
 
     def _score(self, scored: Scored) -> None:
         """Compute a chunk's log probabilities while its logits are there."""
-        request, n_top = scored.request, scored.slot.n_top
         try:
-            for row, token in enumerate(scored.tokens, scored.first):
-                scored.slot.scores.append(self._runner.logprob(row, token, n_top))
-            if request.cursor == len(request.prompt):
-                first = TokenLogprob(request.prompt[0], math.nan)
-                wanted = request.prompt_logprobs
-                scores = (replace(score, top=score.top[:wanted]) for score in scored.slot.scores)
-                self._send(request, Delta(logprobs=(first, *scores)))
+            logprobs = scored.take(self._runner.logprob)
+            if logprobs:
+                self._send(scored.request, Delta(logprobs=logprobs))
         except Exception as error:
-            self._fail(request, error)
+            self._fail(scored.request, error)
 
     def _fail(self, request: Request, error: Exception) -> None:
         """End one request, unless its failure is one of all."""
         if isinstance(error, DecodeError) and error.spoiled:
             raise error
         log.warning("request %d failed: %s", request.id, error)
-        self._end(request, FinishReason.ERROR, error=_as_ours(error))
+        self._end(request, FinishReason.ERROR, error=as_decode_error(error))
 
     def _advance(self, sample: Sample) -> None:
         """Draw the next tokens of one request; its failure is its own."""
@@ -296,6 +300,7 @@ class Engine:
         request, row, draft = sample
         request.draft_n += len(draft)
         self._totals.draft_tokens += len(draft)
+        self._totals.drafts += bool(draft)
         hits = 0
         for guess in (*draft, None):
             token = self._runner.sample(request.sampler, row)
@@ -346,8 +351,7 @@ class Engine:
         self._scheduler.release(request)
         self._speculator.forget(request)
         timings = request.timings()
-        self._totals.prompt_seconds += timings.prompt_s
-        self._totals.decode_seconds += timings.decode_s
+        self._totals.ended(request, timings.prompt_s, timings.decode_s)
         final = request.final(last or Delta(), reason, stop, timings, error)
         request.sampler.close()
         self._send(request, final)
@@ -372,7 +376,7 @@ class Engine:
         log.error("a step failed: %s", error)
         self._failures += 1
         for _, request in list(self._scheduler.running()):
-            self._end(request, FinishReason.ERROR, error=_as_ours(error))
+            self._end(request, FinishReason.ERROR, error=as_decode_error(error))
         self._scheduler.reset()
         try:
             self._speculator.reset()
@@ -394,7 +398,3 @@ class Engine:
         for request in self._scheduler.live() + late:
             self._end(request, FinishReason.ERROR, error=reason)
         self._forget(self._background.fail(reason))
-
-
-def _as_ours(why: BaseException) -> BaseException:
-    return why if isinstance(why, CodeLlamaError) else DecodeError(f"the step failed: {why!r}")

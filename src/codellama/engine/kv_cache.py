@@ -241,6 +241,24 @@ class KVCache:
             edits.append(Save(slot.id, state))
         return state, edits
 
+    def set(self, slot: Slot, state: KVState | None) -> bool:
+        """Put `state` into an idle slot, or empty it for good; False if it is not idle, or the running
+        requests leave no room for the state."""
+        if slot.request is not None:
+            return False
+        if state is None:
+            self.prompt_cache.drop(slot.tokens, slot.scales)
+            self.keep(slot, 0)
+            return True
+        reserved = sum(s.request.reserve for s in self.slots if s.request is not None)
+        if reserved + len(state.tokens) > self.cells:
+            return False
+        self.keep(slot, 0)
+        self._make_room(reserved, len(state.tokens))
+        slot.scales = state.scales
+        self._restore(slot, state, len(state.tokens))
+        return True
+
     def reset(self) -> None:
         """The KV cache has been cleared: forget what the slots held and all that was planned."""
         self._edits.clear()

@@ -92,6 +92,14 @@ class PromptCache:
             self._entries.append(found)
         return found, longest
 
+    def drop(self, tokens: list[int], scales: Scales) -> None:
+        """Forget what goes on from `tokens`, and what `tokens` go on from."""
+        self._entries = [
+            entry
+            for entry in self._entries
+            if _shared(entry, tokens, scales) < min(len(tokens), len(entry.tokens))
+        ]
+
     def clear(self) -> None:
         """Drop everything."""
         self._entries.clear()

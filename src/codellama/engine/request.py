@@ -81,7 +81,7 @@ class Usage:
 class Timings:
     """Seconds a request spent on its prompt and on its answer, and tokens of each.
 
-    Of `draft_n` tokens that were guessed ahead, `draft_accepted` were right.
+    Of `draft_n` tokens that were guessed ahead, `draft_accepted` were right. It ran in `slot` (-1: in none).
     """
 
     prompt_s: float = 0.0
@@ -90,6 +90,7 @@ class Timings:
     decode_n: int = 0
     draft_n: int = 0
     draft_accepted: int = 0
+    slot: int = -1
 
     @property
     def prompt_per_second(self) -> float:
@@ -184,6 +185,8 @@ class Request:
     draft: list[int] = field(default_factory=list)
     draft_n: int = 0
     draft_accepted: int = 0
+    slot: int = -1  # the latest that it had
+    wanted_slot: int | None = None
     cancelled: bool = False  # set by any thread, read by the engine at the start of a step
     admitted_at: float = 0.0
     first_token_at: float = 0.0
@@ -237,6 +240,7 @@ class Request:
             decode_n=max(0, self.generated - 1),  # the first token comes out of the prompt's step
             draft_n=self.draft_n,
             draft_accepted=self.draft_accepted,
+            slot=self.slot,
         )
 
     @property

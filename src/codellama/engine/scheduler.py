@@ -122,6 +122,7 @@ class Scheduler:
 
     def _start(self, request: Request, slot: Slot, now: float) -> None:
         slot.turn = self._clock
+        request.slot = slot.id
         self._running[request] = slot
         request.state = State.PREFILL
         request.admitted_at = now

@@ -6,8 +6,9 @@ to do with its results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from codellama.engine.batch import Batch, Scales, TokenLogprob
@@ -77,6 +78,18 @@ class Scored:
     request: Request
     first: int
     tokens: tuple[int, ...]
+
+    def take(self, logprob: Callable[[int, int, int], TokenLogprob]) -> tuple[TokenLogprob, ...]:
+        """Compute the rows' log probabilities while their logits are there; those of the whole prompt once
+        it has ended, else none."""
+        slot, request = self.slot, self.request
+        for row, token in enumerate(self.tokens, self.first):
+            slot.scores.append(logprob(row, token, slot.n_top))
+        if request.cursor != len(request.prompt):
+            return ()
+        first = TokenLogprob(request.prompt[0], math.nan)
+        wanted = request.prompt_logprobs
+        return (first, *(replace(score, top=score.top[:wanted]) for score in slot.scores))
 
 
 @dataclass(slots=True)

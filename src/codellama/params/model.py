@@ -88,7 +88,9 @@ class ModelConfig:
     )  # fmt: skip
     max_queue: int = setting(512, "Requests that may wait; more are refused.", SERVING, low=0)
     n_batch: int = setting(512, "Tokens per step.", CONTEXT, low=1, high=2**20)
-    n_ubatch: int = setting(512, "Tokens per llama.cpp micro-batch.", CONTEXT, low=1, high=2**20)
+    n_ubatch: int = setting(
+        512, "Tokens per llama.cpp micro-batch; at most {n_batch}.", CONTEXT, low=1, high=2**20
+    )
     prefill_chunk: int = setting(
         256, "Prompt tokens per step while others are answered.", SERVING, low=1, high=2**20
     )
@@ -218,13 +220,7 @@ class ModelConfig:
             )
 
     def _check_batches(self) -> None:
-        if self.n_ubatch > self.n_batch:
-            raise InvalidRequestError(
-                "{param} ({value}) must not be larger than {n_batch} ({most})",
-                "n_ubatch",
-                value=self.n_ubatch,
-                most=self.n_batch,
-            )
+        object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))
         if self.n_batch < self.n_seq_max:
             raise InvalidRequestError(
                 "{param} ({value}) must be at least {n_seq_max} ({least})",

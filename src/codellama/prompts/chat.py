@@ -88,14 +88,17 @@ class TurnFormat:
         self._tags = live_tags(vocabulary)
 
     def encode(self, messages: Iterable[Message], tools: Tools | None = None) -> Prompt:
-        """BOS, every turn with the id of `<step>` behind it, and the head of the assistant's turn."""
-        turns = self._turns(messages, tools)
+        """BOS, every turn with the id of `<step>` behind it, and the head of the assistant's turn, with what
+        it has begun to say."""
+        turns, begun = self._turns(messages, tools)
         tokens = [self._vocabulary.bos]
         for turn in turns:
             tokens += self.encode_turn(turn)
-        tokens += self._encode([self._head("assistant", "user") + "\n\n "])
+        body = split_tags(begun, self._tags)
+        head = self._head("assistant", "user") + "\n\n "
+        tokens += self._encode([head + body[0], *body[1:]])
         stop = frozenset({self.step})
-        return Prompt(tuple(tokens), stop, drop_leading_space=True, tools=tools)
+        return Prompt(tuple(tokens), stop, drop_leading_space=not begun, tools=tools)
 
     def encode_turn(self, message: Message) -> list[int]:
         """The ids of one finished turn, `<step>` included. Empty content has no body at all."""
@@ -115,21 +118,24 @@ class TurnFormat:
     def _head(role: str, destination: str | None) -> str:
         return f"Source: {role}" + (f"\nDestination: {destination.strip()}" if destination else "")
 
-    def _turns(self, messages: Iterable[Message], tools: Tools | None) -> list[Message]:
+    def _turns(self, messages: Iterable[Message], tools: Tools | None) -> tuple[list[Message], str]:
+        """The finished turns, and what the assistant has begun to say."""
         turns = check_messages(messages, self._policy, tools)
         if turns[0]["role"] != "system":
             turns.insert(0, Message(role="system", content=""))
-        return turns
+        begun = turns.pop()["content"] if turns[-1]["role"] == "assistant" else ""
+        return turns, begun
 
     def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
         """The prompt's text with `<s>` and `<step>` spelled out."""
         text = "<s>"
         space = "" if self._vocabulary.add_space_prefix else " "
-        for turn in self._turns(messages, tools):
+        turns, begun = self._turns(messages, tools)
+        for turn in turns:
             text += space + self._head(turn["role"], turn.get("destination"))
             text += f"\n\n {turn['content'].strip()}" if turn["content"] else ""
             text += STEP
-        return text + space + self._head("assistant", "user") + "\n\n "
+        return text + space + self._head("assistant", "user") + "\n\n " + begun
 
 
 class InstFormat:
@@ -145,9 +151,10 @@ class InstFormat:
         self._tags = tuple(dict.fromkeys((*SPECIAL_TAGS[:4], *live_tags(vocabulary))))
 
     def encode(self, messages: Iterable[Message], tools: Tools | None = None) -> Prompt:
-        """The ids of all pairs and of the last user turn."""
+        """The ids of all pairs and of the last user turn, with what the assistant has begun to say."""
         tokens: list[int] = []
-        for user, answer in self._pairs(messages, tools):
+        pairs, begun = self._pairs(messages, tools)
+        for user, answer in pairs:
             tokens.append(self._vocabulary.bos)
             parts = ["[INST] " + user[0], *user[1:]]
             parts[-1] += " [/INST]"
@@ -155,17 +162,22 @@ class InstFormat:
                 reply = split_tags(answer.strip(), self._tags)
                 parts = [*parts[:-1], f"{parts[-1]} {reply[0]}", *reply[1:]]
                 parts[-1] += " "
+            elif begun:
+                body = split_tags(begun, self._tags)
+                parts = [*parts[:-1], f"{parts[-1]} {body[0]}", *body[1:]]
             tokens += encode_parts(self._vocabulary, parts)
             if answer is not None:
                 tokens.append(self._vocabulary.eos)
         stop = frozenset({self._vocabulary.eos})
-        return Prompt(tuple(tokens), stop, drop_leading_space=True, tools=tools)
+        return Prompt(tuple(tokens), stop, drop_leading_space=not begun, tools=tools)
 
     def _pairs(
         self, messages: Iterable[Message], tools: Tools | None
-    ) -> list[tuple[list[str], str | None]]:
-        """(user text in parts, answer) per pair; the last answer is None."""
+    ) -> tuple[list[tuple[list[str], str | None]], str]:
+        """(user text in parts, answer) per pair, the last answer is None; and what the assistant has begun
+        to say."""
         turns = check_messages(messages, self._policy, tools)
+        begun = turns.pop()["content"] if turns[-1]["role"] == "assistant" else ""
         system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
         pairs: list[tuple[list[str], str | None]] = []
         for i in range(0, len(turns), 2):
@@ -177,24 +189,25 @@ class InstFormat:
             user[0] = user[0].lstrip()
             user[-1] = user[-1].rstrip()
             pairs.append((user, turns[i + 1]["content"] if i + 1 < len(turns) else None))
-        return pairs
+        return pairs, begun
 
     def render(self, messages: Iterable[Message], tools: Tools | None = None) -> str:
         """The prompt's text with `<s>` and `</s>` spelled out."""
         text = ""
-        for user, answer in self._pairs(messages, tools):
+        pairs, begun = self._pairs(messages, tools)
+        for user, answer in pairs:
             text += f"<s>[INST] {''.join(user)} [/INST]"
             text += f" {answer.strip()} </s>" if answer is not None else ""
-        return text
+        return f"{text} {begun}" if begun else text
 
 
 def check_messages(
     messages: Iterable[Message], policy: SpecialTags, tools: Tools | None = None
 ) -> list[Message]:
-    """A checked copy: an optional system turn, then user and assistant in turn, a user last.
+    """A checked copy: an optional system turn, then user and assistant in turn.
 
-    Calls and their results are text in it, and the system turn speaks of `tools`. Raises
-    ChatFormatError, naming the message by its index.
+    If the assistant's turn is the last one, it is to go on with it. Calls and their results are text in
+    it, and the system turn speaks of `tools`. Raises ChatFormatError, naming the message by its index.
     """
     if isinstance(messages, (str, bytes, Mapping)):
         raise ChatFormatError("{param} must be a list of messages with role and content")
@@ -214,11 +227,13 @@ def check_messages(
                 role=turn["role"],
             )
     i, last = turns[-1]
-    if last["role"] != "user":
+    if last["role"] == "system":
+        raise ChatFormatError("{param}[{i}]: the last message must not be the system's", i=i)
+    if checked[-1].get("tool_calls"):
         raise ChatFormatError(
-            "{param}[{i}]: the last message must be the user's, not the {role}'s",
+            "{param}[{i}]: an assistant's message that calls functions cannot be continued; the next "
+            "message must be the result of a call",
             i=i,
-            role=last["role"],
         )
     return with_tools([turn for _, turn in turns], tools)
 

@@ -34,3 +34,5 @@ SEED_BITS = 64
 IGNORED_NAMES = 64
 """Names that a response header lists, each cut to `NAME_CHARS`."""
 NAME_CHARS = 64
+FILE_NAME_CHARS = 200
+"""The name of a file in the server's folder of states."""

@@ -25,7 +25,7 @@ from codellama.protocol.body import Fields
 from codellama.protocol.fields import SamplingFields
 from codellama.protocol.known import ALIASES, NEUTRAL
 from codellama.protocol.lora import lora_json
-from codellama.protocol.prompts import Messages, mixed_tokens, parse_prompts, read_messages
+from codellama.protocol.prompts import Dialog, mixed_tokens, parse_prompts
 from codellama.protocol.tools import ToolFields
 from codellama.running.collected import Collected
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from codellama.running.completion import Completion
     from codellama.running.language_model import DialogRenderer, LanguageModel, TextTokenizer
 
-NO_SLOT = -1
 SNIPPET = "\n\n--- snippet ---\n\n"  # what llama-server puts before a text of input_extra
 
 
@@ -149,14 +148,12 @@ def tokenizer_info(tokenizer: TextTokenizer, chat_template: str | None) -> Json:
     }
 
 
-class TemplateRequest(ToolFields):
+class TemplateRequest(Dialog, ToolFields):
     """The body of `/apply-template`."""
-
-    messages: Messages
 
     def answer(self, chat_format: DialogRenderer) -> str:
         """The prompt that a chat with these messages and functions gets, as text."""
-        return chat_format.render(read_messages(self.messages), self.offer())
+        return chat_format.render(self.dialog(), self.offer())
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class NativeReply:
                 "content": delta.text,
                 "tokens": list(delta.tokens),
                 "stop": False,
-                "id_slot": NO_SLOT,
+                "id_slot": answer.timings.slot,
                 "tokens_predicted": len(answer.tokens),
                 "tokens_evaluated": answer.usage.prompt_tokens,
             }
@@ -234,7 +231,7 @@ class NativeReply:
             "index": answer.index,
             "content": "" if self.stream else answer.text,
             "tokens": answer.tokens if self.return_tokens and not self.stream else [],
-            "id_slot": NO_SLOT,
+            "id_slot": answer.timings.slot,
             "stop": True,
             "model": self.model,
             "tokens_predicted": answer.usage.completion_tokens,

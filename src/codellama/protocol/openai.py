@@ -21,7 +21,7 @@ from codellama.prompts.prompts import prompt_text
 from codellama.protocol.fields import SamplingFields
 from codellama.protocol.known import ALIASES, NEUTRAL
 from codellama.protocol.llama_server import native_reply
-from codellama.protocol.prompts import Messages, parse_prompts, read_messages
+from codellama.protocol.prompts import Dialog, parse_prompts
 from codellama.protocol.tools import ToolFields
 from codellama.running.collected import n_candidates
 
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 16
 
 
-class ChatRequest(ToolFields, SamplingFields):
+class ChatRequest(Dialog, ToolFields, SamplingFields):
     """The body of `/v1/chat/completions`."""
 
     neutral = {**NEUTRAL, "echo": (False,)}
 
-    messages: Messages
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
     n_probs: int | None = Field(default=None, ge=0, le=100)
@@ -55,7 +54,7 @@ class ChatRequest(ToolFields, SamplingFields):
 
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
-        messages, policy = read_messages(self.messages), self.context_policy
+        messages, policy = self.dialog(), self.context_policy
         return [
             llm.chat_prompt(
                 messages, context_policy=policy, max_tokens=self.limit, tools=self.offer()
@@ -168,10 +167,11 @@ class CompletionRequest(SamplingFields):
         return -1 if tokenizer.add_space_prefix else 0
 
 
-def model_json(name: str, created: int, meta: Json) -> Json:
-    """One entry of `/v1/models`, with llama-server's `meta`."""
+def model_json(name: str, created: int, meta: Json, names: Json) -> Json:
+    """One entry of `/v1/models`, with llama-server's `meta`, and its `aliases` and `tags` (`names`)."""
     return {
         "id": name,
+        **names,
         "object": "model",
         "created": created,
         "owned_by": "codellama",
@@ -179,6 +179,6 @@ def model_json(name: str, created: int, meta: Json) -> Json:
     }
 
 
-def models_json(name: str, created: int, meta: Json) -> Json:
+def models_json(name: str, created: int, meta: Json, names: Json) -> Json:
     """The body of `/v1/models`."""
-    return {"object": "list", "data": [model_json(name, created, meta)]}
+    return {"object": "list", "data": [model_json(name, created, meta, names)]}

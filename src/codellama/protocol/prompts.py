@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,10 +11,40 @@ from codellama.compat.openai import text_messages
 from codellama.errors import InvalidRequestError, unknown_token
 from codellama.params import Message
 from codellama.protocol import limits
+from codellama.protocol.body import Fields
 from codellama.protocol.tolerance import note_ignored
 
 Messages = Annotated[list[dict[str, Any]], Field(max_length=limits.MESSAGES)]
 """The messages of a dialog, as objects."""
+
+
+class Dialog(Fields):
+    """The messages of a chat, and whether its last one is to be continued; the rules are llama-server's."""
+
+    messages: Messages
+    continue_final_message: bool | Literal["content"] | None = None
+    add_generation_prompt: bool | None = None
+
+    def dialog(self) -> list[Message]:
+        """The messages, of which an assistant's at the end is continued. Raises InvalidRequestError."""
+        messages = read_messages(self.messages)
+        open_end = bool(messages) and messages[-1]["role"] == "assistant"
+        if self.continue_final_message and self.add_generation_prompt is not False:
+            raise InvalidRequestError(
+                "{param} and add_generation_prompt exclude each other",
+                "continue_final_message",
+                "set add_generation_prompt to false",
+            )
+        if self.continue_final_message and not open_end:
+            raise InvalidRequestError(
+                "{param}: the last message must be the assistant's", "continue_final_message"
+            )
+        if self.add_generation_prompt is False and not open_end:
+            raise InvalidRequestError(
+                "{param} is not supported: leave it out", "add_generation_prompt"
+            )
+        return messages
+
 
 if TYPE_CHECKING:
     from codellama.params import Prompt
@@ -53,13 +83,22 @@ def parse_prompts(raw: Any, llm: LanguageModel) -> list[Prompt]:
 
 
 def _prompt(raw: Any, llm: LanguageModel) -> Prompt:
-    if isinstance(raw, dict) and raw.keys() == {"prompt_string"}:
-        raw = raw["prompt_string"]
+    if isinstance(raw, dict):
+        raw = _text_of(raw)
     if isinstance(raw, str):
         raw = [raw]
     if not isinstance(raw, list) or not raw:
         raise _prompt_error()
     return llm.complete_prompt(mixed_tokens(raw, llm.tokenizer, add_bos=True, parse_special=True))
+
+
+def _text_of(raw: Mapping[str, Any]) -> Any:
+    """The text of `{"prompt_string": text}` or of `{"content": text or parts}`, parts joined by line ends."""
+    if raw.keys() == {"prompt_string"}:
+        return raw["prompt_string"]
+    if raw.keys() == {"content"} and raw["content"]:
+        return text_messages([{"role": "user", **raw}])[0]["content"]
+    raise _prompt_error()
 
 
 def mixed_tokens(

@@ -93,17 +93,19 @@ class Completion:
         params: SamplingParams,
         scored: bool = False,
         keep: int | None = None,
+        tasks: tuple[int, ...] = (),
     ) -> None:
         """`mailbox` is None if deltas go elsewhere; `cancel` ends the request.
 
         `params` are those that the request was made with. `scored` says that the prompt may have log
         probabilities, before the answers' own. If `keep` is not None, a result has only so many of the `n`
-        choices, the likeliest.
+        choices, the likeliest. `tasks` are the engine's numbers of the choices.
         """
         self.id = uuid.uuid4().hex
         self.created = int(time.time())
         self.prompt = prompt
         self.params = params
+        self.tasks = tasks
         self.n = n
         self._mailbox = mailbox
         self._cancel = cancel

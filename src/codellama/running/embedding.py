@@ -124,7 +124,7 @@ class Embedder:
                     pools[piece.index].add(rows[first:last])
                     first = last
                 ended = [p.index for p in chunk if p.stop == len(inputs[p.index])]
-                yield
+                yield len(batch.tokens)
         finally:
             encoder.clear()
         vectors = tuple(normalized(pool.vector(), norm) for pool in pools)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from codellama.running.adapters import Adapter, LoraScales
     from codellama.running.completion import Completion, Deliver
     from codellama.running.embedding import Embeddings
+    from codellama.running.slots import Slots
 
 
 class TextTokenizer(Protocol):
@@ -74,9 +75,17 @@ class DialogRenderer(Protocol):
 class LanguageModel(Protocol):
     """A loaded model that answers requests."""
 
+    name: str
+    """What answers call it: as it was published, else its file's name without the ending, unless somebody
+    sets another."""
+
     @property
-    def name(self) -> str:
-        """Under which the model was published, or the file's name without its ending."""
+    def path(self) -> Path:
+        """Its file."""
+
+    @property
+    def slots(self) -> Slots:
+        """What its slots do and hold."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from codellama.compat.replies import Json
 from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
@@ -34,12 +34,12 @@ from codellama.protocol.lora import adapters_json, parse_lora
 from codellama.protocol.mistral import FimRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.protocol.tolerance import HEADER
-from codellama.server import metrics
 from codellama.server.answering import Answering
 from codellama.server.anthropic import add_anthropic
 from codellama.server.config import ServerConfig
 from codellama.server.embed import embed
 from codellama.server.guard import Guard, path_of
+from codellama.server.llama_server import add_llama_server
 from codellama.server.models import model_meta
 from codellama.server.ollama import add_ollama
 from codellama.server.responses import add_responses
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
 
 RETRY_AFTER_S = 1
+LOCALHOST = "localhost"
+LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+"""What the origin "localhost" stands for: pages of this machine, at any port."""
 
 
 def create_app(
@@ -62,7 +65,7 @@ def create_app(
     `app.state.serving` is the `Serving` behind it. `on_failure` hears of a failed load.
     """
     config = config or ServerConfig()
-    serving = Serving(load, on_failure)
+    serving = Serving(load, on_failure, config.aliases[0] if config.aliases else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,12 +87,14 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
+            allow_origin_regex=LOCAL_ORIGINS if LOCALHOST in config.cors_origins else None,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=[HEADER],
         )
     _add_errors(app)
-    _add_information(app, serving)
+    _add_information(app, serving, config)
+    add_llama_server(app, serving, config)
     answer = Answering(serving, config)
     _add_generation(app, answer)
     add_anthropic(app, answer)
@@ -101,31 +106,29 @@ def create_app(
     return app
 
 
-def _add_information(app: FastAPI, serving: Serving) -> None:
+def _add_information(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
+    names = {"aliases": list(config.aliases), "tags": list(config.tags)}
+
     @app.get("/v1/health")
     @app.get("/health")
     async def health() -> Json:
         serving.llm()
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
-    async def prometheus() -> Response:
-        return PlainTextResponse(
-            metrics.render(serving.llm().status()), media_type=metrics.CONTENT_TYPE
-        )
-
     @app.get("/v1/models")
     @app.get("/models")
     async def models() -> Json:
         llm = serving.llm()
-        return models_json(llm.name, serving.created, await run_in_threadpool(model_meta, llm))
+        meta = await run_in_threadpool(model_meta, llm)
+        return models_json(llm.name, serving.created, meta, names)
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Json:
         llm = serving.llm()
-        if model != llm.name:
+        if model not in (llm.name, *config.aliases):
             raise HTTPException(404, f"the model {model!r} is not here; this server has {llm.name}")
-        return model_json(llm.name, serving.created, await run_in_threadpool(model_meta, llm))
+        meta = await run_in_threadpool(model_meta, llm)
+        return model_json(llm.name, serving.created, meta, names)
 
 
 def _add_generation(app: FastAPI, answer: Answering) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from codellama.errors import InvalidRequestError
 from codellama.params import SamplingOptions, SamplingParams
@@ -25,6 +26,12 @@ class ServerConfig:
     functions that a chat offers: it answers in words, and a request that insists on a call is an error.
     With `lenient`, fields that nobody knows are ignored and named in a header of the answer, in place of
     an error.
+
+    `host` may be several addresses with commas between them. The first of `aliases` is what answers call
+    the model, instead of its file's name; the others and `tags` are told beside it. `slots`, `metrics` and
+    `props` say whether `GET /slots`, `GET /metrics` and `POST /props` are answered. KV states are saved in
+    the folder `slot_save_path`, and nowhere if it is None. The origin "localhost" is every page of this
+    machine.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +44,12 @@ class ServerConfig:
     tools: bool = True
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     lenient: bool = False
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    slots: bool = True
+    metrics: bool = True
+    props: bool = False
+    slot_save_path: Path | None = None
 
     def __post_init__(self) -> None:
         SamplingParams.of(**self.sampling)
@@ -57,13 +70,28 @@ class ServerConfig:
                     "an API key must be ASCII text without spaces around it, and not empty",
                     "api_key",
                 )
-        if not self.api_keys and not is_loopback(self.host):
+        self._check_hosts()
+        if not all(name.strip() for name in (*self.aliases, *self.tags)):
+            raise InvalidRequestError("{param} must not be empty", "alias")
+        if self.slot_save_path is not None and not self.slot_save_path.is_dir():
             raise InvalidRequestError(
-                "{host} can be reached by other machines",
-                "api_keys",
-                "set {api_keys}, or listen on 127.0.0.1",
-                host=self.host,
+                "{param}: {path} is no folder", "slot_save_path", path=self.slot_save_path
             )
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses to listen on."""
+        return tuple(dict.fromkeys(host.strip() for host in self.host.split(",")))
+
+    def _check_hosts(self) -> None:
+        for host in self.hosts:
+            if not self.api_keys and not is_loopback(host):
+                raise InvalidRequestError(
+                    "{host} can be reached by other machines",
+                    "api_keys",
+                    "set {api_keys}, or listen on 127.0.0.1",
+                    host=host,
+                )
 
 
 def is_loopback(host: str) -> bool:

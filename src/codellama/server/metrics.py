@@ -1,14 +1,17 @@
 """`/metrics`: what the engine tells of itself in Prometheus' text format, under llama-server's names.
 
-Pure. Format: https://prometheus.io/docs/instrumenting/exposition_formats; names: llama.cpp's
-tools/server/server-task.cpp, as far as the engine has the figure.
+Format: https://prometheus.io/docs/instrumenting/exposition_formats; names: llama.cpp's
+tools/server/server-task.cpp. `n_tokens_max` is a counter there, so it is one here.
 """
 
 from __future__ import annotations
 
+import time
+
 from codellama.engine.status import EngineStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STARTED = "Process-Start-Time-Unix"
 _PREFIX = "llamacpp:"
 
 _COUNTERS = (
@@ -18,8 +21,10 @@ _COUNTERS = (
     ("tokens_predicted_total", "tokens_decoded", "Tokens generated"),
     ("tokens_predicted_seconds_total", "decode_seconds", "Seconds requests spent on answers"),
     ("n_decode_total", "steps", "Batches decoded"),
+    ("n_tokens_max", "longest", "Most tokens that a prompt and its answer had"),
     ("spec_decode_num_draft_tokens_total", "draft_tokens", "Tokens guessed ahead"),
     ("spec_decode_num_accepted_tokens_total", "draft_accepted", "Guessed tokens that were right"),
+    ("spec_decode_num_drafts_total", "drafts", "Guesses that were checked"),
 )
 _GAUGES = (
     ("requests_processing", "n_running", "Requests running"),
@@ -27,15 +32,41 @@ _GAUGES = (
 )
 
 
-def render(status: EngineStatus) -> str:
-    """The whole page."""
-    lines: list[str] = []
-    for kind, metrics in (("counter", _COUNTERS), ("gauge", _GAUGES)):
-        for name, field, text in metrics:
-            value = getattr(status, field)
+class Metrics:
+    """The page; its rates are those of the requests that ended since it was last read."""
+
+    def __init__(self) -> None:
+        self.started = int(time.time())
+        self._last = EngineStatus(n_slots=0)
+
+    def render(self, now: EngineStatus) -> str:
+        """The whole page."""
+        last, self._last = self._last, now
+        rows = [(*row[::2], "counter", getattr(now, row[1])) for row in _COUNTERS]
+        prompt_n = now.timed_prompt_tokens - last.timed_prompt_tokens
+        answer_n = now.timed_answer_tokens - last.timed_answer_tokens
+        prompt_s = now.prompt_seconds - last.prompt_seconds
+        answer_s = now.decode_seconds - last.decode_seconds
+        gauges = [
+            ("prompt_tokens_seconds", "Prompt tokens per second", _rate(prompt_n, prompt_s)),
+            ("predicted_tokens_seconds", "Tokens per second", _rate(answer_n, answer_s)),
+            *((name, text, getattr(now, field)) for name, field, text in _GAUGES),
+            (
+                "n_busy_slots_per_decode",
+                "Requests in a batch, on average",
+                _rate(now.busy_slots, now.steps),
+            ),
+        ]
+        rows += [(name, text, "gauge", value) for name, text, value in gauges]
+        lines: list[str] = []
+        for name, text, kind, value in rows:
             lines += [
                 f"# HELP {_PREFIX}{name} {text}",
                 f"# TYPE {_PREFIX}{name} {kind}",
                 f"{_PREFIX}{name} {value}",
             ]
-    return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n"
+
+
+def _rate(n: float, of: float) -> float:
+    return n / of if of > 0 else 0.0

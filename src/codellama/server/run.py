@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -108,16 +109,20 @@ def build(
 def serve(
     load: Callable[[], LanguageModel], config: ServerConfig, announce: Callable[[str], None]
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; `announce` is told the URL once connections are accepted.
+    """Serve until SIGTERM or Ctrl-C; `announce` is told each URL once connections are accepted.
 
     Raises InvalidRequestError if the address cannot be had, and what `load` raised.
     """
     failures: list[BaseException] = []
     share_heap()
-    listener = bind(config.host, config.port)
-    with listener:
-        announce(url_of(listener))
-        build(load, config, failures.append).run(sockets=[listener])
+    with ExitStack() as stack:
+        listeners: list[socket.socket] = []
+        for host in config.hosts:  # a free port is the same one everywhere
+            port = listeners[0].getsockname()[1] if listeners else config.port
+            listeners.append(stack.enter_context(bind(host, port)))
+        for listener in listeners:
+            announce(url_of(listener))
+        build(load, config, failures.append).run(sockets=listeners)
     if failures:
         raise failures[0]
 

@@ -29,17 +29,22 @@ class Running(Protocol):
 
 
 class Serving:
-    """One model and what is running on it. `on_failure` hears of a model that cannot be loaded."""
+    """One model and what is running on it; `name` is what answers are to call it (None: its own name).
+
+    `on_failure` hears of a model that cannot be loaded.
+    """
 
     def __init__(
         self,
         load: Callable[[], LanguageModel],
         on_failure: Callable[[BaseException], None] | None = None,
+        name: str | None = None,
     ) -> None:
         self.created = int(time.time())
         self.running: set[Running] = set()
         self._load = load
         self._on_failure = on_failure
+        self._name = name
         self._llm: LanguageModel | None = None
         self._unavailable: str | None = LOADING
 
@@ -83,6 +88,8 @@ class Serving:
 
     def _ready(self, llm: LanguageModel) -> None:
         self._llm = llm
+        if self._name is not None:
+            llm.name = self._name
         if self._unavailable == LOADING:
             self._unavailable = None
         else:  # the server was asked to stop in the meantime

@@ -1,0 +1,89 @@
+"""What llama-server tells of itself: `/props`, `/slots` and `/metrics`, and the slots' states on disk."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response
+
+from codellama.compat.replies import Json
+from codellama.errors import EngineDeadError, InvalidRequestError, UnsupportedError
+from codellama.protocol.properties import SlotFile, moved_json, props_json, slots_json
+from codellama.running.completion import Completion
+from codellama.server.config import ServerConfig
+from codellama.server.metrics import CONTENT_TYPE, STARTED, Metrics
+from codellama.server.serving import Serving
+
+
+def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
+    """Add these routes."""
+    metrics = Metrics()
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        _refuse_unless(config.metrics, "metrics")
+        return PlainTextResponse(
+            metrics.render(serving.llm().status()),
+            media_type=CONTENT_TYPE,
+            headers={STARTED: str(metrics.started)},
+        )
+
+    @app.get("/props")
+    async def props() -> Json:
+        about = {
+            "endpoint_slots": config.slots,
+            "endpoint_props": config.props,
+            "endpoint_metrics": config.metrics,
+        }
+        return props_json(serving.llm(), config.sampling, config.tools) | about
+
+    @app.post("/props")
+    async def set_props() -> Json:
+        _refuse_unless(config.props, "props")
+        serving.llm()
+        return {"success": True}  # as in llama-server there is nothing to set
+
+    @app.get("/slots")
+    async def slots(fail_on_no_slot: str = "") -> list[Json]:
+        _refuse_unless(config.slots, "slots")
+        llm = serving.llm()
+        status = await run_in_threadpool(llm.slots.status)
+        if fail_on_no_slot and all(slot.task is not None for slot in status):
+            raise EngineDeadError("no slot is available")
+        running = [one for one in serving.running if isinstance(one, Completion)]
+        return slots_json(status, running, llm.n_ctx, llm.config.spec_draft_n_max > 0)
+
+    _add_actions(app, serving, config)
+
+
+def _add_actions(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
+    @app.post("/slots/{id_slot}")
+    async def act(
+        id_slot: int, action: Literal["save", "restore", "erase"], body: SlotFile | None = None
+    ) -> Json:
+        _refuse_unless(config.slot_save_path is not None, "slot_save_path")
+        slots, began = serving.llm().slots, time.perf_counter()
+        if action == "erase":
+            return {
+                "id_slot": id_slot,
+                "n_erased": await run_in_threadpool(slots.erase_slot, id_slot),
+            }
+        if body is None:
+            raise InvalidRequestError("{param} is missing", "filename")
+        assert config.slot_save_path is not None
+        path = body.within(config.slot_save_path)
+        do = slots.save_slot if action == "save" else slots.restore_slot
+        n_tokens = await run_in_threadpool(do, id_slot, path)
+        elapsed_ms = 1000 * (time.perf_counter() - began)
+        return moved_json(id_slot, path, n_tokens, elapsed_ms, saved=action == "save")
+
+
+def _refuse_unless(allowed: bool, setting: str) -> None:
+    """A 501 for what this server was not started with."""
+    if not allowed:
+        raise UnsupportedError(
+            f"this server does not answer this route: it was started without {setting}"
+        )
