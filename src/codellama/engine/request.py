@@ -186,7 +186,6 @@ class Request:
     draft_n: int = 0
     draft_accepted: int = 0
     slot: int = -1  # the latest that it had
-    wanted_slot: int | None = None
     cancelled: bool = False  # set by any thread, read by the engine at the start of a step
     admitted_at: float = 0.0
     first_token_at: float = 0.0
