@@ -137,6 +137,14 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     show_envvar=True,
     help="Folder in which clients may save what slots hold. [default: none, they may not]",
 )
+@click.option(
+    "--sleep-idle-seconds",
+    type=click.FloatRange(min=-1),
+    default=-1,
+    show_default="-1, never",
+    show_envvar=True,
+    help="Free the model after so long without a request; the next one loads it again.",
+)
 @sampling_options
 @serving_options
 @model_options
@@ -157,6 +165,7 @@ def command(
     metrics: bool,
     props: bool,
     slot_save_path: Path | None,
+    sleep_idle_seconds: float,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
@@ -186,6 +195,7 @@ def command(
             metrics=metrics,
             props=props,
             slot_save_path=slot_save_path,
+            sleep_idle_seconds=None if sleep_idle_seconds == -1 else sleep_idle_seconds,
         )
     except InvalidRequestError as error:
         raise click.ClickException(spelled(error, _RENAMED)) from error

@@ -56,7 +56,7 @@ class Engine:
         self._closing = False
         self._failures = 0
         self._dead: BaseException | None = None
-        self._totals = EngineStatus(n_slots=len(scheduler.slots))
+        self._totals = EngineStatus(len(scheduler.slots), started=time.monotonic())
         self._thread = threading.Thread(target=self._serve, name="codellama-engine", daemon=True)
         self._thread.start()
 

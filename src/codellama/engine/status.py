@@ -17,7 +17,7 @@ class EngineStatus:
     Of `draft_tokens` guessed ahead in `drafts` guesses, `draft_accepted` were right. `steps` are batches
     decoded, `busy_slots` the requests in all of them together, `longest` the most tokens that a prompt and
     its answer had. `prompt_seconds` and `decode_seconds` are what ended requests spent on
-    `timed_prompt_tokens` and on `timed_answer_tokens`.
+    `timed_prompt_tokens` and on `timed_answer_tokens`. `started` is when the engine was, by `time.monotonic`.
     """
 
     n_slots: int
@@ -36,6 +36,7 @@ class EngineStatus:
     timed_answer_tokens: int = 0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    started: float = 0.0
     dead: bool = False
 
     def decoded(self, prompt_tokens: int, busy_slots: int = 1) -> None:

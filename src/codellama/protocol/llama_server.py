@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from codellama.running.completion import Completion
     from codellama.running.language_model import DialogRenderer, LanguageModel, TextTokenizer
 
+# What requests may say of the adaptive-p sampler, which is always off here.
+NO_TARGET, ADAPTIVE_DECAY = -1.0, 0.9
 SNIPPET = "\n\n--- snippet ---\n\n"  # what llama-server puts before a text of input_extra
 
 
@@ -302,6 +304,8 @@ def generation_settings(params: SamplingParams, stream: bool, ends: Sequence[int
         "max_tokens": limit,
         "n_predict": limit,
         "n_probs": logprobs or 0,
+        "adaptive_target": NO_TARGET,
+        "adaptive_decay": ADAPTIVE_DECAY,
         "stream": stream,
     }
 

@@ -51,7 +51,6 @@ def props_json(llm: LanguageModel, sampling: SamplingOptions, tools: bool) -> Js
         "bos_token": tokenizer.token_text(tokenizer.bos),
         "eos_token": tokenizer.token_text(tokenizer.eos),
         "build_info": f"codellama-{version('codellama-runtime')}",
-        "is_sleeping": False,
     }
 
 

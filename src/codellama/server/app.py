@@ -45,6 +45,7 @@ from codellama.server.ollama import add_ollama
 from codellama.server.responses import add_responses
 from codellama.server.route import route_class
 from codellama.server.serving import Serving
+from codellama.server.sleeping import Sleep, Waking
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
@@ -82,6 +83,8 @@ def create_app(
     )
     app.state.serving = serving
     app.router.route_class = route_class(config.lenient)
+    sleep = Sleep(serving, config.sleep_idle_seconds)
+    app.add_middleware(Waking, sleep=sleep)
     app.add_middleware(Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
     if config.cors_origins:
         app.add_middleware(
@@ -93,8 +96,8 @@ def create_app(
             expose_headers=[HEADER],
         )
     _add_errors(app)
-    _add_information(app, serving, config)
-    add_llama_server(app, serving, config)
+    _add_information(app, serving, config, sleep)
+    add_llama_server(app, serving, config, sleep)
     answer = Answering(serving, config)
     _add_generation(app, answer)
     add_anthropic(app, answer)
@@ -106,21 +109,21 @@ def create_app(
     return app
 
 
-def _add_information(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
+def _add_information(app: FastAPI, serving: Serving, config: ServerConfig, sleep: Sleep) -> None:
+    about = sleep.remember("model", lambda llm: (llm.name, model_meta(llm)))
+    healthy = sleep.remember("health", lambda llm: {"status": "ok"})
     names = {"aliases": list(config.aliases), "tags": list(config.tags)}
 
     @app.get("/v1/health")
     @app.get("/health")
     async def health() -> Json:
-        serving.llm()
-        return {"status": "ok"}
+        return healthy()
 
     @app.get("/v1/models")
     @app.get("/models")
     async def models() -> Json:
-        llm = serving.llm()
-        meta = await run_in_threadpool(model_meta, llm)
-        return models_json(llm.name, serving.created, meta, names)
+        name, meta = await run_in_threadpool(about)
+        return models_json(name, serving.created, meta, names)
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Json:

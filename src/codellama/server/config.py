@@ -31,7 +31,7 @@ class ServerConfig:
     the model, instead of its file's name; the others and `tags` are told beside it. `slots`, `metrics` and
     `props` say whether `GET /slots`, `GET /metrics` and `POST /props` are answered. KV states are saved in
     the folder `slot_save_path`, and nowhere if it is None. The origin "localhost" is every page of this
-    machine.
+    machine. After `sleep_idle_seconds` without a request the model is freed; the next one loads it again.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +50,7 @@ class ServerConfig:
     metrics: bool = True
     props: bool = False
     slot_save_path: Path | None = None
+    sleep_idle_seconds: float | None = None
 
     def __post_init__(self) -> None:
         SamplingParams.of(**self.sampling)
@@ -71,17 +72,22 @@ class ServerConfig:
                     "api_key",
                 )
         self._check_hosts()
+        self._check_names()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses to listen on."""
+        return tuple(dict.fromkeys(host.strip() for host in self.host.split(",")))
+
+    def _check_names(self) -> None:
         if not all(name.strip() for name in (*self.aliases, *self.tags)):
             raise InvalidRequestError("{param} must not be empty", "alias")
         if self.slot_save_path is not None and not self.slot_save_path.is_dir():
             raise InvalidRequestError(
                 "{param}: {path} is no folder", "slot_save_path", path=self.slot_save_path
             )
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """The addresses to listen on."""
-        return tuple(dict.fromkeys(host.strip() for host in self.host.split(",")))
+        if self.sleep_idle_seconds is not None and self.sleep_idle_seconds <= 0:
+            raise InvalidRequestError("{param} must be greater than 0", "sleep_idle_seconds")
 
     def _check_hosts(self) -> None:
         for host in self.hosts:

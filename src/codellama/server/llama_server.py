@@ -16,45 +16,47 @@ from codellama.running.completion import Completion
 from codellama.server.config import ServerConfig
 from codellama.server.metrics import CONTENT_TYPE, STARTED, Metrics
 from codellama.server.serving import Serving
+from codellama.server.sleeping import Sleep
 
 
-def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
+def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig, sleep: Sleep) -> None:
     """Add these routes."""
     metrics = Metrics()
+    status = sleep.remember("status", lambda llm: llm.status())
+    about = sleep.remember("props", lambda llm: props_json(llm, config.sampling, config.tools))
+    endpoints = {
+        "endpoint_slots": config.slots,
+        "endpoint_props": config.props,
+        "endpoint_metrics": config.metrics,
+    }
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         _refuse_unless(config.metrics, "metrics")
         return PlainTextResponse(
-            metrics.render(serving.llm().status()),
+            metrics.render(status()),
             media_type=CONTENT_TYPE,
             headers={STARTED: str(metrics.started)},
         )
 
     @app.get("/props")
     async def props() -> Json:
-        about = {
-            "endpoint_slots": config.slots,
-            "endpoint_props": config.props,
-            "endpoint_metrics": config.metrics,
-        }
-        return props_json(serving.llm(), config.sampling, config.tools) | about
+        return about() | endpoints | {"is_sleeping": sleep.asleep}
 
     @app.post("/props")
     async def set_props() -> Json:
         _refuse_unless(config.props, "props")
-        serving.llm()
         return {"success": True}  # as in llama-server there is nothing to set
 
     @app.get("/slots")
     async def slots(fail_on_no_slot: str = "") -> list[Json]:
         _refuse_unless(config.slots, "slots")
         llm = serving.llm()
-        status = await run_in_threadpool(llm.slots.status)
-        if fail_on_no_slot and all(slot.task is not None for slot in status):
+        found = await run_in_threadpool(llm.slots.status)
+        if fail_on_no_slot and all(slot.task is not None for slot in found):
             raise EngineDeadError("no slot is available")
         running = [one for one in serving.running if isinstance(one, Completion)]
-        return slots_json(status, running, llm.n_ctx, llm.config.spec_draft_n_max > 0)
+        return slots_json(found, running, llm.n_ctx, llm.config.spec_draft_n_max > 0)
 
     _add_actions(app, serving, config)
 

@@ -42,6 +42,8 @@ class Metrics:
     def render(self, now: EngineStatus) -> str:
         """The whole page."""
         last, self._last = self._last, now
+        if now.started != last.started:  # the model has been loaded again
+            last = EngineStatus(n_slots=0)
         rows = [(*row[::2], "counter", getattr(now, row[1])) for row in _COUNTERS]
         prompt_n = now.timed_prompt_tokens - last.timed_prompt_tokens
         answer_n = now.timed_answer_tokens - last.timed_answer_tokens

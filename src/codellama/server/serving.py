@@ -47,6 +47,7 @@ class Serving:
         self._name = name
         self._llm: LanguageModel | None = None
         self._unavailable: str | None = LOADING
+        self._ready_hook: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begin to load. The thread is a daemon: when the process ends, it ends in the middle of it."""
@@ -60,6 +61,27 @@ class Serving:
         if self._llm.status().dead:
             raise EngineDeadError("the engine has stopped: restart the server")
         return self._llm
+
+    def when_ready(self, call: Callable[[], None]) -> None:
+        """Call `call` on the event loop when the model has been loaded."""
+        self._ready_hook = call
+
+    def unload(self) -> LanguageModel:
+        """Take no more requests until `reload`; gives the model, which the caller closes."""
+        llm, self._llm = self._llm, None
+        assert llm is not None, "only a model that is there is unloaded"
+        return llm
+
+    async def reload(self) -> None:
+        """Load the model again. Raises EngineDeadError if that fails, or the server is stopping."""
+        try:
+            llm = await asyncio.to_thread(self._load)
+        except Exception as error:
+            raise EngineDeadError(f"the model could not be loaded again: {error}") from error
+        if self._unavailable is not None:
+            llm.close()
+            raise EngineDeadError(self._unavailable)
+        self._take(llm)
 
     def cancel_all(self) -> None:
         """Take no more requests and cut the running ones short."""
@@ -87,13 +109,17 @@ class Serving:
                 llm.warm_up()
 
     def _ready(self, llm: LanguageModel) -> None:
+        self._take(llm)
+        if self._unavailable == LOADING:
+            self._unavailable = None
+            self._ready_hook()
+        else:  # the server was asked to stop in the meantime
+            self.close()
+
+    def _take(self, llm: LanguageModel) -> None:
         self._llm = llm
         if self._name is not None:
             llm.name = self._name
-        if self._unavailable == LOADING:
-            self._unavailable = None
-        else:  # the server was asked to stop in the meantime
-            self.close()
 
     def _failed(self, error: BaseException) -> None:
         self._unavailable = f"the model could not be loaded: {error}"
