@@ -16,6 +16,7 @@ import pytest
 
 from codellama.llm import LLM
 from codellama.params import POOLING_TYPES
+from codellama.server.config import ServerConfig
 from codellama.weights.convert import convert
 from tests.live_server import DEADLINE_S, running, wait_until
 
@@ -121,3 +122,81 @@ def assert_same(got: Any, want: Any) -> None:
             assert_same(mine, theirs)
     else:
         assert got == want
+
+
+ITS_OWN = {"media_marker", "model_ftype", "ui", "ui_settings", "cors_proxy_enabled"}
+"""What llama-server's `/props` tells of what no other server has."""
+
+
+def test_what_it_tells_of_itself(exact: Path, tmp_path: Path) -> None:
+    """`/props`, `/slots`, `/metrics` and saved slots have llama-server's keys; so have the errors."""
+    options = [
+        "--metrics",
+        "--slots",
+        "--alias",
+        "a",
+        "--slot-save-path",
+        f"{tmp_path}/",
+        "-s",
+        "7",
+    ]
+    config = ServerConfig(
+        port=0, aliases=("a",), slot_save_path=tmp_path, sampling={"seed": 7, "temperature": 0}
+    )
+
+    def load() -> LLM:
+        return LLM(exact, n_ctx=512, n_seq_max=1, n_threads=1, flash_attn="off")
+
+    def ask(url: str) -> dict[str, Any]:
+        with httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
+            body = {"prompt": [1, *range(300, 330)], "n_predict": 4, "temperature": 0}
+            idle = http.get("/slots").json()[0]
+            answer = http.post("/completion", json=body).json()
+            told = http.get("/metrics")
+            return {
+                "props": http.get("/props").json(),
+                "idle": idle,
+                "slot": answer["id_slot"],
+                "metrics": {ln for ln in told.text.splitlines() if ln.startswith("# TYPE")},
+                "started": "process-start-time-unix" in told.headers,
+                "saved": http.post("/slots/0?action=save", json={"filename": "x.bin"}).json(),
+                "restored": http.post("/slots/0?action=restore", json={"filename": "x.bin"}).json(),
+                "erased": http.post("/slots/0?action=erase").json(),
+                "refused": [
+                    http.post("/props", json={}).status_code,
+                    http.post("/slots/0?action=dance", json={}).status_code,
+                    http.post("/slots/x?action=erase", json={}).status_code,
+                    http.post("/slots/0?action=save", json={"filename": "../x"}).status_code,
+                    http.get("/slots?fail_on_no_slot=1").status_code,
+                ],
+            }
+
+    with llama_server(exact, *options) as url:
+        theirs = ask(url)
+    with running(load, config) as live:
+        ours = ask(live.url)
+    assert theirs["props"].keys() - ours["props"].keys() == ITS_OWN
+    settings = "default_generation_settings"
+    assert theirs["props"][settings].keys() == ours["props"][settings].keys()
+    assert theirs["props"][settings]["n_ctx"] == ours["props"][settings]["n_ctx"]
+    assert theirs["props"][settings]["params"]["seed"] == ours["props"][settings]["params"]["seed"]
+    for key in (
+        "total_slots",
+        "model_alias",
+        "model_path",
+        "bos_token",
+        "eos_token",
+        "is_sleeping",
+    ):
+        assert theirs["props"][key] == ours["props"][key], key
+    assert theirs["props"]["endpoint_metrics"] is ours["props"]["endpoint_metrics"] is True
+    assert theirs["idle"].keys() == ours["idle"].keys()
+    assert theirs["metrics"] <= ours["metrics"]
+    assert theirs["started"] is ours["started"] is True
+    for key in ("saved", "restored", "erased"):
+        assert theirs[key].keys() == ours[key].keys(), key
+    for key, name in (("saved", "n_saved"), ("restored", "n_restored"), ("erased", "n_erased")):
+        assert theirs[key][name] == ours[key][name], key
+    assert theirs["saved"]["timings"].keys() == ours["saved"]["timings"].keys()
+    assert theirs["refused"] == ours["refused"]
+    assert theirs["slot"] == ours["slot"] == 0
