@@ -158,6 +158,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         tools: Tools | None = None,
     ) -> Prompt:
         """The ids of a dialog; a text is one user turn. The system turn says what `tools` there are.
+        If the last message is the assistant's, the answer goes on with it.
 
         Raises ChatFormatError, UnsupportedError, and InvalidRequestError for tools without a chat format.
 
