@@ -59,6 +59,8 @@ def read(report: Path) -> Outcomes:
     """The outcomes in a JUnit report."""
     found: Outcomes = {}
     for case in ET.parse(report).iter("testcase"):
+        if "classname" not in case.attrib:  # a run that was interrupted
+            continue
         tags = {child.tag for child in case}
         outcome = "failed" if tags & {"failure", "error"} else "passed"
         outcome = "skipped" if "skipped" in tags else outcome

@@ -33,11 +33,10 @@ def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig, sleep
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         _refuse_unless(config.metrics, "metrics")
-        return PlainTextResponse(
-            metrics.render(status()),
-            media_type=CONTENT_TYPE,
-            headers={STARTED: str(metrics.started)},
-        )
+        page = PlainTextResponse(metrics.render(status()), media_type=CONTENT_TYPE)
+        # Some clients look for the name as llama-server spells it; `headers` would be in small letters.
+        page.raw_headers.append((STARTED.encode(), str(metrics.started).encode()))
+        return page
 
     @app.get("/props")
     async def props() -> Json:
