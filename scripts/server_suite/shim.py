@@ -23,6 +23,8 @@ FLAGS = {  # options of the tests without a value
 OURS = {"-ctk": "--cache-type-k", "-ctv": "--cache-type-v", "-fa": "--flash-attn"}
 OURS |= {"--cors-origins": "--cors-origin"}
 MODELS = {"--hf-repo", "--hf-file", "--model", "--model-url", "--offline"}
+VALUES = {"draft-simple": "draft"}
+"""Values of options that have another name here."""
 ALL_SLOTS = 4  # llama-server's default
 
 
@@ -62,7 +64,7 @@ def for_ours(given: list[tuple[str, str | None]], model: str, known: set[str]) -
             args += ["--ctx-size", value if unified else str(int(value) // parallel)]
             args += ["--kv-cells", value] if unified else []
         elif ours in known:
-            args += [ours] if value is None else [ours, value]
+            args += [ours] if value is None else [ours, VALUES.get(value, value)]
         elif name != "--kv-unified":
             dropped.append(name)
     if "--metrics" not in options:
