@@ -164,6 +164,18 @@ def test_a_checkpoint_is_not_ready(server: FakeHub, folder: Path) -> None:
         obtain(HubName(CHECKPOINT))
 
 
+def test_a_hub_that_cannot_be_reached_is_said_while_it_is_tried_again(
+    server: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "HF_ENDPOINT", "http://127.0.0.1:9"
+    )  # the port of discard, where nobody listens
+    result = invoke("pull", REPO)
+    assert result.exit_code == 1
+    assert result.stderr.count("trying again in") == hub.MOST_FAILURES - 2, "not of the first"
+    assert "cannot be reached" in result.stderr.splitlines()[-1]
+
+
 def test_what_is_ready_is_not_converted(server: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"`codellama pull {REPO}` fetches one"):
         convert(REPO, tmp_path / "x.gguf")

@@ -177,6 +177,7 @@ def nested(folder: Path) -> None:
 
 CACHED = "models--codellama--CodeLlama-7b-hf"
 FOLDER_CASES: list[tuple[str, str, Callable[[Path], None], str]] = [
+    ("nothing", "x", lambda folder: None, "an empty folder: name the file of a model, or download it"),
     ("peft", "x", peft, "a PEFT adapter, not a model: load .* and name the adapter in (lora|--lora)"),
     ("checkpoint", "x", checkpoint, "a checkpoint folder: `codellama convert .*x -o FILE.gguf`"),
     ("hub repository", CACHED, hub_repository, f"name .*{CACHED}/snapshots/339bb9ea"),
@@ -235,6 +236,7 @@ def test_what_is_not_known_has_no_row(tmp_path: Path) -> None:
     path.write_text("hello")
     assert identify(path) is None
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
     assert identify(tmp_path / "folder") is None
     assert recognised("/dev/zero", ModelLoadError) is None
 

@@ -238,7 +238,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "none")
     with pytest.raises(CheckpointError, match="use quantize for a GGUF"):
         open_checkpoint(tmp_path / "m.gguf")
-    with pytest.raises(ModelLoadError, match="is a folder"):
+    with pytest.raises(ModelLoadError, match="is an empty folder"):
         open_gguf(tmp_path)
 
 

@@ -261,6 +261,12 @@ _GGUF_TYPES: Mapping[str, Row] = {
 
 FOLDERS: tuple[Row, ...] = (
     Row(
+        "nothing",
+        lambda facts: not facts.names,
+        "it is an empty folder",
+        "name the file of a model, or download it again",
+    ),
+    Row(
         "peft",
         _is_adapter_alone,
         "it is a PEFT adapter, not a model",

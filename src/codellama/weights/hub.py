@@ -199,7 +199,9 @@ class Repository:
                 "command goes on where it was"
             )
         seconds = PAUSES[min(failures, len(PAUSES) - 1)]
-        log.info("%s: %s; trying again in %.1f s", what, reason, seconds)
+        # A line that breaks once is nothing to tell; one that stays away makes people wait.
+        level = logging.WARNING if failures else logging.INFO
+        log.log(level, "%s: %s; trying again in %.1f s", what, reason, seconds)
         if self._stop.wait(seconds):
             raise CheckpointError(f"{self.name}: {what}: stopped")
 
