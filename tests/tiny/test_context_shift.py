@@ -249,7 +249,8 @@ def test_keys_of_others_are_not_touched(tmp_path: Path, type_k: str) -> None:
     assert before is not None
     assert after is not None
     assert before is not after
-    assert before.data == after.data
+    assert before.data is not None and after.data is not None
+    assert bytes(before.data) == bytes(after.data)
 
 
 # -- over HTTP ------------------------------------------------------------------------------------
