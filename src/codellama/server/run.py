@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
@@ -21,6 +22,10 @@ from codellama.server.serving import Serving
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
 
+SWITCH_S = 0.0005
+"""Seconds after which a thread gives Python to another one that waits, a tenth of the usual. So the engine
+waits less while another thread compiles a schema of 33 kB: the 99th percentile of the gaps between tokens of
+a stream beside it was 30 to 50 ms, and is 5 to 8."""
 LAST_WORDS_S = 5.0  # for streams that were cut short to send their last event
 
 
@@ -115,6 +120,7 @@ def serve(
     """
     failures: list[BaseException] = []
     share_heap()
+    sys.setswitchinterval(SWITCH_S)
     with ExitStack() as stack:
         listeners: list[socket.socket] = []
         for host in config.hosts:  # a free port is the same one everywhere
