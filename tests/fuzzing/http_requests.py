@@ -41,6 +41,9 @@ ODD: list[Any] = [
     *(SCHEMAS[0], SCHEMAS[4], *TEXTS["regex"], *TEXTS["lark"], *TEXTS["gbnf"], "(" * 300),
 ]
 
+CACHE_MIB = 16
+"""Of prompts, so that it is full long before ten thousand requests have come."""
+
 
 def main() -> None:
     """Run the cases that the command line names."""
@@ -67,6 +70,7 @@ class Run:
     def run(self, model: str, lora: str, log: Any) -> dict[str, Any]:
         """All cases; what came of them."""
         options = "--port 0 -c 1024 --parallel 4 -t 1 --timeout 2 --embeddings --max-queue 64"
+        options += f" --cache-ram {CACHE_MIB}"
         command = [sys.executable, "-m", "codellama", "serve", model, "--lora", lora]
         with subprocess.Popen([*command, *options.split()], stderr=log) as server:
             try:
