@@ -27,15 +27,24 @@ class Piece:
     end: int
 
 
+def piece_place(name: str) -> tuple[str, int] | None:
+    """The name of the file that a piece of this name belongs to, and the piece's place; None for others."""
+    if letters := _LETTERS.fullmatch(name):
+        return letters[1], ord(letters[2].lower()) - ord("a")
+    if numbers := _NUMBERS.fullmatch(name):
+        return numbers[1], int(numbers[2]) - 1
+    return None
+
+
 def is_piece(path: Path) -> bool:
     """Whether the name is that of a piece of a file."""
-    return bool(_LETTERS.fullmatch(path.name) or _NUMBERS.fullmatch(path.name))
+    return piece_place(path.name) is not None
 
 
 def whole_name(path: Path) -> str:
     """The name of the file that pieces make, or of a whole file."""
-    found = _LETTERS.fullmatch(path.name) or _NUMBERS.fullmatch(path.name)
-    return found[1] if found else path.name
+    found = piece_place(path.name)
+    return found[0] if found else path.name
 
 
 def pieces_of(path: Path) -> list[Piece]:

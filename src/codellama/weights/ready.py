@@ -8,7 +8,6 @@ not be loaded is not worth 41 GB. Whole files are checked by their SHA-256 and g
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from codellama.errors import CheckpointError, ConversionError, ModelLoadError
+from codellama.files.cut_file import piece_place
 from codellama.files.loadable import read_model
 from codellama.files.provenance import manifest, manifest_of, manifest_path, read_manifest
 from codellama.files.split import unsplit_name
@@ -25,7 +25,6 @@ from codellama.weights.hub import HubFile, Repository
 
 _HEADER_BYTES = 4 * 2**20
 """More than the header of any Llama model: the vocabulary takes most of one million."""
-_PIECE = re.compile(r"(.+\.gguf)(?:-split-([a-z])|\.part(\d+)of\d+)")
 _COPY = 2**24
 
 
@@ -54,10 +53,10 @@ def ready_models(repository: Repository) -> list[ReadyModel]:
         name = path.rpartition("/")[2]
         if not name.isprintable():
             continue
-        found = _PIECE.fullmatch(name)
+        found = piece_place(name)
         if found is not None:
-            number = int(found[3]) if found[3] else ord(found[2])
-            pieces.setdefault(found[1], []).append((number, file))
+            whole_name, place = found
+            pieces.setdefault(whole_name, []).append((place, file))
         elif name.endswith(".gguf"):
             whole.setdefault(unsplit_name(path), []).append(file)
     models = [
