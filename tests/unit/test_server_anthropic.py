@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -21,26 +20,6 @@ from tests.live_server import Live, running
 
 PATH = "/v1/messages"
 MESSAGES = [{"role": "user", "content": "hi"}]
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[FakeLLM, Live]]:
-    llm = FakeLLM()
-    with running(lambda: llm) as live:
-        yield llm, live
-
-
-@pytest.fixture
-def llm(served: tuple[FakeLLM, Live]) -> Iterator[FakeLLM]:
-    llm = served[0]
-    llm.calls.clear()
-    yield llm
-    llm.script, llm.error = say("hel", "lo"), None
-
-
-@pytest.fixture
-def live(served: tuple[FakeLLM, Live]) -> Live:
-    return served[1]
 
 
 def asked(llm: FakeLLM) -> str:

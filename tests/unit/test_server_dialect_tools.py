@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -33,26 +32,6 @@ ASKING: list[tuple[str, dict[str, Any]]] = [
 ]
 CALL = say("I look.\n[CAL", 'L] weather {"ci', 'ty": "Paris"}')
 TWO = say('[CALL] weather {"city": "Paris"}\n', '[CALL] weather {"city": "Rome"}')
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[FakeLLM, Live]]:
-    llm = FakeLLM()
-    with running(lambda: llm) as live:
-        yield llm, live
-
-
-@pytest.fixture
-def llm(served: tuple[FakeLLM, Live]) -> Iterator[FakeLLM]:
-    llm = served[0]
-    llm.calls.clear()
-    yield llm
-    llm.script = say("hel", "lo")
-
-
-@pytest.fixture
-def live(served: tuple[FakeLLM, Live]) -> Live:
-    return served[1]
 
 
 def asked(llm: FakeLLM) -> str:
