@@ -291,7 +291,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, bf16: Path, tmp_
     text.write_text("no model at all")
     cut.write_bytes(bf16.read_bytes()[:-3000])
     cases: list[tuple[tuple[object, ...], str]] = [
-        (("convert", tmp_path / "in", "-o", target), "not a checkpoint folder"),
+        (("convert", tmp_path / "in", "-o", target), "it is an empty folder"),
         (("convert", tmp_path / "none", "-o", target), "no such folder"),
         (("convert", folder, "-o", target, "--type", "IQ1_S"), "needs an importance matrix"),
         (("convert", folder, "-o", target, "--type", "F16", "--type", "Q8_0"), "a file each"),
