@@ -11,7 +11,7 @@ to three, which we make from one reading. Runs are interleaved; the table shows 
 our value ÷ theirs, with what was wanted. Memory is what processes hold for themselves, without mapped files.
 A second table has the quantizers by themselves, ours and ggml's, and a third the steps of a slab.
 
-Then the demo checkpoint goes to every type that llama-quantize offers,
+Then the demo checkpoint, the same in F32, and one of 80 layers go to every type that llama-quantize offers,
 the smallest with an importance matrix by llama-imatrix, and the tensors are compared byte by byte. The last
 line of the output is one JSON document. The folder needs room for about 12 GB.
 """
@@ -31,12 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from bench import quantizing, servers
 from bench.client import BenchError
 from bench.report import Row, heading, publish, table
 from make_random_model import made_up
 from stand_ins.checkpoint import CODELLAMA_70B, TINY, MadeUpCheckpoint
+from stand_ins.formats import safetensors_head
 from stand_ins.watch import Usage, run
 
 ROOT = servers.ROOT
@@ -242,52 +244,94 @@ def their_convert(folder: Path, output: Path) -> list[str]:
     return [sys.executable, str(script), str(folder), "--outfile", str(output), "--outtype", "bf16"]
 
 
-def compare_types(work: Path, threads: int) -> dict[str, Any]:
-    """The demo checkpoint in every type of llama-quantize's list, ours against theirs.
+def compare_types(work: Path, threads: int) -> dict[str, list[str]]:
+    """Every type of llama-quantize's list, ours against theirs, from each of `sources`.
 
-    Which types are `identical`, `different`, and `refused` by both sides, each a list of names.
-    Raises BenchError.
+    Which types are `identical`, `different`, and `refused` by both sides, each a list of source and
+    type. Raises BenchError.
     """
     program = str(servers.tool("llama-quantize"))
     listed = subprocess.run([program, "--help"], capture_output=True, text=True)
     types = TYPE_LINE.findall(listed.stdout + listed.stderr)
-    source, middle = ROOT / "models" / "demo", work / "demo.gguf"
-    run(their_convert(source, middle))
-    imatrix = work / "demo.imatrix.gguf"
-    collect = [str(servers.tool("llama-imatrix")), "-m", str(middle), "-f", str(CALIBRATION)]
-    run([*collect, "-o", str(imatrix), "-c", "512", "--chunks", "4", "-t", str(threads)])
-    result: dict[str, Any] = {"identical": [], "different": [], "refused": []}
-    for type_name in [*types, *(f"{name} with imatrix" for name in NEED_IMATRIX)]:
-        outcome = _compare_type(work, source, middle, imatrix, type_name)
-        result[outcome].append(type_name)
-        say(f"{type_name}: {outcome}")
-    for path in work.glob("demo*"):
-        path.unlink()
+    result: dict[str, list[str]] = {"identical": [], "different": [], "refused": []}
+    for name, folder in sources(work).items():
+        comparison = Comparison(work, folder, threads)
+        for type_name in [*types, *(f"{name} with imatrix" for name in NEED_IMATRIX)]:
+            outcome = comparison.outcome(type_name)
+            result[outcome].append(f"{name}, {type_name}")
+            say(f"{name}, {type_name}: {outcome}")
+        for path in work.glob("compared.*"):
+            path.unlink()
+        if folder.is_relative_to(work):
+            shutil.rmtree(folder)
     return result
 
 
-def _compare_type(work: Path, source: Path, middle: Path, imatrix: Path, type_name: str) -> str:
-    name, _, weighted = type_name.partition(" ")
-    ours, theirs = work / "demo.ours.gguf", work / "demo.theirs.gguf"
-    mine = [sys.executable, "-m", "codellama", "convert", str(source), "-o", str(ours), "-f"]
-    mine += ["--type", name]
-    other = [str(servers.tool("llama-quantize"))]
-    if weighted:
-        mine += ["--imatrix", str(imatrix)]
-        other += ["--imatrix", str(imatrix)]
-    codes = [
-        subprocess.run(command, capture_output=True).returncode
-        for command in (mine, [*other, str(middle), str(theirs), name])
-    ]
-    if all(codes):
-        return "refused"
-    if any(codes):
-        return "different"
-    try:
-        check_equal(ours, theirs)
-    except BenchError:
-        return "different"
-    return "identical"
+def sources(work: Path) -> dict[str, Path]:
+    """Checkpoints by a name: the demo model as it is and in F32, and one of 80 layers in bf16."""
+    demo = ROOT / "models" / "demo"
+    wide = work / "demo-F32"
+    shutil.copytree(demo, wide, dirs_exist_ok=True)
+    for path in wide.glob("*.safetensors"):
+        path.write_bytes(in_f32(path))
+    deep = replace(TINY, layers=CODELLAMA_70B.layers)
+    made = MadeUpCheckpoint(deep, made_up(deep.vocab).of_tokenizer).write(work / "80-layers")
+    return {"demo": demo, "demo in F32": wide, "80 layers": made}
+
+
+def in_f32(path: Path) -> bytes:
+    """A bf16 safetensors file with each weight as an F32 near it, so that no bit of the F32 is spare."""
+    from codellama.files.safetensors_header import read_safetensors_header
+
+    header: dict[str, Any] = {}
+    parts: list[bytes] = []
+    end = 0
+    generator = np.random.default_rng(32)
+    data = path.read_bytes()
+    for tensor in read_safetensors_header(path).tensors:
+        stored = np.frombuffer(data, np.uint16, tensor.nbytes // 2, tensor.offset)
+        low = generator.integers(0, 2**16, stored.size, np.uint32)
+        parts.append((stored.astype(np.uint32) << 16 | low).tobytes())
+        begin, end = end, end + len(parts[-1])
+        header[tensor.name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [begin, end]}
+    return safetensors_head(header) + b"".join(parts)
+
+
+class Comparison:
+    """One checkpoint made to one type after another by both sides, in the folder `work`."""
+
+    def __init__(self, work: Path, source: Path, threads: int) -> None:
+        self.source = source
+        self.middle = work / "compared.gguf"
+        self.ours, self.theirs = work / "compared.ours.gguf", work / "compared.theirs.gguf"
+        self.imatrix = work / "compared.imatrix.gguf"
+        run([*their_convert(source, self.middle)[:-1], "f32"])
+        collect = [str(servers.tool("llama-imatrix")), "-m", str(self.middle), "-c", "512"]
+        collect += ["-f", str(CALIBRATION), "-o", str(self.imatrix), "--chunks", "4"]
+        run([*collect, "-t", str(threads)])
+
+    def outcome(self, type_name: str) -> str:
+        """`identical`, `different` or `refused`; the name may end in "with imatrix"."""
+        name, _, weighted = type_name.partition(" ")
+        mine = [sys.executable, "-m", "codellama", "convert", str(self.source), "-f"]
+        mine += ["-o", str(self.ours), "--type", name]
+        other = [str(servers.tool("llama-quantize"))]
+        if weighted:
+            mine += ["--imatrix", str(self.imatrix)]
+            other += ["--imatrix", str(self.imatrix)]
+        codes = [
+            subprocess.run(command, capture_output=True).returncode
+            for command in (mine, [*other, str(self.middle), str(self.theirs), name])
+        ]
+        if all(codes):
+            return "refused"
+        if any(codes):
+            return "different"
+        try:
+            check_equal(self.ours, self.theirs)
+        except BenchError:
+            return "different"
+        return "identical"
 
 
 def check_equal(ours: Path, theirs: Path) -> None:

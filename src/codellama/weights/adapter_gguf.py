@@ -31,8 +31,9 @@ from codellama.files.gguf_header import (
 )
 from codellama.files.peft_adapter import read_adapter
 from codellama.files.provenance import manifest, manifest_path
+from codellama.kernels.quantizers import quantize_rows
 from codellama.native.arrays import Floats
-from codellama.native.ggml import TensorType, quantize_rows, tensor_type
+from codellama.native.ggml import TensorType, tensor_type
 from codellama.weights.adapter import Fitted, LowRank, fit
 from codellama.weights.adapter_base import base_of_adapter
 from codellama.weights.convert import Report
