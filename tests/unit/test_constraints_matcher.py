@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,25 @@ def test_the_real_vocabulary(real_vocab: Path) -> None:
     rng = random.Random(0)
     texts = [drawn(grammar, vocabulary, rng) for _ in range(5)]
     assert all(text is not None and '"abc"' in text for text in texts)
+
+
+def test_patterns_of_many_states_are_ready_when_they_are_compiled(real_vocab: Path) -> None:
+    """Three lookaheads: what has been seen so far makes each state another one, and each takes a while."""
+    vocabulary = real_vocabulary(real_vocab)
+    constraints = Constraints(vocabulary)
+    mask = np.zeros(vocabulary.n_vocab, np.bool_)
+    slow = 0
+    for size in (63, 64, 65):
+        pattern = r"^(?=.*\d)(?=.*[a-z])(?=.*[A-Z]).{8," + f"{size}}}$"
+        grammar = constraints.compile_schema({"type": "string", "pattern": pattern})
+        for seed in range(6):
+            rng, matcher = random.Random(seed), grammar.matcher()
+            for _ in range(40):
+                start = time.thread_time()
+                matcher.candidates(mask)
+                slow += time.thread_time() - start > 0.001
+                inner = [t for t in np.flatnonzero(mask) if t not in vocabulary.end_tokens]
+                if not inner:
+                    break
+                matcher.accept(int(rng.choice(inner)))
+    assert slow <= 6, slow

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -15,7 +18,7 @@ from codellama.constraints import Constraints, Grammar
 from codellama.errors import DecodeError, GrammarError
 from codellama.params import Tool, Tools
 from codellama.prompts.tools import CALL
-from tests.walks import Pieces, accepts, accepts_value, drawn, slice_vocabulary
+from tests.walks import Pieces, accepts, accepts_value, drawn, real_vocabulary, slice_vocabulary
 
 VOCABULARY = slice_vocabulary()
 CONSTRAINTS = Constraints(VOCABULARY)
@@ -154,6 +157,84 @@ def test_drawn_arrays_are_valid(schema: Any) -> None:
         jsonschema.validate(json.loads(text), schema)
 
 
+@pytest.mark.parametrize(
+    "items", [STRING, INTEGER, PAIR, {"type": "string", "pattern": "^[ab]{1,3}$"}, {}]
+)
+def test_what_falls_with_a_token_that_does_not_fit_does_not_fit_either(items: Any) -> None:
+    matcher = CONSTRAINTS.compile_schema(unique(items)).matcher()
+    rng = random.Random(5)
+    could, may = (np.zeros(VOCABULARY.n_vocab, np.bool_) for _ in range(2))
+    fallen = 0
+    for _ in range(150):
+        matcher.candidates(could)
+        matcher.allowed(may)
+        assert not (may & ~could).any()
+        for token in np.flatnonzero(could & ~may).tolist()[:40]:
+            left = could.copy()
+            matcher.exclude(token, left)
+            fallen += int((could & ~left).sum())
+            assert not matcher.fits(token) and not left[token] and left[may].all()
+        fitting = np.flatnonzero(may).tolist()
+        inner = [t for t in fitting if b"]" not in VOCABULARY.piece(t)] or fitting
+        separators = [t for t in inner if b"," in VOCABULARY.piece(t)]
+        matcher.accept(rng.choice(separators if separators and rng.random() < 0.5 else inner))
+    assert fallen
+
+
+@pytest.fixture(scope="module")
+def real_constraints(real_vocab: Path) -> tuple[Constraints, Pieces]:
+    vocabulary = real_vocabulary(real_vocab)
+    return Constraints(vocabulary), vocabulary
+
+
+LONG: list[Any] = [
+    *(STRING, INTEGER, PAIR, {"type": "integer", "minimum": 0, "maximum": 5000}),
+    *({"type": "string", "pattern": "^[a-z]{3,8}$"}, {"type": "string", "maxLength": 20}),
+    {"enum": [f"choice number {i} of many" for i in range(1000)]},
+]
+
+
+@pytest.mark.parametrize("items", LONG, ids=lambda v: json.dumps(v)[:50])
+def test_drawing_another_token_after_many_items_takes_no_time(
+    items: Any, real_constraints: tuple[Constraints, Pieces]
+) -> None:
+    """A model that repeats what it wrote: at each token the engine does the following, and waits for it."""
+    constraints, vocabulary = real_constraints
+    matcher = constraints.compile_schema(unique(items)).matcher()
+    mask = np.zeros(vocabulary.n_vocab, np.bool_)
+    inner = np.array([b"]" not in vocabulary.piece(t) for t in range(vocabulary.n_vocab)])
+    marks = [vocabulary.encode(text)[0] for text in (b",", b'"', b'","', b'",')]
+    rng = random.Random(6)
+    costs = [0.0]
+
+    def timed(call: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.thread_time()
+        result = call(*arguments)
+        costs[-1] += time.thread_time() - start
+        return result
+
+    written, count = marks[:1], 0
+    while count < 200:
+        token = rng.choice(marks if rng.random() < 0.3 else written[-60:])
+        if not timed(matcher.fits, token):
+            timed(matcher.candidates, mask)
+            while True:
+                near = [t for t in (*marks, *written[-30:]) if mask[t]]
+                if not near or rng.random() < 0.2:
+                    near = np.flatnonzero(mask & inner)[:300].tolist()
+                token = rng.choice(near)
+                if timed(matcher.fits, token):
+                    break
+                timed(matcher.exclude, token, mask)
+        timed(matcher.accept, token)
+        costs.append(0.0)
+        written.append(token)
+        count += b"," in vocabulary.piece(token)
+    costs.sort()
+    assert costs[len(costs) // 2] < 0.001
+    assert costs[-len(costs) // 100] < 0.003, "one of a hundred tokens"
+
+
 def test_tokens_that_hold_several_items() -> None:
     texts = [
         b"[",
@@ -273,7 +354,7 @@ def test_no_answer_holds_a_mark() -> None:
     matcher.accept(VOCABULARY.encode(b"[")[0])
     mask = np.zeros(VOCABULARY.n_vocab, np.bool_)
     matcher.allowed(mask)
-    marks = [t for t in range(VOCABULARY.n_vocab) if set(VOCABULARY.piece(t)) & {1, 2, 3}]
+    marks = [t for t in range(VOCABULARY.n_vocab) if set(VOCABULARY.piece(t)) & {1, 2, 3, 4}]
     assert marks and not mask[marks].any() and not any(map(matcher.fits, marks))
 
 

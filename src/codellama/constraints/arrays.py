@@ -12,7 +12,7 @@ from codellama.constraints import limits
 from codellama.constraints.cases import BooleanSlot, NullSlot
 from codellama.constraints.containers import ArraySlot, Contains, Goal, both, failed
 from codellama.constraints.numbers import spelled_number
-from codellama.constraints.place import FREE_MARK, MARK
+from codellama.constraints.place import FREE_MARK, MARK, VARIED_MARK
 from codellama.constraints.refusal import refusal
 from codellama.constraints.rules import Alternative, Many, Rules
 from codellama.constraints.scalars import NumberSlot, StringSlot, lower
@@ -105,10 +105,12 @@ class ArrayWriter:
                 "leave one of them out",
             )
         _check_variety(slot, self._writing)
+        varied = bool(slot.prefix or slot.contains)
 
         def item(goal: Goal) -> str:
             inner = self._writing.rule(goal, Spelling.ONE)
-            mark = FREE_MARK if has_free_strings(goal, ROOM, self._writing) else MARK
+            is_free = not varied and has_free_strings(goal, ROOM, self._writing)
+            mark = VARIED_MARK if varied else FREE_MARK if is_free else MARK
             return self._rules.rule([(inner,), (self._rules.terminal(marked(mark)), inner)])
 
         return cache(item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,6 +24,9 @@ class ByteTable:
             self._ids.setdefault(piece, []).append(token)
             if len(piece) == 1:
                 self.of_byte[piece[0]] = token
+        order = sorted(range(len(pieces)), key=lambda token: pieces[token])
+        self._sorted = [pieces[token] for token in order]
+        self._order = np.array(order, np.intp)
         self.first = np.array([piece[0] if piece else 0 for piece in pieces], np.uint8)
         self.marked = self._those(lambda piece: any(mark in piece for mark in marks))
         """Tokens with a control character that is used as a mark."""
@@ -47,6 +51,14 @@ class ByteTable:
         for size in range(1, min(len(text), self.longest) + 1):
             found += self._ids.get(text[:size], ())
         return found
+
+    def starting_with(self, text: bytes) -> Ids:
+        """The tokens whose bytes begin with the text."""
+        first = bisect_left(self._sorted, text)
+        behind = bisect_left(
+            self._sorted, True, first, key=lambda piece: not piece.startswith(text)
+        )
+        return self._order[first:behind]
 
     def bytes_in(self, words: npt.NDArray[np.uint32]) -> list[int]:
         """The bytes whose tokens are in a mask of 32 tokens a word."""

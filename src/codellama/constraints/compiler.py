@@ -33,6 +33,9 @@ from codellama.constraints.writing import Written
 from codellama.errors import GrammarError
 from codellama.params import Tools
 
+_TEXTS = 6
+"""Texts that are tried under patterns, whose states are many: an answer waits a millisecond for a new one."""
+
 
 class Constraints:
     """Compiles what answers of one model may be; compiled grammars are kept and shared.
@@ -102,7 +105,8 @@ class Constraints:
             written = write()
             grammar = self._built(written.text, kind)
             self._check_complexity(written, kind)
-            try_out(grammar.beginning(), self._tokens())
+            for seed in range(_TEXTS if written.patterns or kind == "regex" else 1):
+                try_out(grammar.beginning(), self._tokens(), seed)
         except GrammarError as error:
             raise (error if param is None else error.rename(param)) from None
         with self._lock:

@@ -94,20 +94,37 @@ class Matcher:
         if not self._state.consume_token(token):
             raise DecodeError(f"token {token} does not fit the answer's grammar{self._reason()}")
 
-    def allowed(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Write into `mask` (bool, one for each token) which tokens may come next.
+    def candidates(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Write into `mask` (bool, one for each token) which tokens the grammar lets come next.
 
+        Where items or keys are kept different, some of them may not fit: that takes long to tell of all.
+        Draw one, ask `fits`, and if it does not, `exclude` it and draw again.
         Raises DecodeError if there is none: the grammar has led into a dead end.
         """
         words = self._words
         self._state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         bits = np.unpackbits(words.view(np.uint8), count=self._n_vocab, bitorder="little")
-        if self._unique is not None:
-            self._unique.forbid(self._state, bits)
         mask[: self._n_vocab] = bits
         mask[self._n_vocab :] = False
         if not bits.any() or (self.must_end() and not self.may_end()):
-            raise DecodeError(f"no token fits the answer's grammar any more{self._reason()}")
+            raise self._dead_end()
+
+    def exclude(self, token: int, mask: npt.NDArray[np.bool_]) -> None:
+        """Take a token that does not fit out of the candidates, and those that begin like it in vain."""
+        mask[token] = False
+        if self._unique is not None:
+            mask[self._unique.hopeless(self._state, token)] = False
+
+    def allowed(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Write into `mask` exactly those tokens that fit. Raises DecodeError if there is none.
+
+        Where items or keys are kept different this may take milliseconds.
+        """
+        self.candidates(mask)
+        if self._unique is not None:
+            self._unique.forbid(self._state, mask[: self._n_vocab])
+            if not mask.any():
+                raise self._dead_end()
 
     def may_end(self) -> bool:
         """Whether the answer so far is complete."""
@@ -134,6 +151,9 @@ class Matcher:
         """A matcher in the same state, which goes its own way from here."""
         unique = self._unique.copy() if self._unique is not None else None
         return Matcher(self._state.deep_copy(), self._tokens, self._grammar, unique)
+
+    def _dead_end(self) -> DecodeError:
+        return DecodeError(f"no token fits the answer's grammar any more{self._reason()}")
 
     def _reason(self) -> str:
         error = self._state.get_error()

@@ -9,8 +9,9 @@ BLANK = frozenset(b" \n\t\r")
 _QUOTE, _BACKSLASH, _COMMA = b'"\\,'
 _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
 
-MARK, FREE_MARK, KEY_MARK = 1, 2, 3
-"""What stands for a watched array in its grammar, and for a watched object's keys; see `unique`."""
+MARK, FREE_MARK, KEY_MARK, VARIED_MARK = 1, 2, 3, 4
+"""What stands for a watched array in its grammar, for a watched object's keys, and for an array whose items
+are not all of one kind; see `unique`."""
 
 Probe = Callable[[int], int]
 """Which mark could stand behind the byte of a token at this index; 0 for none."""
@@ -19,9 +20,11 @@ Probe = Callable[[int], int]
 class Used:
     """The texts of an array's items so far. It is never changed: `more` makes a new one."""
 
-    def __init__(self, texts: list[bytes]) -> None:
+    def __init__(
+        self, texts: list[bytes], verdicts: dict[tuple[bytes, bool], bool] | None = None
+    ) -> None:
         self._texts = texts
-        self.verdicts: dict[tuple[bytes, bool], bool] = {}
+        self.verdicts = verdicts or {}
         """Beginnings of the next item (see `Place.beginning`), and whether it may still become new."""
 
     def __contains__(self, text: bytes) -> bool:
@@ -32,6 +35,11 @@ class Used:
         """Whether one of the texts begins like this."""
         at = bisect_left(self._texts, start)
         return at < len(self._texts) and self._texts[at].startswith(start)
+
+    def count(self, start: bytes) -> int:
+        """How many of the texts begin like this; `start` ends with a byte of UTF-8."""
+        end = start[:-1] + bytes((start[-1] + 1,))
+        return bisect_left(self._texts, end) - bisect_left(self._texts, start)
 
     def after(self, start: bytes) -> Iterator[bytes]:
         """What comes after this beginning, in each of the texts that has it."""
@@ -56,11 +64,12 @@ class Used:
             at = bisect_left(texts, start + bytes((byte + 1,)), at)
         return found
 
-    def more(self, text: bytes) -> Used:
-        """These texts and one more."""
+    def more(self, text: bytes, same_kind: bool = True) -> Used:
+        """These texts and one more. What led nowhere before still does, if items are of the `same_kind`."""
         texts = self._texts.copy()
         insort(texts, text)
-        return Used(texts)
+        dead = dict.fromkeys((b for b, alive in self.verdicts.items() if not alive), False)
+        return Used(texts, dead if same_kind else None)
 
 
 NO_ITEMS = Used([])
@@ -172,7 +181,7 @@ class Place:
         if self.mark != KEY_MARK:
             if self._repeats():
                 return False
-            self.used = self.used.more(self.item)
+            self.used = self.used.more(self.item, self.mark != VARIED_MARK)
         self.item, self.mark = b"", probe(index)
         if not self.mark:  # what came so far was of another array or object that begins the same
             self._watch(0)

@@ -41,9 +41,12 @@ def is_too_complex(grammar: str, tokens: Tokens) -> bool:
     return not try_out(state, tokens)
 
 
-def try_out(state: LLMatcher, tokens: Tokens) -> bool:
-    """Write some tokens, which makes the first states of the lexer; False if that is too much for it."""
-    rng = random.Random(0)
+def try_out(state: LLMatcher, tokens: Tokens, seed: int = 0) -> bool:
+    """Write some tokens, which makes the first states of the lexer; False if that is too much for it.
+
+    Another `seed` is another text.
+    """
+    rng = random.Random(seed)
     words = np.zeros((len(tokens.pieces) + 31) // 32, np.uint32)
     for _ in range(_TOKENS):
         state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)

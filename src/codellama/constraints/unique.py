@@ -5,6 +5,9 @@ objects are meant is asked of the grammar itself: in it a mark, a control charac
 could stand before each item. A token is forbidden if it completes an item that has been there, or if from
 then on every way to complete the item would. That is looked up in the grammar, byte by byte, and only where
 the item so far begins like an earlier one.
+
+Doing so for all tokens that come into question takes milliseconds. Who can draw again asks `permits` of what
+was drawn, and `hopeless` what falls with it. Only who needs a whole mask asks `forbid`.
 """
 
 from __future__ import annotations
@@ -17,14 +20,18 @@ from llguidance import LLMatcher
 
 from codellama.constraints import limits
 from codellama.constraints.byte_table import ByteTable, Ids
-from codellama.constraints.place import BLANK, FREE_MARK, KEY_MARK, MARK, Place
+from codellama.constraints.place import BLANK, FREE_MARK, KEY_MARK, MARK, VARIED_MARK, Place
 
 ROOM = 32
-"""Strings of so many characters may be any, where the mark is one of the others than `MARK`."""
-MARKS = bytes((FREE_MARK, MARK, KEY_MARK))
+"""Strings of so many characters may be any, where the mark is `FREE_MARK` or `KEY_MARK`."""
+MARKS = bytes((VARIED_MARK, FREE_MARK, MARK, KEY_MARK))
+"""The first of them that could stand somewhere counts."""
+_COMMA = ord(",")
 _KEPT = 64
 """Tokens that can be taken back: each place before one holds a list of its own."""
 _ENDS = frozenset(b',]}"')
+_HELPFUL = b'e0"]'
+"""Bytes by which an item often becomes another one."""
 
 
 def marked(mark: int) -> str:
@@ -44,6 +51,7 @@ class Unique:
         self._table = table
         self._places = deque([Place()], maxlen=_KEPT + 1)
         self._words = np.zeros((len(table.pieces) + 31) // 32, np.uint32)
+        self._helpful = deque(_HELPFUL, maxlen=len(_HELPFUL))
 
     def copy(self) -> Unique:
         """One in the same place, which goes its own way from here."""
@@ -70,16 +78,27 @@ class Unique:
             self._places.pop()
         return True
 
-    def forbid(self, state: LLMatcher, allowed: npt.NDArray[np.uint8]) -> None:
-        """Take away what is not permitted from the tokens that the grammar allows (1 for each)."""
-        allowed[self._table.marked] = 0
+    def forbid(self, state: LLMatcher, allowed: npt.NDArray[np.bool_]) -> None:
+        """Take away what is not permitted from the tokens that the grammar allows."""
+        allowed[self._table.marked] = False
         for token in self._doubtful(allowed):
             if allowed[token] and not self.permits(state, int(token)):
-                allowed[token] = 0
+                allowed[token] = False
+
+    def hopeless(self, state: LLMatcher, token: int) -> Ids:
+        """The tokens that are not permitted for the same reason as this one: they begin like it."""
+        piece = self._table.pieces[token]
+        size = self._walked(state, piece)[1]
+        return self._table.starting_with(piece[: size + 1])
 
     def _after(self, state: LLMatcher, token: int) -> Place | None:
         """The place behind a token; None if an item repeats another, or if the token has a mark."""
         piece = self._table.pieces[token]
+        place, size = self._walked(state, piece)
+        return place if size == len(piece) else None
+
+    def _walked(self, state: LLMatcher, piece: bytes) -> tuple[Place, int]:
+        """The place behind as much of a token as does not make an item repeat another, and that length."""
         place = self._places[-1].copy()
 
         def probe(index: int) -> int:
@@ -91,10 +110,10 @@ class Unique:
 
         for index, byte in enumerate(piece):
             if byte in MARKS or not place.take(byte, index, probe):
-                return None
-        return place
+                return place, index
+        return place, len(piece)
 
-    def _doubtful(self, allowed: npt.NDArray[np.uint8]) -> Ids | set[int]:
+    def _doubtful(self, allowed: npt.NDArray[np.bool_]) -> Ids | set[int]:
         """Tokens that may not be permitted; all others are."""
         place, table = self._places[-1], self._table
         commas = table.string_ends if place.string else table.commas
@@ -118,12 +137,12 @@ class Unique:
 
         After `UNIQUE_STEPS` bytes looked at, that is taken for granted.
         """
-        if _is_roomy(place):
+        if _is_roomy(place) or self._soon_differs(place, state):
             return True
-        known = place.used.verdicts
         path = [(place, state, self._next_bytes(place, state))]
         for _ in range(limits.UNIQUE_STEPS):
             here, at, choices = path[-1]
+            known = here.used.verdicts
             if known.get(here.beginning):
                 break
             if here.beginning in known or not choices:
@@ -137,20 +156,37 @@ class Unique:
             if not ahead.take(byte, 0, lambda _: 0):
                 continue
             if not ahead.may_repeat or _is_roomy(ahead):
+                self._helpful.append(byte)
                 break
             after = _moved(at, self._table.of_byte[byte])
+            if self._soon_differs(ahead, after):
+                break
             path.append((ahead, after, self._next_bytes(ahead, after)))
-        known.update((here.beginning, True) for here, _, _ in path)
+        for here, _, _ in path:
+            here.used.verdicts[here.beginning] = True
         return True
 
+    def _soon_differs(self, place: Place, state: LLMatcher) -> bool:
+        """Whether one of the bytes that often help makes the item another one; much quicker than a mask."""
+        for byte in self._helpful:
+            if not place.used.continues(place.item + bytes((byte,))) and state.validate_tokens(
+                [self._table.of_byte[byte]]
+            ):
+                ahead = place.copy()
+                if ahead.take(byte, 0, lambda _: 0) and not ahead.may_repeat:
+                    return True
+        return False
+
     def _next_bytes(self, place: Place, state: LLMatcher) -> list[int]:
-        """The bytes that the grammar allows next; last those that no earlier item has there."""
+        """The bytes that the grammar allows next, the best last: those that no earlier item has there, and
+        then those that few have, since little has to be looked at there."""
         state.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         found = set(self._table.bytes_in(self._words)).difference(MARKS)
         if not place.string:
             found -= BLANK
         old = place.used.bytes_after(place.item)
-        return [*(found & old), *(found - old)]
+        few = sorted(found & old, key=lambda b: -place.used.count(place.item + bytes((b,))))
+        return [*few, *sorted(found - old, key=lambda b: b != _COMMA)]
 
 
 def _is_roomy(place: Place, more: int = 0) -> bool:

@@ -226,13 +226,7 @@ class Sampler:
     ) -> int:
         token = None if self.greedy else self._draw_freely(context, row)  # greedy: see `take`
         if token is None or not matcher.fits(token):
-            mask = np.empty(self._n_vocab, dtype=np.bool_)
-            matcher.allowed(mask)
-            mask[self._never] = False
-            ids = np.flatnonzero(mask)
-            if not len(ids):
-                raise _dead_end(self._banning)
-            token = self._draw(context, row, ids)
+            token = self._draw_fitting(self._logits(context, row), self._banning)
         matcher.accept(token)
         if self._remembers:
             llama_cpp.llama_sampler_accept(self._chain, token)
@@ -245,14 +239,7 @@ class Sampler:
         if hooked.ends(logits):
             return self._tokenizer.eos
         logits = hooked.processed(logits)
-        mask = np.ones(self._n_vocab, dtype=np.bool_)
-        if self._matcher is not None:
-            self._matcher.allowed(mask)
-        mask[self._never] = False
-        ids = np.flatnonzero(mask & np.isfinite(logits))
-        if not len(ids):
-            raise _dead_end("logits_processor")
-        token = self._choose(logits, ids, grammar_first=True)
+        token = self._draw_fitting(logits, "logits_processor")
         if self._grammar is not None:
             if not self._fits(token):
                 raise _dead_end("logits_processor")
@@ -262,6 +249,25 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self._chain, token)
         hooked.add(token)
         return token
+
+    def _draw_fitting(self, logits: Logits, banning: str) -> int:
+        """What is drawn among the tokens that fit the form; `banning` is to blame if there is none.
+
+        A matcher's candidates are tried one by one: to check all of them would hold up the other requests.
+        """
+        mask = np.ones(self._n_vocab, dtype=np.bool_)
+        if self._matcher is not None:
+            self._matcher.candidates(mask)
+        mask[self._never] = False
+        mask &= np.isfinite(logits)
+        while True:
+            ids = np.flatnonzero(mask)
+            if not len(ids):
+                raise _dead_end(banning)
+            token = self._choose(logits, ids, grammar_first=True)
+            if self._matcher is None or self._matcher.fits(token):
+                return token
+            self._matcher.exclude(token, mask)
 
     def _draw_freely(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """What is drawn without a grammar; a chain that remembers tokens is not told of it."""
@@ -273,20 +279,20 @@ class Sampler:
         self,
         context: llama_cpp.llama_context_p,
         row: int,
-        ids: npt.NDArray[np.intp] | None = None,
         *,
         grammar_first: bool = False,
     ) -> int:
-        """What the chain draws, among these ids or all; it is not told of it."""
-        return self._choose(self._logits(context, row), ids, grammar_first=grammar_first)
+        """What the chain draws; it is not told of it."""
+        return self._choose(self._logits(context, row), grammar_first=grammar_first)
 
     def _logits(self, context: llama_cpp.llama_context_p, row: int) -> Logits:
         pointer = llama_cpp.llama_get_logits_ith(context, row)
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
 
     def _choose(
-        self, logits: Logits, ids: npt.NDArray[np.intp] | None, *, grammar_first: bool
+        self, logits: Logits, ids: npt.NDArray[np.intp] | None = None, *, grammar_first: bool
     ) -> int:
+        """What the chain draws, among these ids or all."""
         data = np.empty(self._n_vocab if ids is None else len(ids), dtype=_TOKEN_DATA)
         data["id"] = np.arange(self._n_vocab, dtype=np.int32) if ids is None else ids
         data["logit"] = logits if ids is None else logits[ids]
