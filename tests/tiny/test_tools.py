@@ -104,6 +104,38 @@ def test_where_the_model_chooses_it_is_words_or_a_call(
         jsonschema.validate(json.loads(message["content"]), ANSWER)
 
 
+NEVER = {"type": "object", "properties": {"a": False}, "required": ["a"]}
+GOOD, BAD = function("now", None), function("never", NEVER)
+ASKED: list[Any] = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED, "tools": [GOOD, BAD]},
+         "tools[1].function.parameters"),
+        ("/v1/chat/completions", {"messages": ASKED, "tools": [BAD], "tool_choice": "required"},
+         "tools[0].function.parameters"),
+        ("/v1/chat/completions",
+         {"messages": ASKED, "functions": [GOOD["function"], BAD["function"]]},
+         "functions[1].parameters"),
+        ("/api/chat", {"messages": ASKED, "tools": [GOOD, BAD]}, "tools[1].function.parameters"),
+        ("/v1/messages", {"messages": ASKED, "max_tokens": 5,
+                          "tools": [{"name": "never", "input_schema": NEVER}]},
+         "tools[never].input_schema"),
+        ("/v1/responses", {"input": "hi",
+                           "tools": [{"type": "function", "name": "never", "parameters": NEVER}]},
+         "tools[never].parameters"),
+    ],
+)  # fmt: skip
+def test_a_function_that_nothing_satisfies_is_named(
+    live: Live, path: str, body: Any, param: str
+) -> None:
+    reply = live.post(path, **body)
+    assert reply.status_code == 400, reply.text
+    assert f"{param}: at #: no value satisfies this schema" in reply.text
+
+
 @pytest.mark.parametrize("client", LOOPS)
 def test_a_result_is_answered(live: Live, client: str) -> None:
     message, reason = whole(live.post(CHAT, **(LOOPS[client] | {"max_tokens": 8}), seed=1))

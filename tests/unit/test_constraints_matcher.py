@@ -211,6 +211,21 @@ def test_errors_in_a_lark_grammar_name_its_own_lines() -> None:
         assert place in str(caught.value) and "no_forcing" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("start: X\nX: /a/ & /b/", "no text satisfies it"),
+        ('start: "a" X\nX: /a/ & /b/', "no text satisfies it"),
+        ('start: "aaa" X\nX: /a/ & ~/a/', "no text satisfies it"),
+        ('start: a\na: a "x"', "no text satisfies it"),
+        ("start: /[01]/ X\nX: /[^\\s\\S]/", r"no text that begins with '[01]' satisfies it"),
+    ],
+)
+def test_a_lark_grammar_that_nothing_satisfies_says_so(text: str, said: str) -> None:
+    with pytest.raises(GrammarError, match="lark: " + said):
+        CONSTRAINTS.compile_lark(text, "lark")
+
+
 def test_the_real_vocabulary(real_vocab: Path) -> None:
     vocabulary = real_vocabulary(real_vocab)
     grammar = Constraints(vocabulary).compile_schema(SCHEMA)

@@ -153,11 +153,41 @@ def test_any_parameters_are_enforced_or_refused(parameters: dict[str, Any]) -> N
         assert error.param in str(error)
 
 
-def test_functions_that_can_never_be_called_are_left_out_or_refused() -> None:
-    never = Tool("f", "", {"type": "object", "properties": {"a": False}, "required": ["a"]})
-    assert not fits(Tools((never, NOW), "required"), "[CALL] f {}")
-    with pytest.raises(GrammarError, match="tools: no call satisfies"):
-        CONSTRAINTS.compile_calls(Tools((never,), "named"))
+@pytest.mark.parametrize("choice", ["auto", "required", "named"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"properties": {"a": {"minimum": 3, "maximum": 1, "type": "integer"}}, "required": ["a"]},
+        {
+            "properties": {"a": {"type": "string", "pattern": "^a$", "minLength": 2}},
+            "required": ["a"],
+        },
+    ],
+)
+def test_functions_that_can_never_be_called_are_refused(choice: Any, parameters: Any) -> None:
+    never = Tool("f", "", parameters)
+    offered = (never,) if choice == "named" else (NOW, never, WEATHER)
+    with pytest.raises(GrammarError, match=r"no value satisfies this schema") as caught:
+        CONSTRAINTS.compile_calls(Tools(offered, choice))
+    assert caught.value.param == "tools.f.parameters"
+
+
+def test_words_that_can_never_be_said_beside_functions_are_refused() -> None:
+    with pytest.raises(GrammarError, match=r"json_schema: at #: no value satisfies this schema"):
+        CONSTRAINTS.compile_calls(Tools((NOW,)), {"type": "integer", "minimum": 3, "maximum": 1})
+
+
+def test_a_call_is_one_line_beside_a_schema_for_words_too() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for words in (None, schema):
+        tools = Tools((Tool("f", "", schema),), "auto", True)
+        grammar = CONSTRAINTS.compile_calls(tools, words)
+        assert accepts(grammar, VOCABULARY, '[CALL] f {"a": 1}\n[CALL] f {"a":2}')
+        assert not accepts(grammar, VOCABULARY, '[CALL] f {\n"a": 1}')
+        assert not accepts(grammar, VOCABULARY, '[CALL]\nf {"a": 1}')
+    assert accepts(grammar, VOCABULARY, '{"a": 1}')
+    assert not accepts(grammar, VOCABULARY, '{\n  "a": 1}')
 
 
 def test_the_number_and_the_size_of_functions_are_bounded() -> None:

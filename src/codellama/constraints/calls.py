@@ -2,11 +2,12 @@
 
 A call is the tag of `codellama.prompts.tools`, the function's name and a JSON object, all on one line. Words
 are free: any text without the tag. Where the tag appears in them, a call has to follow, so a call is never
-half right.
+half right. Words that have to satisfy a schema are on one line too.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +16,8 @@ from codellama.constraints import limits
 from codellama.constraints.cases import Combiner
 from codellama.constraints.document import Document
 from codellama.constraints.emit import Emitter
-from codellama.constraints.refusal import refusal
-from codellama.constraints.rules import HEAD, ONE_LINE, Alternative, Many, Rules
+from codellama.constraints.refusal import refusal, unsatisfiable
+from codellama.constraints.rules import ONE_LINE, Alternative, Many, Rules
 from codellama.constraints.unique import MARKS
 from codellama.constraints.writing import Written
 from codellama.errors import GrammarError, InvalidRequestError
@@ -51,15 +52,15 @@ def written_calls(tools: Tools, schema: Any, is_empty: Callable[[str], bool]) ->
     """The grammar of answers with `tools`; `schema` is that of answers in words, None if they are free.
 
     `is_empty` tells whether the expression of a terminal matches nothing. Raises GrammarError, which names
-    the function whose parameters cannot be enforced, or `json_schema`.
+    the function whose parameters nothing satisfies or that cannot be enforced, or `json_schema`.
     """
-    rules, sets = Rules(), Combiner()
-    call = rules.rule([_call(tool, rules, sets) for tool in tools.functions])
+    rules, sets, is_empty = Rules(), Combiner(), functools.cache(is_empty)
+    roots = {_param(tool): _arguments(tool, rules, sets) for tool in tools.functions}
+    call = rules.rule([(f'"{tool.name}"', roots[_param(tool)]) for tool in tools.functions])
     tag = rules.terminal(f"/[ \\n]?{_TAG}/")
     most = tools.most_calls
     others = Many((tag, call), 0, (limits.CALLS if most is None else most) - 1)
     calls: Alternative = (call,) if most == 1 else (call, others)
-    head = ONE_LINE
     if tools.choice != "auto":
         start = rules.rule([(tag, *calls)])
     elif schema is None:
@@ -67,14 +68,14 @@ def written_calls(tools: Tools, schema: Any, is_empty: Callable[[str], bool]) ->
         until = rules.given(f"{{name}}[lazy]: /{_ANY}*{_TAG}/")
         start = rules.rule([(words,), (until, *calls)])
     else:
-        start, head = rules.rule([(_schema(schema, rules, sets),), (tag, *calls)]), HEAD
-    text = rules.text(start, is_empty, head)
-    if text is None:
-        raise GrammarError(
-            "{param}: no call satisfies the parameters",
-            "tools",
-            "look for bounds that contradict each other",
-        )
+        roots["json_schema"] = _schema(schema, rules, sets)
+        start = rules.rule([(roots["json_schema"],), (tag, *calls)])
+    lacking = rules.lacking(roots.values(), is_empty)
+    for param, root in roots.items():
+        if root in lacking:
+            raise unsatisfiable().rename(param)
+    text = rules.text(start, is_empty, ONE_LINE)
+    assert text is not None, "all that it is made of can be made"
     return Written(text, rules.patterns)
 
 
@@ -85,11 +86,15 @@ def calls_key(tools: Tools, schema: Any) -> str:
     return json.dumps(parts, separators=(",", ":"), default=repr)
 
 
-def _call(tool: Tool, rules: Rules, sets: Combiner) -> Alternative:
+def _param(tool: Tool) -> str:
+    return f"tools.{tool.name}.parameters"
+
+
+def _arguments(tool: Tool, rules: Rules, sets: Combiner) -> str:
     try:
-        return (f'"{tool.name}"', _schema(_arguments(tool), rules, sets))
+        return _schema(_object_schema(tool), rules, sets)
     except GrammarError as error:
-        raise error.rename(f"tools.{tool.name}.parameters") from None
+        raise error.rename(_param(tool)) from None
 
 
 def _schema(schema: Any, rules: Rules, sets: Combiner) -> str:
@@ -97,7 +102,7 @@ def _schema(schema: Any, rules: Rules, sets: Combiner) -> str:
     return Emitter(document, rules, sets).rules_of(((document.root, True),))
 
 
-def _arguments(tool: Tool) -> Mapping[str, Any]:
+def _object_schema(tool: Tool) -> Mapping[str, Any]:
     """The schema of an object; a plain list of properties is all there may be.
 
     Without that, a model would be free to make up arguments that the function does not have.

@@ -26,7 +26,7 @@ from codellama.constraints.refusal import refusal
 from codellama.constraints.regex_parser import PatternError
 from codellama.constraints.regex_text import expression
 from codellama.constraints.rules import FREE_TOKENS, Rules
-from codellama.constraints.trial import is_too_complex, parser_limits, try_out
+from codellama.constraints.trial import TooComplex, dead_end, parser_limits, try_out
 from codellama.constraints.unique import MARKS, has_marks
 from codellama.constraints.vocabulary import TokenPieces, Tokens
 from codellama.constraints.writing import Written
@@ -151,18 +151,27 @@ class Constraints:
             if self._is_too_complex(pattern.source, alone):
                 error = cannot_be_enforced(pattern.source, place, "too many states")
                 raise error.rename(kind) if kind == "tools" else error
-        may_be = written.patterns or kind in ("regex", "lark")
-        if may_be and is_too_complex(written.text, tokens):
+        if not (written.patterns or kind in ("regex", "lark")):
+            return
+        try:
+            text = dead_end(written.text, tokens)
+        except TooComplex:
             raise GrammarError(
                 "{param}: its patterns are together too complex", kind, "use fewer or simpler ones"
-            )
+            ) from None
+        if text is not None:
+            raise _unsatisfied(text, self._started(written.text), kind)
 
     def _is_too_complex(self, source: str, grammar: str) -> bool:
-        """The same for one pattern; what was found is kept."""
+        """Whether one pattern needs too many states; what was found is kept."""
         if source not in self._complex:
             if len(self._complex) >= limits.CACHE_ENTRIES:
                 self._complex.clear()
-            self._complex[source] = is_too_complex(grammar, self._tokens())
+            try:
+                dead_end(grammar, self._tokens())
+                self._complex[source] = False
+            except TooComplex:
+                self._complex[source] = True
         return self._complex[source]
 
     def _built(self, text: str, kind: str) -> Grammar:
@@ -175,7 +184,7 @@ class Constraints:
                 reason=_shortened(start.get_error(), kind),
             )
         if _is_dead(start):
-            raise GrammarError("{param}: no text satisfies it", kind)
+            raise _unsatisfied(b"", start, kind)
         table = None
         if kind in ("schema", "tools") and has_marks(text):
             table = self._byte_table()
@@ -194,6 +203,20 @@ def _is_dead(start: LLMatcher) -> bool:
         return False
     start.compute_bitmask()
     return bool(start.is_stopped() and not start.is_accepting())
+
+
+def _unsatisfied(text: bytes, start: LLMatcher, kind: str) -> GrammarError:
+    """The error for a grammar that lets nobody finish a text that begins like this."""
+    if bytes(start.compute_ff_bytes()).startswith(text):  # all texts would
+        return GrammarError(
+            "{param}: no text satisfies it", kind, "look for parts that exclude each other"
+        )
+    return GrammarError(
+        "{param}: no text that begins with {text!r:.80} satisfies it",
+        kind,
+        "look for parts that exclude each other",
+        text=text.decode("utf-8", "replace"),
+    )
 
 
 def _of_schema(schema: Any, is_empty: Callable[[str], bool]) -> Written:

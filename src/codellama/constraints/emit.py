@@ -13,7 +13,7 @@ from codellama.constraints.document import Document
 from codellama.constraints.numbers import json_schema_of, spelled_number
 from codellama.constraints.objects import ObjectWriter
 from codellama.constraints.patterns import Pattern
-from codellama.constraints.refusal import refusal
+from codellama.constraints.refusal import refusal, unsatisfiable
 from codellama.constraints.regex_text import CONTENT, FREE
 from codellama.constraints.rules import Alternative, Many, Rules
 from codellama.constraints.scalars import NumberSlot, StringSlot
@@ -45,9 +45,7 @@ class Emitter:
         """
         text = self.rules.text(self.rules_of(root), is_empty)
         if text is None:
-            raise refusal(
-                "#", "no value satisfies this schema", "look for bounds that contradict each other"
-            )
+            raise unsatisfiable()
         return text
 
     def rules_of(self, root: Goal) -> str:

@@ -14,3 +14,10 @@ def refusal(pointer: str, sentence: str, remedy: str = "", **values: object) -> 
     return GrammarError(
         "{param}: at {pointer}: {reason}", "json_schema", remedy, pointer=pointer, reason=reason
     )
+
+
+def unsatisfiable() -> GrammarError:
+    """The error for a schema that no value satisfies."""
+    return refusal(
+        "#", "no value satisfies this schema", "look for bounds that contradict each other"
+    )

@@ -6,7 +6,7 @@ which no text can be made are left out, so that no answer runs into a dead end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from codellama.constraints.patterns import Pattern
@@ -103,6 +103,11 @@ class Rules:
             if name in used or name in given
         ]
         return head + "\n".join(lines) + "\n"
+
+    def lacking(self, names: Iterable[str], is_empty: Callable[[str], bool]) -> list[str]:
+        """Those of these rules from which no text can be made; they have alternatives."""
+        productive = self._productive(is_empty)
+        return [name for name in names if name not in productive]
 
     def _productive(self, is_empty: Callable[[str], bool]) -> dict[str, list[Alternative]]:
         """The rules from which text can be made, without alternatives from which none can."""

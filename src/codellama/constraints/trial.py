@@ -17,6 +17,8 @@ from codellama.constraints.vocabulary import Tokens
 _TOKENS = 24
 _STATES = 5_000
 """A tenth of what an answer may come to."""
+_DEAD_END = "NoExtension"
+"""In llguidance's message, where no token fits and the text is not complete."""
 
 
 def parser_limits(states: int = 50_000) -> LLParserLimits:
@@ -30,32 +32,48 @@ def parser_limits(states: int = 50_000) -> LLParserLimits:
     )
 
 
-def is_too_complex(grammar: str, tokens: Tokens) -> bool:
-    """Whether a grammar that compiles passes a limit within some tokens drawn at random, always the same."""
+def dead_end(grammar: str, tokens: Tokens) -> bytes | None:
+    """The beginning of a text that the grammar lets nobody finish, if one of the texts tried is one.
+
+    Raises TooComplex if a grammar that compiles passes a limit within some tokens drawn at random, always
+    the same.
+    """
     state = LLMatcher(
         tokens.native,
         LLMatcher.grammar_from_lark(grammar),
         log_level=0,
         limits=parser_limits(_STATES),
     )
-    return not try_out(state, tokens)
+    text = try_out(state, tokens)
+    if not state.is_error():
+        return None
+    if _DEAD_END not in state.get_error():
+        raise TooComplex
+    return text
 
 
-def try_out(state: LLMatcher, tokens: Tokens, seed: int = 0) -> bool:
-    """Write some tokens, which makes the first states of the lexer; False if that is too much for it.
+class TooComplex(Exception):
+    """A grammar needs too many states."""
+
+
+def try_out(state: LLMatcher, tokens: Tokens, seed: int = 0) -> bytes:
+    """Write some tokens, which makes the first states of the lexer; the text. `state` tells if that failed.
 
     Another `seed` is another text.
     """
     rng = random.Random(seed)
     words = np.zeros((len(tokens.pieces) + 31) // 32, np.uint32)
+    text = b""
     for _ in range(_TOKENS):
         state.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if state.is_error():
-            return False
+            break
         allowed = np.unpackbits(words.view(np.uint8), count=len(tokens.pieces), bitorder="little")
         allowed[list(tokens.ends)] = 0
         ids = np.flatnonzero(allowed)
         if not len(ids):
             break
-        state.consume_token(int(rng.choice(ids)))
-    return not state.is_error()
+        token = int(rng.choice(ids))
+        state.consume_token(token)
+        text += tokens.pieces[token]
+    return text

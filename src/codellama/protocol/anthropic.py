@@ -34,6 +34,7 @@ _TEXT = {"text": "text"}
 class MessagesChat(TranslatedChat):
     """A chat that was asked for in Anthropic's words."""
 
+    parameters_place = "tools[{name}].input_schema"  # some of the client's tools are left out
     renamed = {"stop": "stop_sequences", "response_format": "output_config"}
 
     def reply(self, llm: LanguageModel, completions: Sequence[Completion]) -> MessageReply:  # type: ignore[override]

@@ -52,6 +52,11 @@ class ChatRequest(Dialog, ToolFields, SamplingFields):
         """Whether the answer carries log probabilities."""
         return bool(self.logprobs or self.n_probs)
 
+    def respell(self, error: InvalidRequestError) -> None:
+        """Put the error in the client's own spelling of the parameter."""
+        super().respell(error)
+        self.respell_parameters(error)
+
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
         messages, policy = self.dialog(), self.context_policy

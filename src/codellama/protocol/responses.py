@@ -36,6 +36,7 @@ _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal"
 class ResponsesChat(TranslatedChat):
     """A chat that was asked for as a response."""
 
+    parameters_place = "tools[{name}].parameters"  # some of the client's tools are left out
     renamed = {
         "max_tokens": "max_output_tokens",
         "response_format": "text",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
 
@@ -21,6 +21,9 @@ class ToolFields(Fields):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
+
+    parameters_place: ClassVar[str] = "tools[{i}].function.parameters"
+    """Where the schema of a function is."""
 
     _may_call: bool = PrivateAttr(default=True)
 
@@ -44,6 +47,15 @@ class ToolFields(Fields):
         if offer is not None:
             note_ignored("functions" if self.functions else "tools")
         return None
+
+    def respell_parameters(self, error: InvalidRequestError) -> None:
+        """Let an error about a function's schema, which has the function's name, name its place."""
+        match (error.param or "").split("."):
+            case ["tools", name, "parameters"]:
+                place = "functions[{i}].parameters" if self.functions else self.parameters_place
+                offered = self.functions or [tool["function"] for tool in self.tools or ()]
+                i = [function["name"] for function in offered].index(name)
+                error.rename(place.format(i=i, name=name))
 
 
 def refuse_forced(offer: Tools | None, param: str) -> None:
