@@ -6,9 +6,11 @@ import datetime as dt
 import enum
 import ipaddress
 import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AnyUrl,
@@ -17,9 +19,16 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    NegativeInt,
+    NonNegativeFloat,
+    PastDate,
     RootModel,
+    SecretStr,
     WithJsonSchema,
+    computed_field,
 )
+from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass
 from pydantic.types import AwareDatetime, PositiveInt, StrictInt, StringConstraints
 from typing_extensions import NotRequired, TypedDict
 
@@ -248,9 +257,112 @@ class Reasoning(BaseModel):
     final_answer: str
 
 
+T = TypeVar("T")
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    more: bool = False
+
+
+class Pages(BaseModel):
+    people: Page[Address]
+    numbers: Page[int] | None = None
+
+
+class Point(NamedTuple):
+    x: float
+    y: float = 0
+
+
+@dataclass
+class Size:
+    width: int
+    unit: Literal["cm", "in"] = "cm"
+
+
+class Shapes(BaseModel):
+    corner: Point
+    size: Size
+    sizes: dict[str, Size] = {}
+
+
+class Priced(BaseModel):
+    price: Decimal = Field(ge=0, max_digits=6, decimal_places=2)
+    plain: Decimal | None = None
+
+
+class Totals(BaseModel):
+    parts: list[int]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def total(self) -> int:
+        return sum(self.parts)
+
+
+class Bag(BaseModel):
+    line: Sequence[int]
+    queue: deque[str] = Field(default_factory=deque, max_length=2)
+    table: Mapping[int, str] = {}
+
+
+class One(enum.Enum):
+    ONLY = "only"
+
+
+class Singles(BaseModel):
+    one: One
+    kind: Literal["x"]
+    secret: SecretStr
+    nothing: None = None
+
+
+class Signs(BaseModel):
+    below: NegativeInt
+    above: NonNegativeFloat
+    day: PastDate
+    bit: Annotated[int, Field(ge=-1, le=1)]
+
+
+class Camel(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+    first_name: str = Field(min_length=1)
+    last_seen_at: int | None = Field(default=None, description="seconds")
+
+
+class Bird(BaseModel):
+    kind: Literal["bird"]
+    pet: Annotated[Cat | Dog | Bird, Field(discriminator="kind")] | None = None
+
+
+class Nest(BaseModel):
+    inner: dict[str, list[Bird | Cat]]
+    deep: list[list[list[bool]]] = Field(default=[], max_length=1)
+
+
+class Unicode(BaseModel):
+    word: str = Field(pattern=r"^[\u00c0-\u017fA-Za-z]{1,8}$")
+    code: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}-\d+(\.\d+)?$", max_length=8)]
+
+
 MODELS: list[type[BaseModel]] = [
     Person, Optionals, Literals, Enums, Unions, Pets, Tables, Mapped, Node, Tree, Expression, Ui, Datetimes,
     Zones, Spans, Money, Bounds, Patterns, Constrained, Anything, Sets, Tuples, Ids, Urls, Networks, Raw,
     Quoted, Closed, Open, Holder, Numbers, Address, Reasoning,
 ]  # fmt: skip
 """Thirty-three."""
+
+MORE: list[type[BaseModel]] = [
+    Pages,
+    Shapes,
+    Priced,
+    Totals,
+    Bag,
+    Singles,
+    Signs,
+    Camel,
+    Nest,
+    Unicode,
+]
+"""Kinds that are asked for less often."""

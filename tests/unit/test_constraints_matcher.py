@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from codellama.constraints import Constraints, limits
 from codellama.errors import DecodeError, GrammarError
+from codellama.params import Tool, Tools
 from tests.walks import accepts, drawn, real_vocabulary, slice_vocabulary
 
 VOCABULARY = slice_vocabulary()
@@ -261,3 +264,27 @@ def test_patterns_of_many_states_are_ready_when_they_are_compiled(real_vocab: Pa
                     break
                 matcher.accept(int(rng.choice(inner)))
     assert slow <= 6, slow
+
+
+def test_compiling_leaves_nothing_that_only_a_search_for_garbage_frees() -> None:
+    """Such a search holds up all threads, and the more it finds the longer."""
+    node: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+            "next": {"oneOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
+            "some": {"not": {"enum": [1, "a"]}},
+        },
+        "minProperties": 1,
+        "additionalProperties": {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 70},
+    }
+    many = {"properties": {f"n{i}": node for i in range(20)}, "$defs": {"node": node}}
+    CONSTRAINTS.compile_schema({**many, "title": "first"})
+    gc.collect()
+    gc.disable()
+    try:
+        CONSTRAINTS.compile_schema({**many, "title": "second"})
+        CONSTRAINTS.compile_calls(Tools((Tool("f", "", many),)))
+        assert gc.collect() < 100
+    finally:
+        gc.enable()

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from codellama.cli import main
 from codellama.errors import EngineDeadError, InvalidRequestError, ModelLoadError
 from codellama.server.config import ServerConfig, is_loopback
-from codellama.server.run import bind, serve, url_of
+from codellama.server.run import bind, build, serve, url_of
 from tests.fake_llm import FakeLLM
 from tests.live_server import Live, running, wait_until
 
@@ -44,6 +44,18 @@ def test_a_model_is_warmed_up_once_it_is_ready() -> None:
     llm = FakeLLM()
     with running(lambda: llm):
         wait_until(lambda: llm.warm)
+
+
+def test_who_asked_hears_when_it_is_warm() -> None:
+    llm, heard = FakeLLM(), list[bool]()
+    server = build(lambda: llm, ServerConfig(port=0), on_warm=lambda: heard.append(llm.warm))
+    listener = bind("127.0.0.1", 0)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+    thread.start()
+    wait_until(lambda: bool(heard))
+    server.should_exit = True
+    thread.join()
+    assert heard == [True]
 
 
 def test_a_model_that_is_closed_while_it_is_warmed_up_ends_quietly() -> None:

@@ -13,11 +13,13 @@ _ITEMS = 8
 
 
 class Apart:
-    """Compares goals through what `cases` says of them; each pair once."""
+    """Compares goals through what `cases` says of them; what is found out of a pair goes into `known`."""
 
-    def __init__(self, cases: Callable[[Goal], Cases]) -> None:
+    def __init__(
+        self, cases: Callable[[Goal], Cases], known: dict[tuple[Goal, Goal], bool]
+    ) -> None:
         self._cases = cases
-        self._known: dict[tuple[Goal, Goal], bool] = {}
+        self._known = known
 
     def are_apart(self, first: Goal, second: Goal, depth: int = _DEPTH) -> bool:
         """Whether it is certain that no value satisfies both goals."""

@@ -35,8 +35,6 @@ class Emitter:
         self.rules = rules
         self._names: dict[_Place, str] = {}
         self._waiting: list[_Place] = []
-        self._arrays = ArrayWriter(self)
-        self._objects = ObjectWriter(self)
 
     def text(self, root: Goal, is_empty: Callable[[str], bool]) -> str:
         """The Lark grammar of the values that satisfy the root; GrammarError if there is none.
@@ -113,9 +111,9 @@ class Emitter:
             elif isinstance(slot, NumberSlot):
                 numbers += self._number(slot, spelling, found, where)
             elif isinstance(slot, ArraySlot):
-                found.append((self._arrays.write(slot, where, spelling),))
+                found.append((ArrayWriter(self).write(slot, where, spelling),))
             elif isinstance(slot, ObjectSlot):
-                found += [(name,) for name in self._objects.write(slot, where, spelling)]
+                found += [(name,) for name in ObjectWriter(self).write(slot, where, spelling)]
             else:
                 found += _literals(slot)
         found += [(self.rules.terminal(_joined(texts)),) for texts in (strings, numbers) if texts]

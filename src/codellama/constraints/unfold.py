@@ -7,7 +7,7 @@ Everything is exact: a keyword whose opposite cannot be said is refused where th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
 
@@ -59,25 +59,7 @@ class Unfolder:
         self._goals: dict[Goal, Cases] = {}
         self._nodes: dict[tuple[Node, bool], Cases] = {}
         self._open: set[tuple[Node, bool]] = set()
-        self._apart = Apart(self.cases)
-        self._combiners: dict[str, Callable[[Node, str, bool], Cases]] = {
-            "type": self._type,
-            "const": self._values,
-            "enum": self._values,
-            "allOf": self._all_or_any,
-            "anyOf": self._all_or_any,
-            "oneOf": self._one_of,
-            "not": self._not,
-            "if": self._condition,
-            "$ref": self._reference,
-            "$dynamicRef": self._reference,
-            "propertyNames": self._property_names,
-            "dependentRequired": self._dependent,
-            "dependentSchemas": self._dependent,
-            "dependencies": self._dependent,
-            "unevaluatedProperties": self._unevaluated_failed,
-            "unevaluatedItems": self._unevaluated_failed,
-        }
+        self._apart: dict[tuple[Goal, Goal], bool] = {}
 
     def cases(self, wanted: Goal) -> Cases:
         """All values that satisfy the goal."""
@@ -140,10 +122,10 @@ class Unfolder:
         if keyword in ASSERTIONS:
             kind, make = ASSERTIONS[keyword]
             return self._assertion(node, keyword, kind, make(node), fulfilled)
-        combine = self._combiners.get(keyword)
+        combine = _COMBINERS.get(keyword)
         if combine is None:  # an unknown keyword is an annotation
             return EVERYTHING if fulfilled else NONE
-        return combine(node, keyword, fulfilled)
+        return combine(self, node, keyword, fulfilled)
 
     def _assertion(self, node: Node, keyword: str, kind: str, slot: Slot, fulfilled: bool) -> Cases:
         if not fulfilled:
@@ -217,10 +199,11 @@ class Unfolder:
         branches = self._branches(node, "oneOf")
         where = f"{node.pointer}/oneOf"
         self._sets.spend(len(branches) ** 2 * 2, where)
+        apart = Apart(self.cases, self._apart)
         overlaps = [
             (i, j)
             for i, j in combinations(range(len(branches)), 2)
-            if not self._apart.are_apart(((branches[i], True),), ((branches[j], True),))
+            if not apart.are_apart(((branches[i], True),), ((branches[j], True),))
         ]
         parts = []
         if fulfilled:
@@ -324,6 +307,27 @@ class Unfolder:
             met = slot.meet(free)
             slots += [met] if met else []
         return {**cases, "array": tuple(slots)} if slots else _minus(cases, "array")
+
+
+_COMBINERS: Mapping[str, Callable[[Unfolder, Node, str, bool], Cases]] = {
+    "type": Unfolder._type,
+    "const": Unfolder._values,
+    "enum": Unfolder._values,
+    "allOf": Unfolder._all_or_any,
+    "anyOf": Unfolder._all_or_any,
+    "oneOf": Unfolder._one_of,
+    "not": Unfolder._not,
+    "if": Unfolder._condition,
+    "$ref": Unfolder._reference,
+    "$dynamicRef": Unfolder._reference,
+    "propertyNames": Unfolder._property_names,
+    "dependentRequired": Unfolder._dependent,
+    "dependentSchemas": Unfolder._dependent,
+    "dependencies": Unfolder._dependent,
+    "unevaluatedProperties": Unfolder._unevaluated_failed,
+    "unevaluatedItems": Unfolder._unevaluated_failed,
+}
+"""What becomes of keywords that put schemas together."""
 
 
 def _no_opposite(node: Node, keyword: str) -> Exception:

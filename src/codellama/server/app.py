@@ -60,13 +60,16 @@ def create_app(
     load: Callable[[], LanguageModel],
     config: ServerConfig | None = None,
     on_failure: Callable[[BaseException], None] | None = None,
+    on_warm: Callable[[], object] | None = None,
 ) -> FastAPI:
     """The application. `load` is called once, on its own thread; the app closes what it returns.
 
-    `app.state.serving` is the `Serving` behind it. `on_failure` hears of a failed load.
+    `app.state.serving` is the `Serving` behind it. `on_failure` hears of a failed load, and
+    `on_warm` is called when the model is ready and warmed up.
     """
     config = config or ServerConfig()
-    serving = Serving(load, on_failure, config.aliases[0] if config.aliases else None)
+    name = config.aliases[0] if config.aliases else None
+    serving = Serving(load, on_failure, name, on_warm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 import sys
 from collections.abc import Callable
@@ -91,15 +92,16 @@ def build(
     load: Callable[[], LanguageModel],
     config: ServerConfig,
     on_failure: Callable[[BaseException], None] | None = None,
+    on_warm: Callable[[], object] | None = None,
 ) -> Server:
-    """A server that is not running yet."""
+    """A server that is not running yet; for `on_warm` see `create_app`."""
 
     def failed(error: BaseException) -> None:
         server.should_exit = True
         if on_failure is not None:
             on_failure(error)
 
-    app = create_app(load, config, failed)
+    app = create_app(load, config, failed, on_warm)
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -128,7 +130,9 @@ def serve(
             listeners.append(stack.enter_context(bind(host, port)))
         for listener in listeners:
             announce(url_of(listener))
-        build(load, config, failures.append).run(sockets=listeners)
+        # What has been loaded stays. Python would search all of it for garbage again and again, and every
+        # stream would wait meanwhile: 110 to 150 ms for 180,000 objects.
+        build(load, config, failures.append, on_warm=gc.freeze).run(sockets=listeners)
     if failures:
         raise failures[0]
 

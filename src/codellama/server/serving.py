@@ -31,7 +31,8 @@ class Running(Protocol):
 class Serving:
     """One model and what is running on it; `name` is what answers are to call it (None: its own name).
 
-    `on_failure` hears of a model that cannot be loaded.
+    `on_failure` hears of a model that cannot be loaded; `on_warm` is called, on the loading thread, when a
+    model is warmed up.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Serving:
         load: Callable[[], LanguageModel],
         on_failure: Callable[[BaseException], None] | None = None,
         name: str | None = None,
+        on_warm: Callable[[], object] | None = None,
     ) -> None:
         self.created = int(time.time())
         self.running: set[Running] = set()
         self._load = load
         self._on_failure = on_failure
         self._name = name
+        self._on_warm = on_warm
         self._llm: LanguageModel | None = None
         self._unavailable: str | None = LOADING
         self._ready_hook: Callable[[], None] = lambda: None
@@ -107,6 +110,8 @@ class Serving:
                 return
             with suppress(EngineDeadError):  # closed in the meantime
                 llm.warm_up()
+                if self._on_warm is not None:
+                    self._on_warm()
 
     def _ready(self, llm: LanguageModel) -> None:
         self._take(llm)
