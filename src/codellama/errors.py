@@ -157,6 +157,34 @@ class GrammarError(InvalidRequestError):
         super().__init__(sentence, param, remedy, **values)
 
 
+def check_text(text: str, param: str, place: str = "") -> None:
+    """Raise InvalidRequestError if the text, at `place` in `param`, holds half of a surrogate pair.
+
+    Python and JSON can write such a half, but UTF-8 cannot, and so no model can read it.
+    """
+    if not is_encodable(text):
+        raise half_a_pair(param, place)
+
+
+def half_a_pair(param: str, place: str = "") -> InvalidRequestError:
+    """The error for half of a surrogate pair in a text."""
+    return InvalidRequestError(
+        "{param}{place} holds half of a surrogate pair, which is no character",
+        param,
+        "send the whole character, or leave it out",
+        place=place,
+    )
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def unknown_token(param: str, token: int, n_vocab: int) -> InvalidRequestError:
     """The error for a token id in `param` that a vocabulary of `n_vocab` tokens does not have."""
     return InvalidRequestError(

@@ -8,6 +8,7 @@ import pytest
 
 from codellama.errors import InvalidRequestError
 from codellama.params import ModelConfig, SamplingParams, seed_of_choice
+from codellama.settings import settings_of
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,21 @@ def test_bad_sampling(options: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError, match=param) as caught:
         SamplingParams.of(**options)
     assert caught.value.param == param
+
+
+TEXTS = [s.name for s in settings_of(SamplingParams) if s.kind is str or "str" in str(s.kind)]
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name not in ("lora", "samplers")])
+def test_half_a_character_in_a_text_is_named(name: str) -> None:
+    """Python and JSON can write it, UTF-8 cannot."""
+    value: Any = "a\ud800"
+    for given in (value, ("x", value)) if name in ("stop", "dry_sequence_breakers") else (value,):
+        if name == "dry_sequence_breakers" and isinstance(given, str):
+            continue
+        with pytest.raises(InvalidRequestError, match="half of a surrogate pair") as caught:
+            SamplingParams.of(**{name: given})
+        assert caught.value.param == name
 
 
 def test_a_close_name_is_suggested() -> None:

@@ -264,7 +264,7 @@ def test_a_clients_mistake_is_a_400(
         (b"[]", "JSON object"),
         (b"[" * 100_000, "nested more than"),
         (b'{"prompt": "\xff"}', "body"),
-        (b'{"prompt": "\\ud800"}', "not valid Unicode"),
+        (b'{"prompt": "\\ud800"}', "prompt holds half of a surrogate pair"),
     ],
 )
 def test_malformed_bodies(live: Live, llm: FakeLLM, content: bytes, message: str) -> None:
@@ -272,6 +272,44 @@ def test_malformed_bodies(live: Live, llm: FakeLLM, content: bytes, message: str
     response = httpx.post(live.url + "/completion", content=content, headers=headers, timeout=60)
     assert response.status_code == 400, response.text
     assert message in response.json()["error"]["message"]
+
+
+HALF = "a\ud800"
+MESSAGE = {"role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/completion", {"prompt": ["x", HALF]}, "prompt"),
+        *(
+            ("/completion", {"prompt": "x", name: value}, name)
+            for name, value in {
+                "grammar": f'root ::= "{HALF}"', "regex": HALF, "lark": HALF, "stop": [HALF],
+                "dry_sequence_breakers": ["x", HALF], "logit_bias": [[HALF, 1.5]],
+            }.items()
+        ),
+        ("/v1/completions", {"prompt": HALF}, "prompt"),
+        ("/v1/completions", {"prompt": HALF, "suffix": "x"}, "prompt"),
+        ("/v1/completions", {"prompt": "x", "suffix": HALF}, "suffix"),
+        ("/infill", {"input_prefix": HALF, "input_suffix": ""}, "input_prefix"),
+        ("/infill", {"input_prefix": "", "input_suffix": HALF}, "input_suffix"),
+        ("/infill", {"input_prefix": "", "input_suffix": "", "prompt": HALF}, "prompt"),
+        ("/infill", {"input_prefix": "", "input_suffix": "", "input_extra": [{"text": HALF}]},
+         "input_extra"),
+        ("/tokenize", {"content": HALF}, "content"),
+        ("/v1/embeddings", {"input": ["x", HALF]}, "input"),
+        ("/v1/chat/completions", {"messages": [MESSAGE], "guided_regex": HALF}, "guided_regex"),
+        ("/v1/chat/completions", {"messages": [MESSAGE], "tools": [
+            {"type": "function", "function": {"name": "f", "description": HALF}}]}, "tools"),
+    ],
+)  # fmt: skip
+def test_half_a_character_is_named(live: Live, path: str, body: Any, param: str) -> None:
+    headers = {"content-type": "application/json"}
+    error = httpx.post(live.url + path, content=json.dumps(body), headers=headers, timeout=60)
+    assert error.status_code == 400, error.text
+    assert error.json()["error"]["param"] == param
+    assert "half of a surrogate pair" in error.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])

@@ -22,6 +22,7 @@ from codellama.errors import (
     InvalidRequestError,
     ModelLoadError,
     UnsupportedError,
+    check_text,
 )
 from codellama.native.library import library
 from codellama.native.load import LoadProgress, load_weights
@@ -197,7 +198,8 @@ class Tokenizer:
             # encode_infilling does the same and drops a fixed two).
             lead = self.encode(_UNMERGED)
             return self.encode(_UNMERGED + text)[len(lead) :]
-        data = text.encode("utf-8", "replace")  # lone surrogates are no UTF-8
+        check_text(text, "prompt")
+        data = text.encode()
         room = len(data) + 8
         while True:
             buffer = (llama_cpp.llama_token * room)()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from codellama.errors import InvalidRequestError
+from codellama.errors import InvalidRequestError, check_text
 from codellama.params.lora import check_scales
 from codellama.params.samplers import SAMPLERS, sampler_names
 from codellama.settings import Face, check_settings, is_number, make, setting
@@ -194,6 +194,7 @@ class SamplingParams:
         for name in ("temperature", "top_k"):  # below 0 means 0, as in llama.cpp
             object.__setattr__(self, name, max(0, getattr(self, name)))
         self._check_lists()
+        self._check_texts()
         self._check_biases()
         if self.lora is not None:
             check_scales(self.lora)
@@ -210,6 +211,12 @@ class SamplingParams:
         for token in self.stop_tokens:
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequestError("{param} must hold token ids", "stop_tokens")
+
+    def _check_texts(self) -> None:
+        for name, value in vars(self).items():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str):
+                    check_text(text, name)
 
     def _check_biases(self) -> None:
         if not isinstance(self.logit_bias, Mapping):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from codellama.errors import InvalidRequestError
+from codellama.errors import InvalidRequestError, check_text
 
 ToolChoice = Literal["auto", "required", "named"]
 TOOL_CHOICES: tuple[ToolChoice, ...] = ("auto", "required", "named")
@@ -38,6 +38,7 @@ class Tool:
             raise InvalidRequestError(
                 "{param}: the description of {name} must be text", "tools", name=self.name
             )
+        check_text(self.description, "tools", f": the description of {self.name}")
         if self.parameters is not None and not isinstance(self.parameters, Mapping):
             raise InvalidRequestError(
                 "{param}: the parameters of {name} must be a JSON schema, an object",

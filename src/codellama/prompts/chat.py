@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from codellama.errors import ChatFormatError, UnsupportedError
+from codellama.errors import ChatFormatError, UnsupportedError, is_encodable
 from codellama.params import Message, Prompt, SpecialTags, Tools
 from codellama.prompts.tools import checked_calls, plain_turns, with_tools
 from codellama.variants import STEP
@@ -269,10 +269,23 @@ def _checked(i: int, message: Any, policy: SpecialTags) -> Message:
             raise ChatFormatError("{param}[{i}]: destination must be one line of text", i=i)
         checked["destination"] = destination
     _take_calls(i, message, checked)
+    _check_texts(i, checked)
     if policy == "reject":
         for call in checked.get("tool_calls", ()):
             reject_tags(call.name + call.arguments, SPECIAL_TAGS, "messages", f"[{i}]")
     return checked
+
+
+def _check_texts(i: int, message: Message) -> None:
+    calls = message.get("tool_calls", ())
+    said = (message["content"], message.get("destination", ""))
+    for text in (*said, *(text for call in calls for text in (call.name, call.arguments))):
+        if not is_encodable(text):
+            raise ChatFormatError(
+                "{param}[{i}] holds half of a surrogate pair, which is no character",
+                remedy="send the whole character, or leave it out",
+                i=i,
+            )
 
 
 def _take_calls(i: int, message: Mapping[str, Any], checked: Message) -> None:

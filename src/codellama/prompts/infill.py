@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codellama.errors import UnsupportedError
+from codellama.errors import UnsupportedError, check_text
 from codellama.params import Prompt, SpecialTags
 from codellama.prompts.chat import (
     FIM_TAGS,
@@ -44,6 +44,7 @@ class InfillFormat:
         return Prompt(tuple(tokens), frozenset({self._eot}))
 
     def _parts(self, text: str, name: str) -> list[str]:
+        check_text(text, name)
         if self._policy == "reject":
             reject_tags(text, FIM_TAGS, name)
         return split_tags(text.replace("\r\n", "\n"), self._tags)

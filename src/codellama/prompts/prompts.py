@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from typing_extensions import assert_never
 
-from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.errors import InvalidRequestError, UnsupportedError, check_text
 from codellama.params import Message, ModelConfig, Prompt, Tools
 from codellama.prompts.chat import (
     ChatFormat,
@@ -130,6 +130,7 @@ class Prompts:
     def complete(self, prompt: str | Sequence[int]) -> Prompt:
         """BOS and the text as plain text; token ids are taken as they are."""
         if isinstance(prompt, str):
+            check_text(prompt, "prompt")
             parts = split_tags(prompt, self._live_tags)
             tokens = encode_parts(self._vocabulary, parts) if prompt else []
             return Prompt((self._vocabulary.bos, *tokens))

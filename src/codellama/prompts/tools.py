@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from codellama.errors import ChatFormatError, InvalidRequestError
+from codellama.errors import ChatFormatError, InvalidRequestError, check_text
 from codellama.params import Message, ToolCall, Tools
 
 CALL = "[CALL]"
@@ -122,7 +122,7 @@ def checked_calls(i: int, calls: Any) -> tuple[ToolCall, ...]:
 
 def _compact(schema: Mapping[str, Any], name: str) -> str:
     try:
-        return json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(
             "{param}: the parameters of {name} are no JSON: {reason}",
@@ -130,3 +130,5 @@ def _compact(schema: Mapping[str, Any], name: str) -> str:
             name=name,
             reason=str(error),
         ) from None
+    check_text(text, "tools", f": the parameters of {name}")
+    return text

@@ -19,6 +19,7 @@ from codellama.errors import (
     InvalidRequestError,
     QueueFullError,
     UnsupportedError,
+    half_a_pair,
 )
 
 Json = dict[str, Any]
@@ -104,6 +105,8 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError
         return InvalidRequestError("the body must be a JSON object")
     if first["type"] == "missing":
         return InvalidRequestError("{param} is required", param)
+    if any(e["type"] == "string_unicode" and param in e["loc"] for e in errors):
+        return half_a_pair(param)
     return InvalidRequestError("{param}: {reason}", param, reason=_reason(errors, param))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, g
 from pydantic import Field, PrivateAttr, create_model
 
 from codellama.compat.openai import object_schema, response_schema, seed_or_random
-from codellama.errors import InvalidRequestError, unknown_token
+from codellama.errors import InvalidRequestError, check_text, unknown_token
 from codellama.params import FORMS, SamplingOptions, SamplingParams
 from codellama.protocol import limits
 from codellama.protocol.body import Fields, respell
@@ -237,6 +237,7 @@ def _bias(bias: Any) -> float:
 
 def _tokens(key: int | str, tokenizer: TextTokenizer) -> list[int]:
     if isinstance(key, str):
+        check_text(key, "logit_bias")
         return tokenizer.encode(key)
     if not 0 <= key < tokenizer.n_vocab:
         raise unknown_token("logit_bias", key, tokenizer.n_vocab)

@@ -18,7 +18,7 @@ from codellama.compat.logprobs import Piece, Shown, shown_logprobs, token_json
 from codellama.compat.replies import Json, progress_json, select_fields, timings_json
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason
-from codellama.errors import InvalidRequestError
+from codellama.errors import InvalidRequestError, check_text
 from codellama.params import RANDOM_SEED, Prompt, SamplingParams
 from codellama.protocol import limits
 from codellama.protocol.body import Fields
@@ -95,6 +95,11 @@ class InfillRequest(NativeRequest):
         """The one prompt of an infill request."""
         if not isinstance(self.prompt, str):
             raise InvalidRequestError("{param} must be a string", "prompt")
+        for i, chunk in enumerate(self.input_extra):
+            check_text(chunk.text, "input_extra", f"[{i}]")
+        check_text(self.prompt, "prompt")
+        check_text(self.input_prefix, "input_prefix")
+        check_text(self.input_suffix, "input_suffix")
         extra = "".join(SNIPPET + chunk.text for chunk in self.input_extra)
         return [llm.infill_prompt(extra + self.input_prefix + self.prompt, self.input_suffix)]
 

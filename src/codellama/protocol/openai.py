@@ -15,7 +15,7 @@ from pydantic import Field
 from codellama.compat.openai import chat_logprobs_count
 from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.compat.tool_replies import Calls
-from codellama.errors import InvalidRequestError
+from codellama.errors import InvalidRequestError, check_text
 from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.prompts.prompts import prompt_text
 from codellama.protocol.fields import SamplingFields
@@ -135,6 +135,8 @@ class CompletionRequest(SamplingFields):
             raise InvalidRequestError("suffix needs a {param} that is one text", "prompt")
         if self.echo:
             raise InvalidRequestError("{param} cannot be used together with suffix", "echo")
+        check_text(self.prompt, "prompt")
+        check_text(self.suffix, "suffix")
         return [llm.infill_prompt(self.prompt, self.suffix)]
 
     def sampling(self, tokenizer: TextTokenizer) -> SamplingParams:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from codellama.compat.openai import text_messages
-from codellama.errors import InvalidRequestError, unknown_token
+from codellama.errors import InvalidRequestError, check_text, unknown_token
 from codellama.params import Message
 from codellama.protocol import limits
 from codellama.protocol.body import Fields
@@ -111,6 +111,7 @@ def mixed_tokens(
     tokens: list[int] = []
     for i, part in enumerate(raw):
         if isinstance(part, str):
+            check_text(part, "prompt")
             part_tokens = tokenizer.encode(part, parse_special=parse_special)
             if add_bos and i == 0 and part_tokens[:1] != [tokenizer.bos]:
                 tokens.append(tokenizer.bos)
