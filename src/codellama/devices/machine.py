@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from codellama.native.library import Device, library
+from codellama.system import memory_bytes
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Machine:
 def this_machine() -> Machine:
     """The machine as it is now. Raises UnsupportedError if llama.cpp cannot list its devices."""
     return Machine(
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=memory_bytes(),
         gpus=tuple(library().gpus()),
         rotates_keys=os.environ.get("LLAMA_ATTN_ROT_DISABLE", "0") == "0",
     )

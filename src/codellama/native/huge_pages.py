@@ -8,10 +8,11 @@ afterwards. Without Linux, or if it refuses, nothing happens.
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from codellama.system import madvise
 
 Range = tuple[int, int]
 """Addresses from the first up to, but not including, the second."""
@@ -75,15 +76,9 @@ def _read_maps() -> str:
 
 
 def _advise(start: int, end: int) -> bool:
-    return _madvise(start, end - start, _MADV_HUGEPAGE)
+    return madvise(start, end - start, _MADV_HUGEPAGE)
 
 
 def _collapse(start: int, end: int) -> None:
     for address in range(start, end, HUGE):  # one by one: it stops at memory nobody has touched yet
-        _madvise(address, HUGE, _MADV_COLLAPSE)
-
-
-def _madvise(start: int, nbytes: int, advice: int) -> bool:
-    libc = ctypes.CDLL(None)
-    done: int = libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(nbytes), advice)
-    return done == 0
+        madvise(address, HUGE, _MADV_COLLAPSE)

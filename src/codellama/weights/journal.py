@@ -8,8 +8,6 @@ power cut took away can end up in the result. The file is locked while a run is 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from codellama.errors import ConversionError
+from codellama.system import BINARY, lock, pread, sync_data, sync_folder
 
 _FORMAT = "codellama journal"
 _VERSION = "1"
@@ -43,9 +42,10 @@ class Journal:
         Raises:
             ConversionError: another process holds it.
         """
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(file):
+                raise BlockingIOError(self.path)
             if os.fstat(file).st_ino != os.stat(self.path).st_ino:
                 raise FileNotFoundError(self.path)
         except OSError as error:
@@ -60,7 +60,7 @@ class Journal:
             ConversionError: the journal is that of another plan; the message names the difference.
         """
         size = os.fstat(self._file).st_size
-        data = os.pread(self._file, min(size, _MOST_BYTES), 0)
+        data = pread(self._file, min(size, _MOST_BYTES), 0)
         head, newline, body = data.partition(b"\n")
         if not newline:
             return False  # the run was cut off before it began
@@ -119,12 +119,12 @@ class Journal:
         self.entries.update(noted)
         self._write("".join(f"{slab} {crc:08x}\n" for slab, crc in noted.items()).encode())
         if sync:
-            os.fdatasync(self._file)
+            sync_data(self._file)
 
     def finish(self) -> None:
         """Note that every byte of the output is on the disk."""
         self._write(_DONE + b"\n")
-        os.fdatasync(self._file)
+        sync_data(self._file)
         self.complete = True
 
     def _write(self, data: bytes) -> None:
@@ -140,13 +140,3 @@ class Journal:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed files in `folder` survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -12,6 +12,7 @@ from codellama.errors import ConversionError
 from codellama.files.safetensors_header import SafeTensor
 from codellama.native.arrays import Floats
 from codellama.native.ggml import tensor_type, to_float
+from codellama.system import BINARY, pread
 from codellama.weights.unusable import UnusableWeightsError
 
 
@@ -58,7 +59,7 @@ class NumberReader:
         try:
             file = self._file(tensor.path)
             while count:
-                piece = os.pread(file, count, position)
+                piece = pread(file, count, position)
                 if not piece:
                     raise ConversionError(f"{tensor.path}: the file ends inside {tensor.name}")
                 pieces.append(piece)
@@ -70,7 +71,7 @@ class NumberReader:
     def _file(self, path: Path) -> int:
         with self._lock:
             if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
+                self._files[path] = os.open(path, os.O_RDONLY | BINARY)
             return self._files[path]
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ from codellama.files.provenance import PREFIX, manifest, manifest_path
 from codellama.files.split import part_paths
 from codellama.kernels.quantizers import quantizers_of
 from codellama.native.arrays import Bytes
-from codellama.weights.journal import Journal, sync_folder
+from codellama.system import BINARY, pread, pwrite, sync_data, sync_folder
+from codellama.weights.journal import Journal
 from codellama.weights.naming import check_absent
 from codellama.weights.plan import Plan, Slab
 
@@ -99,7 +100,7 @@ class Output:
     def prepare(self) -> None:
         """Make the files, at full length and with their headers."""
         for part, planned in zip(self._parts, self.plan.files, strict=True):
-            file = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+            file = os.open(part, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
             self._files.append(file)
             os.ftruncate(file, planned.nbytes)
             _write_at(file, memoryview(planned.header), 0)
@@ -121,7 +122,7 @@ class Output:
     def sync(self) -> None:
         """Wait until the disk has what was written."""
         for file in self._files:
-            os.fdatasync(file)
+            sync_data(file)
 
     def record(self, entries: Iterable[tuple[int, int]], *, sync: bool = True) -> None:
         """Note slabs as finished; `sync` first, if a power cut shall not undo them."""
@@ -168,7 +169,7 @@ class Output:
         with self._manifest[0].open("wb") as file:
             file.write(data)
             file.flush()
-            os.fdatasync(file.fileno())
+            sync_data(file.fileno())
 
     def _check(self, number: int, part: Path) -> None:
         found = [tensor.offset for tensor in read_gguf_header(part).tensors]
@@ -194,7 +195,7 @@ class Output:
 def _write_at(file: int, view: memoryview, position: int) -> None:
     view = view.cast("B")
     while view:
-        count = os.pwrite(file, view, position)
+        count = pwrite(file, view, position)
         view = view[count:]
         position += count
 
@@ -202,7 +203,7 @@ def _write_at(file: int, view: memoryview, position: int) -> None:
 def _read_at(file: int, count: int, position: int) -> bytes:
     """Up to `count` bytes; fewer if the file ends before."""
     pieces = []
-    while count and (data := os.pread(file, count, position)):
+    while count and (data := pread(file, count, position)):
         pieces.append(data)
         count -= len(data)
         position += len(data)

@@ -30,6 +30,7 @@ from codellama.files.small_files import check_small_files, read_json
 from codellama.files.torch_file import read_torch_header
 from codellama.native.arrays import Bytes
 from codellama.native.ggml import TensorType, tensor_type
+from codellama.system import BINARY, pread_into
 from codellama.weights.config import LlamaConfig, read_config
 from codellama.weights.dequantizers import Dequantizer
 from codellama.weights.metadata import checkpoint_metadata
@@ -163,7 +164,7 @@ class Source:
         try:
             file = self._file(path)
             while view:
-                count = os.preadv(file, [view], position)
+                count = pread_into(file, view, position)
                 if count == 0:
                     raise ConversionError(f"{path}: the file ends inside {name}")
                 view = view[count:]
@@ -174,7 +175,7 @@ class Source:
     def _file(self, path: Path) -> int:
         with self._lock:
             if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
+                self._files[path] = os.open(path, os.O_RDONLY | BINARY)
             return self._files[path]
 
     def expect(self, paths: Sequence[Path]) -> None:

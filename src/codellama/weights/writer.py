@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import TypeVar
 
 from codellama.errors import ConversionError
 from codellama.params import Progress
+from codellama.system import n_cores
 from codellama.weights.encode import SlabEncoder
 from codellama.weights.hashing import hash_files
 from codellama.weights.output import Output
@@ -200,4 +200,4 @@ def _in_pool(
 
 def default_threads() -> int:
     """As many threads as cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores()
