@@ -2,7 +2,8 @@
 
 A `Session` keeps the turns of one chat with one `LLM`. An answer becomes part of the conversation when
 it ends, also when it is cancelled half-way: what was said stays said. A question that got no answer at
-all, or whose answer failed, is not kept. A session is used by one thread at a time.
+all, or whose answer failed, can be asked again but is no part of it. A session is used by one thread at a
+time, but for `save_state`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from codellama.engine.request import Delta, FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, InvalidRequestError
-from codellama.params import ContextPolicy, Message
+from codellama.params import ContextPolicy, Message, SamplingParams
 from codellama.params.options import SamplingOptions
 from codellama.running.collected import Collected
 from codellama.running.kv_file import StaleStateError
@@ -36,18 +37,26 @@ class Answer:
 
     Leaving the loop early cancels it and keeps what was read. `finish_reason`, `usage` and `timings`
     are known at its end; `tokens` are the ids so far, `dropped` is the number of older messages that
-    the model did not see.
+    the model did not see. `asked` is the conversation with the question at its end.
     """
 
-    def __init__(self, completion: Completion, keep: Callable[[str], None]) -> None:
+    def __init__(
+        self, completion: Completion, asked: list[Message], keep: Callable[[str], None]
+    ) -> None:
         """`keep` gets the whole text when the answer ends; the empty text if it failed."""
         self._completion = completion
+        self.asked = asked
         self._keep = keep
         self._collected = Collected()
         self.dropped = len(completion.dropped)
 
     def __repr__(self) -> str:
         return f"<Answer by {self._completion!r}>"
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self._completion.prompt.tokens)
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -70,7 +79,7 @@ class Answer:
         return self._collected.tokens
 
     def events(self) -> Iterator[Delta]:
-        """Deltas until the final one."""
+        """Deltas until the final one. Those without text say how much of the prompt has been `processed`."""
         failed = False
         try:
             for _, delta in self._completion.events():
@@ -149,10 +158,39 @@ class Session:
 
         Raises InvalidRequestError if nothing has been asked yet.
         """
+        return self.replace(self._last_question(), **params)
+
+    def replace(self, text: str, **params: Unpack[SamplingOptions]) -> Answer:
+        """Ask `text` in the place of the last question; the answer takes the place of the old one.
+
+        Raises InvalidRequestError if nothing has been asked yet.
+        """
+        self._last_question()
+        before = self._turns[:-2] if self._answered else self._turns
+        return self._ask(before, text, params)
+
+    def undo(self) -> str:
+        """Take back the last question and its answer; returns the question. A running answer is cancelled.
+
+        Raises InvalidRequestError if nothing has been asked yet.
+        """
+        text = self._last_question()
+        self._stop()
+        if self._answered:
+            del self._turns[-2:]
+        self._question = self._turns[-2]["content"] if self._turns else None
+        self._answered = bool(self._turns)
+        return text
+
+    @property
+    def question(self) -> str | None:
+        """The last question, answered or not."""
+        return self._question
+
+    def _last_question(self) -> str:
         if self._question is None:
             raise InvalidRequestError("there is no question to ask again", "messages")
-        before = self._turns[:-2] if self._answered else self._turns
-        return self._ask(before, self._question, params)
+        return self._question
 
     def reset(self) -> None:
         """Drop all turns; the system text stays. A running answer is cancelled."""
@@ -169,17 +207,24 @@ class Session:
         is missing.
         """
         path = Path(path)
-        document = {"model": self.llm.name, "messages": self.messages}
-        part = path.with_name(path.name + ".part")
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        state_path = _state_path(path)
-        if not kv or not self._save_state(state_path):
+        write_document(path, self.document())
+        state_path = kv_path(path)
+        if not kv or not self.save_state(state_path):
             state_path.unlink(missing_ok=True)  # that of an earlier save is of no use any more
+
+    def document(self) -> dict[str, Any]:
+        """What `save` writes. A question that waits for its answer is the last message."""
+        messages = self.messages
+        if self._question is not None and not self._answered:
+            messages.append(Message(role="user", content=self._question))
+        return {"model": self.llm.name, "messages": messages}
+
+    def save_state(self, path: str | Path) -> bool:
+        """Write the model's KV state of the conversation; False if there is none. Any thread may do this.
+
+        Raises OSError.
+        """
+        return bool(self._tokens) and self.llm.save_state(self._tokens, path, lora=self._lora)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], llm: LanguageModel) -> Session:
@@ -189,30 +234,18 @@ class Session:
         why not, and the conversation is decoded again. Raises InvalidRequestError if the file is
         not such a document.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-            turns: list[Message] = [
-                {"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"]
-            ]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InvalidRequestError(
-                "{path} is not a saved conversation: {reason!r}", path=path, reason=error
-            ) from error
+        turns = read_document(path)
         session = cls(llm)
         if turns and turns[0]["role"] == "system":
             session._system = turns.pop(0)["content"]
-        if [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
-            raise InvalidRequestError(
-                "{path}: after the system turn, user and assistant take turns", path=path
-            )
+        session._answered = len(turns) % 2 == 0 and bool(turns)
+        if len(turns) % 2:
+            session._question = turns.pop()["content"]
+        elif turns:
+            session._question = turns[-2]["content"]
         session._turns = turns
-        if turns:
-            session._question, session._answered = turns[-2]["content"], True
-        session._load_state(_state_path(Path(path)))
+        session._load_state(kv_path(Path(path)))
         return session
-
-    def _save_state(self, path: Path) -> bool:
-        return bool(self._tokens) and self.llm.save_state(self._tokens, path, lora=self._lora)
 
     def _load_state(self, path: Path) -> None:
         if not path.exists():
@@ -230,7 +263,11 @@ class Session:
     def _ask(self, before: list[Message], text: str, params: SamplingOptions) -> Answer:
         question = Message(role="user", content=text)
         messages = [*self._with_system(before), question]
-        completion = self.llm.chat(messages, context_policy=self.context_policy, **params)
+        sampling = SamplingParams.of(**params)
+        prompt = self.llm.chat_prompt(
+            messages, context_policy=self.context_policy, max_tokens=sampling.max_tokens
+        )
+        completion = self.llm.generate(prompt, params=sampling, reports=True)
         self._stop()
         self._turns, self._question, self._answered = list(before), text, False
 
@@ -241,7 +278,7 @@ class Session:
                 self._turns += [question, Message(role="assistant", content=said)]
                 self._answered = True
 
-        answer = self._running = Answer(completion, keep)
+        answer = self._running = Answer(completion, messages, keep)
         return answer
 
     def _stop(self) -> None:
@@ -250,5 +287,44 @@ class Session:
             self._running = None
 
 
-def _state_path(path: Path) -> Path:
+def kv_path(path: Path) -> Path:
+    """The file with the KV state of the conversation in `path`."""
     return path.with_name(path.name + ".kv")
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a conversation as JSON, all of it or nothing. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_document(path: str | os.PathLike[str]) -> list[Message]:
+    """The messages of a saved conversation: perhaps a system turn, then user and assistant take turns.
+
+    Raises InvalidRequestError if it is none.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        turns: list[Message] = [
+            {"role": str(m["role"]), "content": str(m["content"])} for m in document["messages"]
+        ]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InvalidRequestError(
+            "{path} is not a saved conversation: {reason!r}", path=path, reason=error
+        ) from error
+    roles = [turn["role"] for turn in turns]
+    if roles[:1] == ["system"]:
+        del roles[0]
+    if roles != (["user", "assistant"] * len(roles))[: len(roles)]:
+        raise InvalidRequestError(
+            "{path}: after the system turn, user and assistant take turns", path=path
+        )
+    return turns

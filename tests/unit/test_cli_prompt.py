@@ -9,7 +9,9 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from codellama.cli.prompt import PromptReader, in_open_block, message_of, open_history
+from codellama.cli.slash import COMMANDS
 
+PASTE, END = "\x1b[200~", "\x1b[201~"
 ENTER, ALT_ENTER, CTRL_C, CTRL_D, UP = "\r", "\x1b\r", "\x03", "\x04", "\x1b[A"
 
 
@@ -20,7 +22,7 @@ def keys() -> Iterator[PipeInput]:
 
 
 def reader(keys: PipeInput) -> PromptReader:
-    return PromptReader(InMemoryHistory(), ["/help", "/reset"], input=keys, output=DummyOutput())
+    return PromptReader(InMemoryHistory(), COMMANDS, input=keys, output=DummyOutput())
 
 
 @pytest.mark.parametrize(
@@ -33,12 +35,30 @@ def reader(keys: PipeInput) -> PromptReader:
         ("\x1b[200~a = 1\nb = \\\n  2\x1b[201~" + ENTER, "a = 1\nb = \\\n  2"),
         ("drop" + CTRL_C + "keep" + ENTER, "keep"),
         ("/res\t" + ENTER, "/reset"),
+        ("/set temp\t 0.5" + ENTER, "/set temperature 0.5"),
+        (PASTE + '"""Docs.' + END + ENTER, '"""Docs.'),
+        (PASTE + '"""Docs."""\r\nx = 1' + END + ENTER, '"""Docs."""\nx = 1'),
+        ('"""Docs."""' + ALT_ENTER + "x = 1" + ENTER, '"""Docs."""\nx = 1'),
     ],
-    ids=["line", "alt-enter", "backslash", "block", "paste", "ctrl-c", "tab"],
+    ids=[
+        *("line", "alt-enter", "backslash", "block", "paste", "ctrl-c", "tab", "tab-setting"),
+        *("paste-quotes", "paste-docstring", "docstring"),
+    ],
 )
 def test_keys(keys: PipeInput, typed: str, message: str) -> None:
     keys.send_text(typed)
     assert reader(keys)() == message
+
+
+def test_a_message_can_begin_with_what_was_asked_before(keys: PipeInput) -> None:
+    keys.send_text("!" + ENTER)
+    assert reader(keys)("one\ntwo") == "one\ntwo!"
+
+
+def test_files_are_completed(keys: PipeInput, tmp_path: Path) -> None:
+    (tmp_path / "somewhere.py").touch()
+    keys.send_text(f"/file {tmp_path}/some\t" + ENTER)
+    assert reader(keys)() == f"/file {tmp_path}/somewhere.py"
 
 
 @pytest.mark.parametrize("typed", [CTRL_D, CTRL_C + CTRL_C, CTRL_C + CTRL_D])
@@ -62,9 +82,20 @@ def test_up_brings_back_the_last_message(keys: PipeInput) -> None:
     assert read() == "one"
 
 
+def test_what_ctrl_c_drops_is_in_the_history(keys: PipeInput) -> None:
+    read = reader(keys)
+    keys.send_text("lost" + CTRL_C + "one" + ENTER)
+    read()
+    keys.send_text(UP + UP + ENTER)
+    assert read() == "lost"
+
+
 @pytest.mark.parametrize(
     ("text", "still_open"),
-    [("", False), ('"""', True), ('"""a', True), ('"""a"""', False), ('a """', False)],
+    [
+        *(("", False), ('"""', True), ('"""a', True), ('"""a"""', False), ('a """', False)),
+        ('"""a"""\nb', False),
+    ],
 )
 def test_blocks(text: str, still_open: bool) -> None:
     assert in_open_block(text) is still_open

@@ -167,7 +167,7 @@ def test_saved_conversations_go_on(tmp_path: Path) -> None:
         pytest.param('{"messages": ' + "[" * 100_000, id="too deep"),
         '{"messages": 3}',
         '{"messages": [{"role": "user"}]}',
-        '{"messages": [{"role": "user", "content": "hi"}]}',
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}',
         '{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}',
     ],
 )
@@ -176,3 +176,43 @@ def test_what_is_no_conversation_is_refused_by_name(tmp_path: Path, text: str) -
     path.write_text(text)
     with pytest.raises(InvalidRequestError, match=r"talk\.json"):
         Session.load(path, ScriptedLLM())
+
+
+def test_undo_takes_back_a_question_with_its_answer() -> None:
+    talk = session(say("one"), say("two"), say("again"))
+    talk.ask("a").text()
+    talk.ask("b").text()
+    assert talk.undo() == "b"
+    assert texts(talk) == ["a", "one"]
+    assert talk.question == "a"
+    talk.regen().text()
+    assert texts(talk) == ["a", "again"]
+    talk.undo()
+    assert texts(talk) == []
+    assert talk.question is None
+    with pytest.raises(InvalidRequestError, match="no question"):
+        talk.undo()
+
+
+def test_another_question_takes_the_place_of_the_last() -> None:
+    talk = session(say("one"), say("two"), ContextLengthError(70, 64))
+    talk.ask("a").text()
+    answer = talk.replace("b")
+    assert [m["content"] for m in answer.asked] == ["b"]
+    answer.text()
+    assert texts(talk) == ["b", "two"]
+    with pytest.raises(ContextLengthError):
+        talk.replace("too long")
+    assert texts(talk) == ["b", "two"], "refused: nothing has changed"
+
+
+def test_a_question_without_an_answer_is_saved_and_can_be_asked_again(tmp_path: Path) -> None:
+    talk = session(say("one"), say(), system="s")
+    talk.ask("a").text()
+    talk.ask("b").text()
+    talk.save(tmp_path / "talk.json")
+    loaded = Session.load(tmp_path / "talk.json", ScriptedLLM(say("two")))
+    assert loaded.messages == talk.messages
+    assert loaded.question == "b"
+    loaded.regen().text()
+    assert texts(loaded) == ["s", "a", "one", "b", "two"]

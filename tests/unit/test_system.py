@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from codellama import system
-from codellama.native import huge_pages
 
 CALLS = ("pread", "preadv", "pwrite", "fdatasync", "sched_getaffinity", "sysconf")
 
@@ -87,4 +86,3 @@ def test_what_is_no_terminal_keeps_its_echo(machine: str, tmp_path: Path) -> Non
 
 def test_advice_about_no_memory_is_refused() -> None:
     assert not system.madvise(1, 1, 14)  # no address of a page
-    assert huge_pages.NewMemory().want_huge_pages() is None

@@ -33,6 +33,7 @@ COMMANDS = (
     "inspect",
     "tokenize",
     "chat",
+    "sessions",
     "complete",
     "infill",
     "serve",

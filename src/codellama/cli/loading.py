@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,11 +28,31 @@ def open_model(name: str, options: Mapping[str, Any]) -> LLM:
 
     config = model_config(options, n_seq_max=1)
     path = model_file(name)
-    with imports.lasting():
-        from codellama.llm import LLM
-
-    with progress_bar(f"loading {name}") as progress:
+    with left_by_ctrl_c(), progress_bar(f"loading {name}") as progress:
+        with imports.lasting():
+            from codellama.llm import LLM
         return LLM(path, progress=progress, **config)
+
+
+@contextlib.contextmanager
+def left_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the process at once. llama.cpp maps and reads tens of gigabytes in calls that nothing else
+    ends, and there is nothing to save yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which the bar has hidden
+        sys.stderr.write(f"{cursor}\nInterrupted while loading.\n")
+        sys.stderr.flush()
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def model_file(name: str) -> Path:

@@ -236,14 +236,17 @@ def writing(title: str, outputs: Mapping[str, Path]) -> Iterator[dict[str, Any]]
 
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on stderr with bytes, rate and time left, if that is a terminal."""
+    """A bar on stderr with bytes, rate and time left, if that is a terminal; it is there from the
+    beginning on."""
     with _bars() as show:
+        show(title, 0, None)
         yield lambda done, total: show(title, done, total)
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Takes the title of a bar with bytes done and in all; nothing is shown but on a terminal."""
+def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Takes the title of a bar with bytes done and in all (None: not known yet); nothing is shown but on a
+    terminal."""
     if not sys.stderr.isatty():
         yield lambda title, done, total: None
         return
@@ -254,6 +257,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         Progress,
         TaskID,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
@@ -263,13 +267,14 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
 
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
-        def show(title: str, done: int, total: int) -> None:
+        def show(title: str, done: int, total: int | None) -> None:
             if title not in tasks:
                 tasks[title] = bars.add_task(title, total=total)
             bars.update(tasks[title], completed=done, total=total)
