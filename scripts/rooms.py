@@ -14,6 +14,7 @@ ROOMS = (
     "params",
     "engine",
     "prompts",
+    "edits",
     "constraints",
     "native",
     "kernels",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from codellama.cli import COMMANDS, LazyGroup, main, option_names
+import command_pages
+from codellama.cli import COMMANDS, GROUPS, LazyGroup, completion, main, option_names
 from codellama.errors import InvalidRequestError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,70 @@ def test_every_option_has_help_and_shows_its_environment_variable() -> None:
         and not (option.help and option.show_envvar)
     ]
     assert bare == []
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    assert command_pages.PAGE.read_text("utf-8") == command_pages.page(), (
+        "run scripts/command_pages.py"
+    )
+
+
+def test_help_has_every_command_under_a_heading() -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    places = [text.index(f"\n{heading}:\n") for heading in GROUPS]
+    assert places == sorted(places)
+    assert [name for name in COMMANDS if f"\n  {name} " not in text] == []
+
+
+@pytest.mark.parametrize(("word", "is_called"), [("help", "--help"), ("list", "models")])
+def test_what_is_called_otherwise_here_is_told(word: str, is_called: str) -> None:
+    result = CliRunner().invoke(main, [word], prog_name="codellama")
+    assert result.exit_code == 2
+    assert f"it is `codellama {is_called}`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("codellama ch", ["plain,chat"]),
+        ("codellama chat --templ", ["plain,--template"]),
+        ("codellama chat 70b-i", ["plain,70b-instruct"]),
+        ("codellama serve ./mod", ["file,./mod"]),
+        ("codellama edit x", ["file,x"]),
+        ("codellama chat --chat-format t", ["plain,turn"]),
+    ],
+)
+def test_shells_complete(words: str, wanted: list[str]) -> None:
+    n = len(words.split()) - 1
+    env = {"COMP_WORDS": words, "COMP_CWORD": str(n), "_CODELLAMA_COMPLETE": "bash_complete"}
+    assert CliRunner(env=env).invoke(main, prog_name="codellama").stdout.split() == wanted
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_completion_is_printed_and_installed(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_DATA_HOME", "ZDOTDIR", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    script = CliRunner().invoke(main, ["completion", shell]).stdout
+    assert "_CODELLAMA_COMPLETE=" in script
+    CliRunner().invoke(main, ["completion", shell, "--install"])
+    assert completion.place(shell).read_text() == script.removesuffix("\n")
+    checker = shutil.which(shell)
+    if checker is not None:
+        subprocess.run([checker, "-n", completion.place(shell)], check=True)
+
+
+def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "codellama.server.run", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "codellama.server.run")
+    monkeypatch.setattr("codellama.cli.loading.model_file", lambda name: tmp_path)
+    result = CliRunner().invoke(main, ["serve", "x.gguf"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: uvicorn is not installed: pip install 'codellama-runtime[server]'\n"
+    )
 
 
 def test_every_command_is_in_the_readme() -> None:

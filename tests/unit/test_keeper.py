@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from codellama.cli import main
-from codellama.cli.journal import Journal, journal_path, read_saved
-from codellama.cli.keeper import Keeper, Library
+from codellama.cli.journal import AnswerJournal, journal_path, read_saved
+from codellama.cli.keeper import Keeper, SessionFolder
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import DecodeError, InvalidRequestError
 from codellama.session import kv_path
@@ -21,16 +21,16 @@ from tests.unit.test_cli_chat import talk
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionFolder:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return Library()
+    return SessionFolder()
 
 
-def texts(library: Library, name: str) -> list[str]:
+def texts(library: SessionFolder, name: str) -> list[str]:
     return [message["content"] for message in library.find(name).messages()]
 
 
-def told(library: Library, name: str, *lines: str, llm: ScriptedLLM) -> str:
+def told(library: SessionFolder, name: str, *lines: str, llm: ScriptedLLM) -> str:
     keeper = Keeper(library, name)
     try:
         return talk(llm, *lines, keeper=keeper)
@@ -38,7 +38,7 @@ def told(library: Library, name: str, *lines: str, llm: ScriptedLLM) -> str:
         keeper.close()
 
 
-def test_a_conversation_goes_on_under_its_name(library: Library) -> None:
+def test_a_conversation_goes_on_under_its_name(library: SessionFolder) -> None:
     told(library, "work", "a", "b", llm=ScriptedLLM(say("one"), say("two")))
     assert texts(library, "work") == ["a", "one", "b", "two"]
     llm = ScriptedLLM(say("three"))
@@ -47,7 +47,7 @@ def test_a_conversation_goes_on_under_its_name(library: Library) -> None:
     assert library.latest().name == "work"
 
 
-def test_every_piece_is_on_disk_before_it_is_shown(library: Library) -> None:
+def test_every_piece_is_on_disk_before_it_is_shown(library: SessionFolder) -> None:
     """The files as they are when the process is killed at any moment hold what was shown by then."""
     keeper = Keeper(library, "work")
     shown: list[str] = []
@@ -61,23 +61,23 @@ def test_every_piece_is_on_disk_before_it_is_shown(library: Library) -> None:
         shown.append(piece)
         killed = library.folder.parent / f"copy{len(shown)}"
         shutil.copytree(library.folder, killed)
-        assert texts(Library(killed), "work") == ["s", "a", "one", "b", "".join(shown)]
+        assert texts(SessionFolder(killed), "work") == ["s", "a", "one", "b", "".join(shown)]
     before = library.folder.parent / "between"
     keeper.save(session)
     shutil.copytree(library.folder, before)
     shutil.copy(killed / "work.json.now", before / "work.json.now")  # not emptied yet
-    assert texts(Library(before), "work") == ["s", "a", "one", "b", "two!"]
+    assert texts(SessionFolder(before), "work") == ["s", "a", "one", "b", "two!"]
     keeper.close()
 
 
-def test_a_torn_line_is_left_out_and_a_question_waits(library: Library) -> None:
+def test_a_torn_line_is_left_out_and_a_question_waits(library: SessionFolder) -> None:
     keeper = Keeper(library, "work")
     session = keeper.open_session(ScriptedLLM(say("one")), None)
     keeper.begin(session.ask("a"))
     with journal_path(keeper.path).open("ab") as file:
         file.write(b'{"text": "on')
     keeper._journal._file = -1  # killed
-    keeper = Keeper(Library(shutil.copytree(library.folder, library.folder / "copy")), "work")
+    keeper = Keeper(SessionFolder(shutil.copytree(library.folder, library.folder / "copy")), "work")
     again = keeper.open_session(ScriptedLLM(say("two")), None)
     assert (again.messages, again.question) == ([], "a")
     again.regen().text()
@@ -86,7 +86,7 @@ def test_a_torn_line_is_left_out_and_a_question_waits(library: Library) -> None:
     assert [m["content"] for m in read_saved(keeper.path)] == ["a", "two"]
 
 
-def test_two_processes_do_not_write_one_conversation(library: Library) -> None:
+def test_two_processes_do_not_write_one_conversation(library: SessionFolder) -> None:
     keeper = Keeper(library, "work")
     with pytest.raises(InvalidRequestError, match="work is open in another terminal"):
         Keeper(library, "work")
@@ -98,12 +98,12 @@ def test_two_processes_do_not_write_one_conversation(library: Library) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "x" * 81, "a b"])
-def test_names_are_no_paths(library: Library, name: str) -> None:
+def test_names_are_no_paths(library: SessionFolder, name: str) -> None:
     with pytest.raises(InvalidRequestError, match="is no name of a conversation"):
         Keeper(library, name)
 
 
-def test_what_is_left_behind_stays_on_disk(library: Library) -> None:
+def test_what_is_left_behind_stays_on_disk(library: SessionFolder) -> None:
     first = library.new_name()
     transcript = told(library, first, "a", "/reset", "b", llm=ScriptedLLM(say("1"), say("2")))
     assert f"kept: codellama chat --session {first}" in transcript
@@ -114,20 +114,22 @@ def test_what_is_left_behind_stays_on_disk(library: Library) -> None:
     assert len(library.all()) == 4
 
 
-def test_taking_back_and_changing_a_question(library: Library) -> None:
+def test_taking_back_and_changing_a_question(library: SessionFolder) -> None:
     llm = ScriptedLLM(say("1"), say("2"), say("3"))
     told(library, "work", "a", "b", "/undo", "/edit", "+!", llm=llm)
     assert texts(library, "work") == ["a!", "3"]
     assert llm.asked[-1] == "user: a!\n"
 
 
-def test_a_failed_answer_leaves_its_question(library: Library) -> None:
+def test_a_failed_answer_leaves_its_question(library: SessionFolder) -> None:
     failure = Delta(finish_reason=FinishReason.ERROR, error=DecodeError("broken"))
     told(library, "work", "a", "b", llm=ScriptedLLM(say("1"), [Delta("x"), failure]))
     assert texts(library, "work") == ["a", "1", "b"]
 
 
-def test_only_the_latest_conversation_without_a_name_keeps_its_state(library: Library) -> None:
+def test_only_the_latest_conversation_without_a_name_keeps_its_state(
+    library: SessionFolder,
+) -> None:
     for name in ("2026-01-01-000000", "work", "2026-01-02-000000"):
         told(library, name, "a", llm=ScriptedLLM(say("1")))
         kv_path(library.path(name)).write_bytes(b"state")
@@ -138,7 +140,7 @@ def test_only_the_latest_conversation_without_a_name_keeps_its_state(library: Li
 
 
 def test_a_full_disk_is_a_line_and_the_conversation_goes_on(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: SessionFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -148,7 +150,7 @@ def test_a_full_disk_is_a_line_and_the_conversation_goes_on(
     transcript = talk(ScriptedLLM(say("one"), say("two")), "a", "b", keeper=keeper)
     assert "Error: the conversation cannot be saved: No space left on device" in transcript
     assert "two" in transcript
-    monkeypatch.setattr(Journal, "say", full)
+    monkeypatch.setattr(AnswerJournal, "say", full)
     assert "three" in talk(ScriptedLLM(say("three")), "c", keeper=keeper)
 
 
@@ -159,7 +161,9 @@ def invoke(*args: str | Path) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
-def test_sessions_are_listed_shown_exported_and_deleted(library: Library, tmp_path: Path) -> None:
+def test_sessions_are_listed_shown_exported_and_deleted(
+    library: SessionFolder, tmp_path: Path
+) -> None:
     assert "no conversation is kept" in invoke("sessions").stdout
     told(library, "work", "a question", "b", llm=ScriptedLLM(say("one"), say("two")))
     listing = invoke("sessions", "list").stdout
@@ -183,14 +187,14 @@ def test_sessions_are_listed_shown_exported_and_deleted(library: Library, tmp_pa
     assert "there is no conversation 'work'" in invoke("sessions", "delete", "work").stderr
 
 
-def test_a_file_that_is_no_conversation_is_listed_with_the_reason(library: Library) -> None:
+def test_a_file_that_is_no_conversation_is_listed_with_the_reason(library: SessionFolder) -> None:
     library.folder.mkdir(parents=True)
     library.path("odd").write_text("{}")
     assert "is not a saved conversation" in invoke("sessions").stdout
 
 
 def test_one_question_can_go_on_with_a_session(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: SessionFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = ScriptedLLM(say("one")), ScriptedLLM(say("two"))
     monkeypatch.setattr("codellama.cli.chat.open_model", Opener(first))
@@ -202,7 +206,7 @@ def test_one_question_can_go_on_with_a_session(
 
 
 def test_there_must_be_something_to_go_on_with(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: SessionFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codellama.cli.chat.open_model", Opener(ScriptedLLM()))
     assert "no conversation is kept" in invoke("chat", "m", "--continue", "-p", "b").stderr

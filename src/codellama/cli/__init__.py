@@ -21,24 +21,22 @@ import click
 
 from codellama.errors import CodeLlamaError
 
-COMMANDS = (
-    "demo",
-    "models",
-    "plan",
-    "pull",
-    "convert",
-    "quantize",
-    "imatrix",
-    "verify",
-    "inspect",
-    "tokenize",
-    "chat",
-    "sessions",
-    "complete",
-    "infill",
-    "serve",
-)
-"""The subcommands in the order of use; each is the module of that name in this package."""
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Talk and write": ("chat", "sessions", "edit", "complete", "infill", "demo"),
+    "Serve": ("serve",),
+    "Get models": ("models", "plan", "pull", "convert", "quantize", "imatrix", "verify"),
+    "Look inside": ("inspect", "tokenize"),
+    "This command": ("completion",),
+}
+"""The subcommands under their headings; each is the module of that name in this package."""
+
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+
+INSTEAD = {"help": "--help", "list": "models", "ls": "models", "run": "chat", "download": "pull"}
+"""What people type, and what it is here."""
+
+EXTRAS = {"uvicorn": "server", "fastapi": "server", "starlette": "server", "httptools": "server"}
+"""Packages that are not always installed, and the extra of this package that brings them."""
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What the system says where output cannot be written: full, over a quota, too large, broken."""
@@ -58,9 +56,32 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The subcommands under their headings."""
+        for heading, names in GROUPS.items():
+            found = {name: self.get_command(ctx, name) for name in names}
+            rows = [(n, c.get_short_help_str(70)) for n, c in found.items() if c is not None]
+            with formatter.section(heading):
+                formatter.write_dl(rows, col_max=12)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The subcommand; for one that is none, what it is called here."""
+        if args[0] in INSTEAD:
+            ctx.fail(f"there is no command {args[0]!r}; it is `{ctx.info_name} {INSTEAD[args[0]]}`")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise click.ClickException(
+                f"{error.name} is not installed: pip install 'codellama-runtime[{extra}]'"
+            ) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(130) from None
         except CodeLlamaError as error:

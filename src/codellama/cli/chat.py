@@ -18,6 +18,7 @@ from codellama.cli.loading import open_model
 from codellama.cli.options import (
     SettingsCommand,
     chat_options,
+    complete_model,
     model_options,
     sampling_options,
     sampling_params,
@@ -37,7 +38,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("chat", cls=SettingsCommand)
-@click.argument("model", envvar="CODELLAMA_MODEL", default="demo")
+@click.argument("model", envvar="CODELLAMA_MODEL", default="demo", shell_complete=complete_model)
 @click.option("-p", "--prompt", show_envvar=True, help="Ask this one question and leave.")
 @click.option(
     "-f",
@@ -146,12 +147,12 @@ def _session_name(session: str | None, go_on: bool, save: bool) -> str | None:
         raise click.UsageError("give either --session or --continue")
     if session is None and not go_on and not save:
         return None
-    from codellama.cli.keeper import Library
+    from codellama.cli.keeper import SessionFolder
 
-    library = Library()
+    folder = SessionFolder()
     if session is None:
-        return library.latest().name if go_on else library.new_name()
-    library.path(session)  # raises if it cannot be one
+        return folder.latest().name if go_on else folder.new_name()
+    folder.path(session)  # raises if it cannot be one
     return session
 
 
@@ -159,9 +160,9 @@ def _keeper(name: str | None) -> Keeper | None:
     """What writes the conversation down. Raises InvalidRequestError if another process does."""
     if name is None:
         return None
-    from codellama.cli.keeper import Keeper, Library
+    from codellama.cli.keeper import Keeper, SessionFolder
 
-    return Keeper(Library(), name)
+    return Keeper(SessionFolder(), name)
 
 
 def _answer_one(

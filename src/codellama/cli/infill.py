@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from codellama.cli.cursor import Cursor, write_at, yes_option
 from codellama.cli.loading import open_model
 from codellama.cli.options import (
     SettingsCommand,
@@ -28,6 +29,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--suffix", show_envvar=True, help="Text behind the gap.")
 @click.option("--prefix-file", type=_FILE, show_envvar=True, help="File with the prefix.")
 @click.option("--suffix-file", type=_FILE, show_envvar=True, help="File with the suffix.")
+@click.option(
+    "--at",
+    metavar="FILE:LINE[:COLUMN]",
+    show_envvar=True,
+    help="The gap is at this place of a file, behind LINE or before COLUMN.",
+)
+@click.option(
+    "--in-place", is_flag=True, show_envvar=True, help="Write the middle into the file of --at."
+)
+@yes_option
 @json_option
 @sampling_options
 @infill_options
@@ -38,16 +49,31 @@ def command(
     suffix: str | None,
     prefix_file: Path | None,
     suffix_file: Path | None,
+    at: str | None,
+    in_place: bool,
+    yes: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Fill in between a prefix and a suffix.
 
-    7B and 13B models can do this, base and Instruct. Only the middle is printed.
+    7B and 13B models can do this, base and Instruct. Only the middle is printed. With --at, prefix and
+    suffix are what a file has before and behind a place.
     """
-    before = _text("prefix", prefix, prefix_file)
-    behind = _text("suffix", suffix, suffix_file)
     sampling = sampling_params(options)
+    if in_place and at is None:
+        raise click.UsageError("--in-place needs --at")
+    if at is None:
+        before = _text("prefix", prefix, prefix_file)
+        behind = _text("suffix", suffix, suffix_file)
+    elif (prefix, suffix, prefix_file, suffix_file) != (None, None, None, None):
+        raise click.UsageError("give either --at or a prefix and a suffix")
+    elif in_place:
+        write_at(at, model, options, sampling, yes=yes)
+        return
+    else:
+        cursor = Cursor.at(at)
+        before, behind = cursor.before, cursor.behind
     with open_model(model, options) as llm:
         print_completion(llm.infill(before, behind, **sampling), as_json=as_json)
 

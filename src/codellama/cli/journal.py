@@ -21,7 +21,7 @@ from codellama.session import read_document
 from codellama.system import BINARY, lock
 
 
-class Journal:
+class AnswerJournal:
     """The journal at `path`, opened and locked.
 
     Raises InvalidRequestError if another process has it, OSError if it cannot be made.

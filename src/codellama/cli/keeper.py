@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codellama.cli.folders import state_folder
-from codellama.cli.journal import Journal, journal_path, read_saved
+from codellama.cli.journal import AnswerJournal, journal_path, read_saved
 from codellama.errors import InvalidRequestError
 from codellama.session import Answer, Session, kv_path, write_document
 
@@ -51,7 +51,7 @@ class Kept:
             return ""
 
 
-class Library:
+class SessionFolder:
     """The conversations in `folder`, which need not exist."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -108,7 +108,7 @@ class Library:
         Raises InvalidRequestError if it is open elsewhere or unknown.
         """
         kept = self.find(name)
-        journal = Journal(journal_path(kept.path))
+        journal = AnswerJournal(journal_path(kept.path))
         try:
             kv_path(kept.path).unlink(missing_ok=True)
             if not state_only:
@@ -136,20 +136,20 @@ class Library:
 
 
 class Keeper:
-    """Writes the conversation `name` of `library` down while it goes on. Close it."""
+    """Writes the conversation `name` of `folder` down while it goes on. Close it."""
 
-    def __init__(self, library: Library, name: str) -> None:
+    def __init__(self, folder: SessionFolder, name: str) -> None:
         """Raises InvalidRequestError if the name is bad or another process has it open, OSError."""
-        self._library = library
+        self._folder = folder
         self._writer = ThreadPoolExecutor(1, "write-state")
         self._writing: Future[bool] | None = None
         self._behind = False  # whether the KV state on disk lacks the latest answer
         self._open(name)
 
     def _open(self, name: str) -> None:
-        path = self._library.path(name)
-        self._library.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._journal = Journal(journal_path(path))
+        path = self._folder.path(name)
+        self._folder.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._journal = AnswerJournal(journal_path(path))
         self.name, self.path = name, path
         self._saved: list[Message] = read_saved(path)
 
@@ -189,14 +189,14 @@ class Keeper:
         if not self._saved:
             return None
         self._wait()
-        name, old = self.name, self._library.new_name()
+        name, old = self.name, self._folder.new_name()
         self._journal.close()
         if _UNNAMED.fullmatch(name):
             self._open(old)
             return name
         for move in (lambda path: path, kv_path):
             if move(self.path).exists():
-                os.replace(move(self.path), move(self._library.path(old)))
+                os.replace(move(self.path), move(self._folder.path(old)))
         self._open(name)
         return old
 
@@ -206,7 +206,7 @@ class Keeper:
             self._wait()
             if session is not None and self._behind:
                 session.save_state(kv_path(self.path))
-            self._library.drop_old_states(self.name)
+            self._folder.drop_old_states(self.name)
         finally:
             self._writer.shutdown()
             self._journal.close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, cast, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
 from codellama.cli import spelled
 from codellama.errors import InvalidRequestError
@@ -20,13 +21,24 @@ from codellama.params import ModelConfig, SamplingOptions, SamplingParams
 from codellama.params.model import SERVING, Layers
 from codellama.params.samplers import sampler_names
 from codellama.settings import Setting, settings_of
+from codellama.variants import VARIANTS
 
 Decorator = Callable[[Any], Any]
 
 NOT_SET = "not set"
 """What -1 stands for where llama-server means by it that there is no limit, or no seed."""
 
-model_argument = click.argument("model")
+
+def complete_model(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """What a shell may make of the beginning of a MODEL: published names, `demo`, and files."""
+    published = ("demo", *(variant.name for variant in VARIANTS))
+    names = [name for name in published if name.startswith(incomplete)]
+    return [*map(CompletionItem, names)] or [CompletionItem(incomplete, type="file")]
+
+
+model_argument = click.argument("model", shell_complete=complete_model)
 """The MODEL argument: a path, a published name, or `demo`; see `codellama.models`."""
 
 json_option = click.option(

@@ -40,9 +40,9 @@ def list_them(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Print the conversation NAME."""
-    from codellama.cli.keeper import Library
+    from codellama.cli.keeper import SessionFolder
 
-    kept = Library().find(name)
+    kept = SessionFolder().find(name)
     if as_json:
         click.echo(json.dumps({**_entry(kept), "messages": kept.messages()}, indent=2))
         return
@@ -61,11 +61,11 @@ def show(name: str, as_json: bool) -> None:
 )
 def delete(names: tuple[str, ...], state_only: bool) -> None:
     """Delete conversations."""
-    from codellama.cli.keeper import Library
+    from codellama.cli.keeper import SessionFolder
 
-    library = Library()
+    folder = SessionFolder()
     for name in names:
-        library.delete(name, state_only=state_only)
+        folder.delete(name, state_only=state_only)
 
 
 @command.command("export")
@@ -82,9 +82,9 @@ def delete(names: tuple[str, ...], state_only: bool) -> None:
 )
 def export(name: str, output: Path | None, markdown: bool) -> None:
     """Write the conversation NAME as JSON, as `/load` reads it, or as Markdown."""
-    from codellama.cli.keeper import Library
+    from codellama.cli.keeper import SessionFolder
 
-    kept = Library().find(name)
+    kept = SessionFolder().find(name)
     messages = kept.messages()
     if markdown:
         text = "\n".join(f"## {m['role']}\n\n{m['content'].rstrip()}\n" for m in messages)
@@ -98,15 +98,15 @@ def export(name: str, output: Path | None, markdown: bool) -> None:
 
 
 def _print_list(as_json: bool) -> None:
-    from codellama.cli.keeper import Library
+    from codellama.cli.keeper import SessionFolder
 
-    library = Library()
-    entries = [_entry(kept) for kept in library.all()]
+    folder = SessionFolder()
+    entries = [_entry(kept) for kept in folder.all()]
     if as_json:
         click.echo(json.dumps(entries, indent=2))
         return
     if not entries:
-        click.echo(f"no conversation is kept in {library.folder}")
+        click.echo(f"no conversation is kept in {folder.folder}")
     for entry in entries:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["changed"]))
         state = f"{entry['kv_bytes'] / 1e6:.1f} MB of state" if entry["kv_bytes"] else ""
