@@ -214,7 +214,7 @@ def test_without_checkpoint_the_demo_says_where_it_is(
 ) -> None:
     monkeypatch.setattr("codellama.models.demo.DEMO_CHECKPOINT", tmp_path / "nowhere")
     line = one_line(invoke("demo"))
-    assert "no demo checkpoint; it is part of the source checkout" in line
+    assert "no demo checkpoint; it is part of the source checkout and of the wheel" in line
 
 
 @pytest.mark.parametrize(

@@ -132,13 +132,23 @@ def test_a_context_beyond_the_trained_one_is_said() -> None:
     fine = plan_load(header, ModelConfig(n_ctx=4096), machine(64))
     assert fine.warnings == ()
     assert "context: 4096 tokens, as asked for" in fine.reasons
-    plan = plan_load(header, ModelConfig(n_ctx=16384), machine(64))
+    plan = plan_load(header, ModelConfig(n_ctx=16384, beyond_training=True), machine(64))
     assert plan.n_ctx == 16384, "it is said, not refused"
     assert len(plan.warnings) == 1
     assert plan.warnings[0].startswith(
         "context: 16384 tokens are more than the 4096 the model was trained for"
     )
     assert plan.warnings[0] in plan.reasons
+
+
+def test_a_70b_beyond_its_training_is_refused_unless_that_is_meant() -> None:
+    header = header_70b("Q2_K")
+    with pytest.raises(
+        InvalidRequestError, match="n_ctx is 4097 and .* for 4096: set beyond_train"
+    ):
+        plan_load(header, ModelConfig(n_ctx=4097), machine(64))
+    stretched = ModelConfig(n_ctx=8192, rope_scaling="yarn", rope_freq_scale=0.5)
+    assert plan_load(header, stretched, machine(64)).n_ctx == 8192
 
 
 def test_cells_bound_the_context() -> None:
@@ -246,7 +256,7 @@ def test_a_shift_that_cannot_be_is_an_error_if_it_is_asked_for() -> None:
 
 
 def test_the_plan_can_be_read_logged_and_written(caplog: pytest.LogCaptureFixture) -> None:
-    config = ModelConfig(n_ctx=8192, embeddings=True, draft_model="d.gguf")
+    config = ModelConfig(n_ctx=8192, beyond_training=True, embeddings=True, draft_model="d.gguf")
     header = header_70b("Q4_K_M")
     plan = plan_load(header, config, machine(64, 24), header)
     text = str(plan)

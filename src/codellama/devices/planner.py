@@ -13,13 +13,13 @@ from codellama.devices.machine import Machine
 from codellama.devices.plan import LoadPlan, ModelPlan
 from codellama.devices.shift import shift_problem
 from codellama.devices.sizes import size_text
-from codellama.errors import UnsupportedError
+from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.lost_scores import MENDED, scores_are_lost
 from codellama.native.settings import ContextSettings, WeightSettings
 from codellama.params import FlashAttention, ModelConfig
 from codellama.prompts.prompts import corrections
-from codellama.variants import recognise
+from codellama.variants import Variant, recognise
 
 
 def plan_load(
@@ -27,11 +27,14 @@ def plan_load(
 ) -> LoadPlan:
     """Plan to load the model of `header` on `machine`, with `draft` to guess ahead.
 
-    Raises InvalidRequestError if the draft model has another vocabulary, UnsupportedError if GPU layers
+    Raises InvalidRequestError if the draft model has another vocabulary or a 70B was not trained for the
+    context, UnsupportedError if GPU layers
     are asked of a machine without a GPU, or a context shift of a cache that cannot.
     """
     foreign = foreign_tokens(header.metadata, draft.metadata) if draft else frozenset[int]()
-    trained = sizes.trained_ctx(header, recognise(header.metadata))
+    variant = recognise(header.metadata)
+    trained = sizes.trained_ctx(header, variant)
+    _check_context(config, variant)
     n_ctx, cells, size_reasons = _choose_sizes(header, config, machine, trained)
     flash_attn, attention_reason = _choose_attention(header, config, machine, cells)
     context = context_settings(config, cells, flash_attn)
@@ -171,6 +174,21 @@ def _model_plan(
         kv_bytes_per_cell=sizes.kv_bytes_per_cell(header, config),
         mends_vocabulary=scores_are_lost(header.metadata),
     )
+
+
+def _check_context(config: ModelConfig, variant: Variant | None) -> None:
+    """A 70B is of no use beyond its context, which the model card says is 16384 where it is 4096."""
+    if variant is None or config.n_ctx is None or config.beyond_training or config.rope:
+        return
+    if variant.shape.size == "70b" and config.n_ctx > variant.n_ctx:
+        raise InvalidRequestError(
+            "{param} is {n_ctx} and {name} was trained for {trained}",
+            "n_ctx",
+            "set {beyond_training} to have it all the same",
+            n_ctx=config.n_ctx,
+            name=variant.name,
+            trained=variant.n_ctx,
+        )
 
 
 def _context_warnings(n_ctx: int, trained: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The demo model: a toy checkpoint in the source checkout, converted when it is first used."""
+"""The demo model: a toy checkpoint in the checkout and in the wheel, converted when it is first used."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from codellama.models.folders import CHECKOUT, cache_folder
 
 DEMO = "demo"
 DEMO_TYPE = "Q4_K_M"
-DEMO_CHECKPOINT = CHECKOUT / "models" / "demo"
+IN_CHECKOUT = CHECKOUT / "models" / "demo"
+IN_WHEEL = Path(__file__).parent / "demo_checkpoint"
+DEMO_CHECKPOINT = IN_CHECKOUT if (IN_CHECKOUT / "config.json").is_file() else IN_WHEEL
 
 logger = logging.getLogger(__name__)
 
 
 def has_demo() -> bool:
-    """Whether there is a demo checkpoint; only the source checkout has it."""
+    """Whether there is a demo checkpoint; an installation from elsewhere may have left it out."""
     return (DEMO_CHECKPOINT / "config.json").is_file()
 
 
 def demo_gguf(say: Callable[[str], None] = logger.info) -> Path:
     """The demo model as a GGUF, converted first if the cache has none of this checkpoint.
 
-    Raises CheckpointError if this is no source checkout, which alone has the checkpoint.
+    Raises CheckpointError if this installation has no demo checkpoint.
     """
     if not has_demo():
         raise CheckpointError(
-            f"{DEMO_CHECKPOINT}: no demo checkpoint; it is part of the source checkout, from which "
-            "`scripts/setup` installs"
+            f"{DEMO_CHECKPOINT}: no demo checkpoint; it is part of the source checkout and of the wheel"
         )
     from codellama.files.provenance import manifest_path  # with it comes llama.cpp
 
     folder = cache_folder() / "demo" / _checksum(DEMO_CHECKPOINT)
     path = folder / f"codellama-demo.{DEMO_TYPE}.gguf"
     if not path.is_file() or not manifest_path(path).is_file():
-        say(f"Converting {DEMO_CHECKPOINT.name} to {DEMO_TYPE} ...")
+        say(f"Converting {DEMO} to {DEMO_TYPE} ...")
         _convert_demo(path)
     return path
 

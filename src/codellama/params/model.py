@@ -68,7 +68,8 @@ class ModelConfig:
     texts into vectors, `pooling` how a text's tokens become one.
 
     `rope_…` and `yarn_…` replace what the file says about positions, to stretch the context beyond
-    what the model was trained for; None leaves the file's value.
+    what the model was trained for; None leaves the file's value. `beyond_training` lets a 70B have a
+    longer context without, which is else an error; the smaller models give a warning.
     """
 
     faces = AT_LOAD
@@ -77,6 +78,9 @@ class ModelConfig:
         None, "Context per request in tokens.", CONTEXT, low=1, high=MAX_INT32,
         default_text="what the model was trained for",
     )  # fmt: skip
+    beyond_training: bool = setting(
+        False, "Let {n_ctx} of a 70B exceed what it was trained for, 4096 for Instruct.", CONTEXT
+    )
     n_seq_max: int = setting(4, "Requests answered at once.", SERVING, low=1, high=MAX_SEQUENCES)
     kv_cells: int | None = setting(
         None, "Tokens all requests may hold together.", SERVING, low=1, high=MAX_INT32,

@@ -77,6 +77,7 @@ class ModelOptions(TypedDict, total=False):
 
     # model: made by scripts/settings_tables.py
     n_ctx: int | None
+    beyond_training: bool
     n_seq_max: int
     kv_cells: int | None
     cache_ram: int | None
