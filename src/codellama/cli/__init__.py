@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -137,18 +138,18 @@ class StderrHandler(logging.Handler):
         click.echo(self.format(record), err=True)
 
 
+def set_level(ctx: click.Context, log: logging.Logger, level: int) -> None:
+    """Let `log` say what is of this level or above, until the command ends."""
+    ctx.call_on_close(partial(log.setLevel, log.level))
+    log.setLevel(level)
+
+
 def log_to_stderr(ctx: click.Context, level: int) -> None:
     """Show this package's log (llama.cpp's is part of it) on stderr until the command ends."""
     handler = StderrHandler()
-    previous = logger.level
     logger.addHandler(handler)
-    logger.setLevel(level)
-
-    def undo() -> None:
-        logger.removeHandler(handler)
-        logger.setLevel(previous)
-
-    ctx.call_on_close(undo)
+    ctx.call_on_close(partial(logger.removeHandler, handler))
+    set_level(ctx, logger, level)
 
 
 @click.group(
@@ -162,10 +163,14 @@ def log_to_stderr(ctx: click.Context, level: int) -> None:
 )
 @click.version_option(package_name="codellama-runtime", prog_name="codellama")
 @click.option(
-    "-v", "--verbose", is_flag=True, show_envvar=True, help="Show llama.cpp's log and tracebacks."
+    "-v",
+    "--verbose",
+    count=True,
+    show_envvar=True,
+    help="Show the log and tracebacks; twice (-vv): what llama.cpp says of every step, too.",
 )
 @click.pass_context
-def main(ctx: click.Context, verbose: bool) -> None:
+def main(ctx: click.Context, verbose: int) -> None:
     """Run Meta's Code Llama models on this machine, CodeLlama-70b-Instruct first.
 
     MODEL is a .gguf file, the name of a published model or of a file in a models folder (see
@@ -173,3 +178,5 @@ def main(ctx: click.Context, verbose: bool) -> None:
     files of a model. Every option can be set by the environment variable shown with it.
     """
     log_to_stderr(ctx, logging.DEBUG if verbose else logging.WARNING)
+    if verbose == 1:  # hundreds of lines of debugging for each request would hide all others
+        set_level(ctx, logging.getLogger("codellama.llama_cpp"), logging.INFO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codellama.cli import imports, spelled
+from codellama.cli import imports, set_level, spelled
 from codellama.cli.options import (
     SettingsCommand,
     model_argument,
@@ -111,6 +112,21 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     "--tags", multiple=True, metavar="TAG[,TAG...]", show_envvar=True, help="Listed with the model."
 )
 @click.option(
+    "--page/--no-page",
+    "--webui/--no-webui",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Whether a browser gets a page to chat with at /.",
+)
+@click.option(
+    "--access-log/--no-access-log",
+    default=True,
+    show_default=True,
+    show_envvar=True,
+    help="Whether each request is a line on stderr: route, status, tokens, time; nothing of its text.",
+)
+@click.option(
     "--slots/--no-slots",
     default=True,
     show_default=True,
@@ -161,6 +177,8 @@ def command(
     lenient: bool,
     alias: tuple[str, ...],
     tags: tuple[str, ...],
+    page: bool,
+    access_log: bool,
     slots: bool,
     metrics: bool,
     props: bool,
@@ -191,6 +209,8 @@ def command(
             lenient=lenient,
             aliases=separated(alias),
             tags=separated(tags),
+            page=page,
+            access_log=access_log,
             slots=slots,
             metrics=metrics,
             props=props,
@@ -205,11 +225,17 @@ def command(
     with imports.lasting():
         from codellama.llm import LLM
         from codellama.server.run import serve
+        from codellama.server.serving import Loading
 
+    server_log = logging.getLogger("codellama.server")
+    if not server_log.isEnabledFor(logging.INFO):
+        set_level(click.get_current_context(), server_log, logging.INFO)
+    loading = Loading()
     serve(
-        partial(_load, LLM, path, model_fields, config.sampling),
+        partial(_load, LLM, path, {**model_fields, "progress": loading}, config.sampling),
         config,
         lambda url: click.echo(f"listening on {url}", err=True),
+        loading,
     )
 
 

@@ -19,13 +19,13 @@ from codellama.compat.replies import Json, progress_json, select_fields, timings
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason
 from codellama.errors import InvalidRequestError, check_text
-from codellama.params import RANDOM_SEED, Prompt, SamplingParams
+from codellama.params import RANDOM_SEED, ContextPolicy, Prompt, SamplingParams
 from codellama.protocol import limits
 from codellama.protocol.body import Fields
 from codellama.protocol.fields import SamplingFields
 from codellama.protocol.known import ALIASES, NEUTRAL
 from codellama.protocol.lora import lora_json
-from codellama.protocol.prompts import Dialog, mixed_tokens, parse_prompts
+from codellama.protocol.prompts import Dialog, dropped_indices, mixed_tokens, parse_prompts
 from codellama.protocol.tools import ToolFields
 from codellama.running.collected import Collected
 
@@ -156,11 +156,42 @@ def tokenizer_info(tokenizer: TextTokenizer, chat_template: str | None) -> Json:
 
 
 class TemplateRequest(Dialog, ToolFields):
-    """The body of `/apply-template`."""
+    """The body of `/apply-template`.
 
-    def answer(self, chat_format: DialogRenderer) -> str:
-        """The prompt that a chat with these messages and functions gets, as text."""
-        return chat_format.render(self.dialog(), self.offer())
+    With `return_tokens` the answer has the ids that the chat would feed. What `context_policy` leaves out
+    for an answer of `max_tokens` is left out of them and named.
+    """
+
+    neutral = {k: v for k, v in NEUTRAL.items() if k != "return_tokens"}
+
+    return_tokens: bool = False
+    context_policy: ContextPolicy | None = None
+    max_tokens: int | None = Field(default=None, ge=0)
+
+    def answer(self, llm: LanguageModel, chat_format: DialogRenderer) -> Json:
+        """The prompt that a chat with these messages and functions gets, as text and as ids.
+
+        The text has no BOS, as llama-server's: `/completion` and `/tokenize` put it there. A token has
+        its id and its piece, and is marked if it is a control token.
+        """
+        messages, tools = self.dialog(), self.offer()
+        tokenizer = llm.tokenizer
+        bos = tokenizer.token_text(tokenizer.bos)
+        body: Json = {"prompt": chat_format.render(messages, tools).removeprefix(bos)}
+        if self.return_tokens:
+            prompt = llm.chat_prompt(
+                messages,
+                context_policy=self.context_policy,
+                max_tokens=self.max_tokens,
+                tools=tools,
+            )
+            body["tokens"] = [
+                {"id": t, "piece": _piece(t, tokenizer)}
+                | ({} if tokenizer.piece(t) else {"control": True})
+                for t in prompt.tokens
+            ]
+            body["dropped_messages"] = dropped_indices(self.messages, prompt)
+        return body
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from codellama.errors import UnsupportedError
 from codellama.prompts.chat import TurnFormat
 from codellama.protocol.body import Fields
 from codellama.protocol.errors import Json
 from codellama.protocol.ollama_reply import stamp
+from codellama.protocol.properties import can_infill
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
@@ -79,7 +79,7 @@ def ps_json(llm: LanguageModel, file: ModelFile) -> Json:
 
 def show_json(llm: LanguageModel, file: ModelFile, *, tools: bool, verbose: bool) -> Json:
     """The body of `/api/show`; `tools` says that chats may offer functions."""
-    infills = _infills(llm)
+    infills = can_infill(llm)
     tools = tools and llm.chat_format is not None
     capabilities = {
         "completion": True,
@@ -127,14 +127,6 @@ def _model_info(metadata: Mapping[str, Any], verbose: bool) -> Json:
         name: None if isinstance(value, (list, tuple)) and not verbose else value
         for name, value in metadata.items()
     }
-
-
-def _infills(llm: LanguageModel) -> bool:
-    try:
-        llm.infill_prompt("", "")
-    except UnsupportedError:
-        return False
-    return True
 
 
 def _template(llm: LanguageModel, infills: bool, tools: bool) -> str:

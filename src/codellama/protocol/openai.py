@@ -21,7 +21,7 @@ from codellama.prompts.prompts import prompt_text
 from codellama.protocol.fields import SamplingFields
 from codellama.protocol.known import ALIASES, NEUTRAL
 from codellama.protocol.llama_server import native_reply
-from codellama.protocol.prompts import Dialog, parse_prompts
+from codellama.protocol.prompts import Dialog, dropped_indices, parse_prompts
 from codellama.protocol.tools import ToolFields
 from codellama.running.collected import n_candidates
 
@@ -86,18 +86,13 @@ class ChatRequest(Dialog, ToolFields, SamplingFields):
             verbose=native_reply(self, llm, completions).final if self.verbose else None,
             timed=self.timings_per_token,
             progress=self.return_progress,
-            dropped=self._dropped(completions[0].prompt),
+            dropped=dropped_indices(self.messages, completions[0].prompt),
             calls=Calls(
                 completions[0].prompt.tools,
                 anywhere=completions[0].params.json_schema is None,
                 legacy=bool(self.functions),
             ),
         )
-
-    def _dropped(self, prompt: Prompt) -> tuple[int, ...]:
-        """Where the turns that were left out stand among `messages`: behind the system turn."""
-        first = 1 if self.messages[0].get("role") in ("system", "developer") else 0
-        return tuple(range(first, first + len(prompt.dropped)))
 
 
 class CompletionRequest(SamplingFields):

@@ -61,6 +61,12 @@ def read_messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
     return text_messages(raw)
 
 
+def dropped_indices(messages: Sequence[Mapping[str, Any]], prompt: Prompt) -> tuple[int, ...]:
+    """Where the turns that a prompt leaves out stand among `messages`: behind the system turn."""
+    first = 1 if messages[0].get("role") in ("system", "developer") else 0
+    return tuple(range(first, first + len(prompt.dropped)))
+
+
 def parse_prompts(raw: Any, llm: LanguageModel) -> list[Prompt]:
     """The prompts in a `prompt` field: a text, token ids, a mix of both, or a list of these.
 

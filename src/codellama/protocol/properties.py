@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from codellama.compat.replies import Json
-from codellama.errors import InvalidRequestError
+from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.params import SamplingOptions, SamplingParams
 from codellama.protocol.body import Fields
 from codellama.protocol.limits import FILE_NAME_CHARS
@@ -48,10 +48,20 @@ def props_json(llm: LanguageModel, sampling: SamplingOptions, tools: bool) -> Js
             "supports_tool_calls": chats and tools,
             "supports_parallel_tool_calls": chats and tools,
         },
+        "capabilities": {"chat": chats, "infill": can_infill(llm)},
         "bos_token": tokenizer.token_text(tokenizer.bos),
         "eos_token": tokenizer.token_text(tokenizer.eos),
         "build_info": f"codellama-{version('codellama-runtime')}",
     }
+
+
+def can_infill(llm: LanguageModel) -> bool:
+    """Whether the model fills gaps."""
+    try:
+        llm.infill_prompt("", "")
+    except UnsupportedError:
+        return False
+    return True
 
 
 def slots_json(

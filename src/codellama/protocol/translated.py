@@ -19,6 +19,7 @@ from codellama.protocol.body import respell
 from codellama.protocol.errors import Json, validation_error
 from codellama.protocol.fields import Items, PlainFields, Text
 from codellama.protocol.openai import ChatRequest
+from codellama.protocol.prompts import dropped_indices
 from codellama.protocol.turns import Turns
 
 
@@ -71,7 +72,9 @@ class TranslatedChat(ChatRequest):
     def dropped_json(self, prompt: Prompt) -> Json:
         """What an answer says of turns that the context had no room for, if there are any: the numbers of
         the client's messages."""
-        dropped = [n for turn in self._dropped(prompt) for n in self._turns.places(turn)]
+        dropped = [
+            n for turn in dropped_indices(self.messages, prompt) for n in self._turns.places(turn)
+        ]
         return {"dropped_messages": dropped} if dropped else {}
 
     def respell(self, error: InvalidRequestError) -> None:

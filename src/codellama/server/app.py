@@ -18,10 +18,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from codellama.compat.replies import Json
-from codellama.errors import CodeLlamaError, QueueFullError, UnsupportedError
+from codellama.errors import CodeLlamaError, EngineDeadError, QueueFullError, UnsupportedError
 from codellama.protocol.dialects import dialect_of
 from codellama.protocol.embeddings import EmbeddingRequest
-from codellama.protocol.errors import advice, validation_error
+from codellama.protocol.errors import advice, error_body, validation_error
 from codellama.protocol.llama_server import (
     DetokenizeRequest,
     InfillRequest,
@@ -34,8 +34,10 @@ from codellama.protocol.lora import adapters_json, parse_lora
 from codellama.protocol.mistral import FimRequest
 from codellama.protocol.openai import ChatRequest, CompletionRequest, model_json, models_json
 from codellama.protocol.tolerance import HEADER
+from codellama.server.access import AccessLog
 from codellama.server.answering import Answering
 from codellama.server.anthropic import add_anthropic
+from codellama.server.browser import add_page
 from codellama.server.config import ServerConfig
 from codellama.server.embed import embed
 from codellama.server.guard import Guard, path_of
@@ -44,7 +46,7 @@ from codellama.server.models import model_meta
 from codellama.server.ollama import add_ollama
 from codellama.server.responses import add_responses
 from codellama.server.route import route_class
-from codellama.server.serving import Serving
+from codellama.server.serving import Loading, Serving
 from codellama.server.sleeping import Sleep, Waking
 
 if TYPE_CHECKING:
@@ -60,16 +62,18 @@ def create_app(
     load: Callable[[], LanguageModel],
     config: ServerConfig | None = None,
     on_failure: Callable[[BaseException], None] | None = None,
+    loading: Loading | None = None,
     on_warm: Callable[[], object] | None = None,
 ) -> FastAPI:
     """The application. `load` is called once, on its own thread; the app closes what it returns.
 
-    `app.state.serving` is the `Serving` behind it. `on_failure` hears of a failed load, and
-    `on_warm` is called when the model is ready and warmed up.
+    `app.state.serving` is the `Serving` behind it. `on_failure` hears of a failed load, and `on_warm` is
+    called when the model is ready and warmed up. If `load` tells its progress to `loading`, `/health` has
+    it meanwhile.
     """
     config = config or ServerConfig()
     name = config.aliases[0] if config.aliases else None
-    serving = Serving(load, on_failure, name, on_warm)
+    serving = Serving(load, on_failure, name, loading, on_warm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +92,12 @@ def create_app(
     app.router.route_class = route_class(config.lenient)
     sleep = Sleep(serving, config.sleep_idle_seconds)
     app.add_middleware(Waking, sleep=sleep)
-    app.add_middleware(Guard, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(
+        Guard,
+        api_keys=config.api_keys,
+        max_body_bytes=config.max_body_bytes,
+        page=config.page,
+    )
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -109,6 +118,10 @@ def create_app(
     _add_embeddings(app, serving)
     _add_text_tools(app, serving, config)
     _add_adapters(app, serving)
+    add_page(app, config)
+    if config.access_log:  # outermost: it sees what the others refuse
+        paths = [getattr(route, "path", "{") for route in app.routes]
+        app.add_middleware(AccessLog, paths=frozenset(p for p in paths if "{" not in p))
     return app
 
 
@@ -119,8 +132,15 @@ def _add_information(app: FastAPI, serving: Serving, config: ServerConfig, sleep
 
     @app.get("/v1/health")
     @app.get("/health")
-    async def health() -> Json:
-        return healthy()
+    async def health() -> Response:
+        try:
+            return JSONResponse(healthy())
+        except EngineDeadError as error:
+            share = serving.loading.share
+            if share is None:
+                raise
+            status, body = error_body(error)
+            return JSONResponse(body | {"progress": share}, status)
 
     @app.get("/v1/models")
     @app.get("/models")
@@ -194,9 +214,7 @@ def _add_text_tools(app: FastAPI, serving: Serving, config: ServerConfig) -> Non
             raise UnsupportedError(f"{llm.name} has no chat format")
         if not config.tools:
             body.forbid_calls()
-        text = body.answer(llm.chat_format)
-        # Without BOS, as llama-server's: /completion and /tokenize put it there.
-        return {"prompt": text.removeprefix(llm.tokenizer.token_text(llm.tokenizer.bos))}
+        return body.answer(llm, llm.chat_format)
 
 
 def _add_adapters(app: FastAPI, serving: Serving) -> None:

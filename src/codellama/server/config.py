@@ -28,10 +28,11 @@ class ServerConfig:
     an error.
 
     `host` may be several addresses with commas between them. The first of `aliases` is what answers call
-    the model, instead of its file's name; the others and `tags` are told beside it. `slots`, `metrics` and
-    `props` say whether `GET /slots`, `GET /metrics` and `POST /props` are answered. KV states are saved in
-    the folder `slot_save_path`, and nowhere if it is None. The origin "localhost" is every page of this
-    machine. After `sleep_idle_seconds` without a request the model is freed; the next one loads it again.
+    the model, instead of its file's name; the others and `tags` are told beside it. `page` says whether
+    browsers get a page at `/`, `access_log` whether each request is logged. `slots`, `metrics` and `props`
+    say whether `GET /slots`, `GET /metrics` and `POST /props` are answered. KV states are saved in the
+    folder `slot_save_path`, and nowhere if it is None. The origin "localhost" is every page of this machine.
+    After `sleep_idle_seconds` without a request the model is freed; the next one loads it again.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +47,8 @@ class ServerConfig:
     lenient: bool = False
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    page: bool = True
+    access_log: bool = True
     slots: bool = True
     metrics: bool = True
     props: bool = False

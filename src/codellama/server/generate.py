@@ -26,6 +26,7 @@ from codellama.protocol.errors import status_and_type
 from codellama.running.collected import Collected
 from codellama.running.completion import delivery
 from codellama.running.mailbox import Mailbox
+from codellama.server.access import note_answers
 from codellama.server.guard import path_of
 from codellama.server.serving import Serving
 from codellama.server.streams import DONE, MEDIA_TYPES, PINGS, EventStream, frames
@@ -94,6 +95,7 @@ async def generate(
     """Answer `request`, whole or as a stream."""
     # Tokenizing and compiling a grammar take milliseconds that other streams should not wait for.
     job = await run_in_threadpool(submit, request, serving.llm())
+    note_answers(http.scope, job.completions[0].id, job.answers)
     if request.stream:
         dialect = dialect_of(path_of(http.scope))
         return EventStream(

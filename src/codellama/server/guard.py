@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codellama.protocol.dialects import dialect_of
 from codellama.protocol.errors import Json, advice
+from codellama.server.browser import is_page
 from codellama.server.config import is_loopback
 
 BROWSERS = ("origin", "sec-fetch-site")
@@ -25,11 +26,14 @@ PUBLIC = frozenset({"/health", "/v1/health"})
 class Guard:
     """Middleware that answers 401, 403, 413 or 415 itself and lets everything else pass."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str], max_body_bytes: int) -> None:
-        """Without `api_keys` only requests to a loopback name are let in."""
+    def __init__(
+        self, app: ASGIApp, api_keys: Sequence[str], max_body_bytes: int, page: bool = False
+    ) -> None:
+        """Without `api_keys` only requests to a loopback name are let in. The page needs no key."""
         self._app = app
         self._keys = [key.encode() for key in api_keys]
         self._max_body = max_body_bytes
+        self._page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
@@ -63,7 +67,7 @@ class Guard:
                 "these names, or start the server with an API key"
             )
             return 403, message
-        if path not in PUBLIC and not self._has_key(headers):
+        if not self._is_public(path, headers) and not self._has_key(headers):
             return 401, "Invalid API Key"
         if method != "POST":
             return None
@@ -73,6 +77,9 @@ class Guard:
         if length.isdecimal() and int(length) > self._max_body:
             return 413, self._too_large()
         return None
+
+    def _is_public(self, path: str, headers: Headers) -> bool:
+        return path in PUBLIC or (self._page and is_page(path, headers.get("accept", "")))
 
     def _has_key(self, headers: Headers) -> bool:
         if not self._keys:

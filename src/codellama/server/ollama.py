@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from codellama.compat.replies import Json
 from codellama.errors import ModelLoadError
@@ -58,10 +58,6 @@ def _add_generation(app: FastAPI, answer: Answering) -> None:
 
 
 def _add_information(app: FastAPI, serving: Serving, *, tools: bool) -> None:
-    @app.get("/", response_class=PlainTextResponse)
-    async def root() -> Response:
-        return PlainTextResponse("codellama is running")
-
     @app.get("/api/version")
     async def version() -> Json:
         return {"version": API_VERSION}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from codellama.errors import InvalidRequestError
 from codellama.native.heap import share_heap
 from codellama.server.app import create_app
 from codellama.server.config import ServerConfig
-from codellama.server.serving import Serving
+from codellama.server.serving import Loading, Serving
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
 
 SWITCH_S = 0.0005
 """Seconds after which a thread gives Python to another one that waits, a tenth of the usual. So the engine
@@ -48,17 +51,26 @@ class Server(uvicorn.Server):
         self._signals += 1
         self.should_exit = True
         if self._signals == 2:
-            asyncio.get_running_loop().call_soon_threadsafe(self._serving.cancel_all)
+            asyncio.get_running_loop().call_soon_threadsafe(self._cut)
         self.force_exit = self._signals > 2
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, wait for the running answers, cut short what is left."""
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._drain_timeout, self._serving.cancel_all)
+        timer = loop.call_later(self._drain_timeout, self._cut)
+        running = len(self._serving.running)
+        log.info(
+            "stopping: no new connections; %d running, %g s to finish", running, self._drain_timeout
+        )
         try:
             await super().shutdown(sockets)
         finally:
             timer.cancel()
+        log.info("stopped")
+
+    def _cut(self) -> None:
+        log.info("stopping: cutting %d short", len(self._serving.running))
+        self._serving.cancel_all()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -92,16 +104,17 @@ def build(
     load: Callable[[], LanguageModel],
     config: ServerConfig,
     on_failure: Callable[[BaseException], None] | None = None,
+    loading: Loading | None = None,
     on_warm: Callable[[], object] | None = None,
 ) -> Server:
-    """A server that is not running yet; for `on_warm` see `create_app`."""
+    """A server that is not running yet; for `loading` and `on_warm` see `create_app`."""
 
     def failed(error: BaseException) -> None:
         server.should_exit = True
         if on_failure is not None:
             on_failure(error)
 
-    app = create_app(load, config, failed, on_warm)
+    app = create_app(load, config, failed, loading, on_warm)
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -114,7 +127,10 @@ def build(
 
 
 def serve(
-    load: Callable[[], LanguageModel], config: ServerConfig, announce: Callable[[str], None]
+    load: Callable[[], LanguageModel],
+    config: ServerConfig,
+    announce: Callable[[str], None],
+    loading: Loading | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; `announce` is told each URL once connections are accepted.
 
@@ -132,7 +148,7 @@ def serve(
             announce(url_of(listener))
         # What has been loaded stays. Python would search all of it for garbage again and again, and every
         # stream would wait meanwhile: 110 to 150 ms for 180,000 objects.
-        build(load, config, failures.append, on_warm=gc.freeze).run(sockets=listeners)
+        build(load, config, failures.append, loading, gc.freeze).run(sockets=listeners)
     if failures:
         raise failures[0]
 

@@ -7,6 +7,7 @@ when it is ready. All methods but the loader run on the event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from codellama.errors import EngineDeadError
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
 
+log = logging.getLogger(__name__)
+
 LOADING = "Loading model"  # llama-server's wording; clients wait for it to go away
 
 
@@ -28,11 +31,22 @@ class Running(Protocol):
         """End it soon; harmless if it has ended."""
 
 
+class Loading:
+    """How far the weights are, told by a `load` that can; `share` is None while nobody tells."""
+
+    def __init__(self) -> None:
+        self.share: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note that `done` of `total` bytes are there; from any thread."""
+        self.share = done / total if total else 1.0
+
+
 class Serving:
     """One model and what is running on it; `name` is what answers are to call it (None: its own name).
 
-    `on_failure` hears of a model that cannot be loaded; `on_warm` is called, on the loading thread, when a
-    model is warmed up.
+    `on_failure` hears of a model that cannot be loaded. `loading` is what `load` tells its progress.
+    `on_warm` is called, on the loading thread, when a model is warmed up.
     """
 
     def __init__(
@@ -40,9 +54,11 @@ class Serving:
         load: Callable[[], LanguageModel],
         on_failure: Callable[[BaseException], None] | None = None,
         name: str | None = None,
+        loading: Loading | None = None,
         on_warm: Callable[[], object] | None = None,
     ) -> None:
         self.created = int(time.time())
+        self.loading = loading or Loading()
         self.running: set[Running] = set()
         self._load = load
         self._on_failure = on_failure
@@ -122,14 +138,23 @@ class Serving:
             self.close()
 
     def _take(self, llm: LanguageModel) -> None:
-        self._llm = llm
+        self._llm, self.loading.share = llm, None
         if self._name is not None:
             llm.name = self._name
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s", ready_line(llm))
 
     def _failed(self, error: BaseException) -> None:
-        self._unavailable = f"the model could not be loaded: {error}"
+        self._unavailable, self.loading.share = f"the model could not be loaded: {error}", None
         if self._on_failure is not None:
             self._on_failure(error)
+
+
+def ready_line(llm: LanguageModel) -> str:
+    """What serves now: the model, the context of a request, how many at a time, and where its layers are."""
+    layers = ", ".join(f"{p.layers} on {p.device}" for p in llm.plan.model.placements if p.layers)
+    slots = llm.config.n_seq_max
+    return f"ready: {llm.name}, context {llm.n_ctx} tokens, {slots} slots, layers: {layers}"
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from codellama.errors import EngineDeadError
 from codellama.running.language_model import LanguageModel
+from codellama.server.browser import PREFIX
 from codellama.server.guard import path_of
 from codellama.server.serving import Serving
 
@@ -104,7 +105,8 @@ class Waking:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
-        if scope["type"] != "http" or path_of(scope) in ASLEEP_TOO:
+        path = path_of(scope) if scope["type"] == "http" else "/"
+        if path in ASLEEP_TOO or path.startswith(PREFIX):
             await self._app(scope, receive, send)
             return
         async with self._sleep.awake():
