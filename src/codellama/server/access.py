@@ -28,7 +28,7 @@ _RECORD = "access_record"
 
 
 @dataclass
-class Record:
+class AccessRecord:
     """What is known of a request by its end."""
 
     id: str = ""
@@ -65,7 +65,7 @@ class AccessLog:
         if scope["type"] != "http" or not log.isEnabledFor(logging.INFO):
             await self._app(scope, receive, send)
             return
-        record = Record()
+        record = AccessRecord()
         scope = {**scope, "state": {**scope.get("state", {}), _RECORD: record}}
 
         async def noted(message: Message) -> None:
