@@ -7,10 +7,18 @@ import { server } from "./server.js";
 
 let open = null;
 
-/** Ask for the key, once at a time; resolves to whether one was given. */
+/** Ask for the key until one is accepted or nobody wants to say; resolves to whether there is one. */
 export function askForKey() {
-  open ??= ask().finally(() => (open = null));
+  open ??= askUntilAccepted().finally(() => (open = null));
   return open;
+}
+
+async function askUntilAccepted() {
+  while (await ask()) {
+    await server.lookAnew();
+    if (server.state !== "locked") return true;
+  }
+  return false;
 }
 
 function ask() {
@@ -21,12 +29,10 @@ function ask() {
       "dialog",
       {
         "aria-labelledby": "key-title",
-        onclose: async () => {
+        onclose() {
           dialog.remove();
-          if (dialog.returnValue !== "use") return resolve(false);
-          key.set(input.value.trim());
-          await server.look();
-          resolve(true);
+          if (dialog.returnValue === "use") key.set(input.value.trim());
+          resolve(dialog.returnValue === "use");
         },
       },
       h("form", { method: "dialog" },

@@ -36,6 +36,12 @@ class Server extends EventTarget {
     return this.#looking;
   }
 
+  /** Look once what is being looked at now has been seen: with a new key, say. */
+  async lookAnew() {
+    await this.#looking;
+    await this.look();
+  }
+
   /** What a request met: the server is looked at where it explains that. Gives the error back. */
   met(error) {
     if (error instanceof Away) this.#become("away", "The server cannot be reached.");
