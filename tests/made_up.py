@@ -9,8 +9,8 @@ from typing import Any
 
 from codellama.devices.machine import Machine
 from codellama.files.gguf_header import GGUFHeader, TensorInfo, Value, ValueType
+from codellama.native.backends import Device
 from codellama.native.ggml import tensor_type
-from codellama.native.library import Device
 from codellama.variants import SHAPES, Shape
 from codellama.weights.recipe import make_recipe
 from codellama.weights.source import Source, SourceTensor
@@ -23,7 +23,7 @@ N_CTX_70B = 4096
 def machine(memory_gib: float, *gpu_gib: float) -> Machine:
     """A machine with so many GiB of memory, and of free memory on its GPUs CUDA0, CUDA1 and so on."""
     gpus = tuple(
-        Device(f"CUDA{i}", "a made-up GPU", "gpu", int(gib * GIB), int(gib * GIB))
+        Device(f"CUDA{i}", "a made-up GPU", "gpu", int(gib * GIB), int(gib * GIB), "CUDA")
         for i, gib in enumerate(gpu_gib)
     )
     return Machine(int(memory_gib * GIB), gpus)

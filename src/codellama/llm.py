@@ -21,8 +21,7 @@ from codellama.compat.embeddings import EmbeddingCompatible
 from codellama.compat.llama import LlamaCompatible
 from codellama.compat.pretrained import FromPretrained
 from codellama.devices.contexts import encoder_batch
-from codellama.devices.machine import this_machine
-from codellama.devices.planner import plan_load
+from codellama.devices.plan import LoadPlan
 from codellama.engine import EngineStatus
 from codellama.engine.request import Delta, Request
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
@@ -53,6 +52,7 @@ from codellama.running.completion import Completion, Deliver, begin, delivery
 from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
 from codellama.running.form import Forms
 from codellama.running.intake import RequestMaker, close
+from codellama.running.load_plans import first_that_fits, plans
 from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
     open_adapters,
@@ -60,7 +60,6 @@ from codellama.running.opening import (
     open_drafters,
     open_encoder,
     open_model,
-    read_draft,
     shift_problem,
     start_engine,
 )
@@ -103,14 +102,22 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         adapters = plan_adapters(self.config, header)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
-        self.plan = plan_load(header, self.config, this_machine(), read_draft(self.config))
-        self.plan.log()
-        self.n_ctx = self.plan.n_ctx
-        with ExitStack() as undo:
-            self._open(header, adapters, progress, undo)
-            self._resources = undo.pop_all()
+        open_it = partial(self._carry_out, header, adapters, progress)
+        first_that_fits(plans(header, self.config, adapters), open_it)
 
     # -- loading ------------------------------------------------------------------------------
+
+    def _carry_out(
+        self,
+        header: GGUFHeader,
+        lora: list[AdapterFile],
+        progress: Progress | None,
+        plan: LoadPlan,
+    ) -> None:
+        self.plan, self.n_ctx = plan, plan.n_ctx
+        with ExitStack() as undo:
+            self._open(header, lora, progress, undo)
+            self._resources = undo.pop_all()
 
     def _open(
         self,

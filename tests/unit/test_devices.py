@@ -4,59 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from codellama.devices.fit import (
-    COMPUTE,
-    GIB,
-    MARGIN,
-    choose_cache_bytes,
-    choose_cells,
-    kv_bytes_per_cell,
-    layer_bytes,
-    place_layers,
-    plain_attention,
-)
-
-
-def test_layer_bytes() -> None:
-    tensors = {
-        "token_embd.weight": 1000,
-        "blk.0.attn_q.weight": 10,
-        "blk.0.ffn_up.weight": 20,
-        "blk.1.attn_q.weight": 12,
-        "output_norm.weight": 1,
-        "output.weight": 100,
-    }
-    assert layer_bytes(tensors, 2) == [30, 12, 101]
-
-
-@pytest.mark.parametrize(
-    ("gib", "layers"),
-    [(0, 0), (1.4, 0), (2.5, 1), (3.6, 2), (11.4, 9), (11.6, 10), (12.6, 11), (100, 11)],
-)
-def test_layers_are_placed_from_the_output_down(gib: float, layers: int) -> None:
-    # Ten layers of 1 GiB and an output layer of 1 GiB; a gigabyte and a half is left free.
-    placement = place_layers([GIB] * 11, 0, [int(gib * GIB)])
-    assert placement.n_gpu_layers == layers
-    assert placement.gpu_bytes == layers * GIB
-    assert placement.gpu_bytes + placement.cpu_bytes == 11 * GIB
-
-
-def test_the_cache_goes_with_its_layers() -> None:
-    free = 3 * GIB + MARGIN + COMPUTE
-    with_cache = place_layers([GIB // 2] * 10 + [0], 5 * GIB, [free])
-    assert with_cache.n_gpu_layers == 1 + 3, "each layer is half a gigabyte and as much of cache"
-    assert place_layers([GIB // 2] * 10 + [0], 0, [free]).n_gpu_layers == 1 + 6
-
-
-def test_two_gpus_keep_a_margin_each() -> None:
-    one = place_layers([GIB] * 11, 0, [8 * GIB])
-    two = place_layers([GIB] * 11, 0, [4 * GIB, 4 * GIB])
-    assert one.n_gpu_layers == 6
-    assert two.n_gpu_layers == 5
+from codellama.devices.fit import GIB, choose_cache_bytes, choose_cells, plain_attention
+from codellama.devices.sizes import kv_bytes_per_cell
+from codellama.params import ModelConfig
+from tests.made_up import header_70b
 
 
 def test_the_seventy_billion_model() -> None:
-    per_cell = kv_bytes_per_cell(80, 8, 128, 2.0)
+    per_cell = kv_bytes_per_cell(header_70b("Q4_K_M"), ModelConfig())
     assert per_cell == 327_680
     assert choose_cells(4096, 4, per_cell, 64 * GIB) == 4 * 4096
     assert choose_cells(16384, 4, 524_288, 64 * GIB) == 16384, "an eighth of 64 GiB is one context"

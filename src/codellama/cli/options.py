@@ -92,6 +92,11 @@ def shares(value: str) -> tuple[float, ...]:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 3,1") from None
 
 
+def separated(value: str) -> tuple[str, ...]:
+    """Texts separated by commas."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 def adapter(value: str) -> tuple[str, float]:
     """A path, or a path and a scale after a colon."""
     path, colon, scale = value.rpartition(":")
@@ -187,6 +192,7 @@ _FILE: Mapping[str, Any] = {
 
 FORMS: Mapping[str, Mapping[str, Any]] = {
     "tensor_split": {"type": shares, "multiple": False, "metavar": "NUMBER,..."},
+    "rpc": {"type": separated, "multiple": False, "metavar": "HOST:PORT,..."},
     "draft_model": {"type": click.Path()},
     "lora": {"type": adapter, "multiple": True, "metavar": "ADAPTER[:SCALE]"},
     "lora_init_without_apply": {"is_flag": True},

@@ -6,100 +6,136 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from codellama.devices import fit, sizes
-from codellama.devices.sizes import size_text
-from codellama.errors import UnsupportedError
-from codellama.files.gguf_header import GGUFHeader
-from codellama.native.library import Device
+from codellama.devices import fitting
+from codellama.devices.placement import DeviceLayers, Split, Work, spread
+from codellama.devices.sizes import ModelSizes, size_text
+from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.native.backends import Device
+from codellama.native.settings import ContextSettings
 from codellama.params import Layers, ModelConfig
 
-CPU = "CPU"
+Setting = Literal["n_gpu_layers", "draft_gpu_layers"]
 
 
 @dataclass(frozen=True)
-class DeviceLayers:
-    """So many layers of a model on one device, the output layer among them.
+class LayerChoice:
+    """What goes where, and why; `warnings` are what somebody should act on."""
 
-    `nbytes` are their weights and KV cache; on the CPU those of the token embedding too, and of a cache
-    that stays there.
-    """
+    work: Work
+    split: Split
+    reason: str
+    warnings: tuple[str, ...] = ()
 
-    device: str
-    layers: int
-    nbytes: int
+    @property
+    def tensor_split(self) -> tuple[float, ...]:
+        """What makes llama.cpp spread the layers like this; empty where there is nothing to spread."""
+        counts = self.split.counts
+        return tuple(map(float, counts)) if len(counts) > 1 and any(counts) else ()
+
+    @property
+    def host_tensors(self) -> tuple[str, ...]:
+        """Which tensors of layers on GPUs stay in main memory, as regular expressions."""
+        first = self.work.n_layers - self.split.n_gpu_layers
+        numbers = "|".join(map(str, range(first, first + self.split.host_ffn)))
+        return (rf"blk\.({numbers})\.ffn_(gate|up|down)\.weight",) if numbers else ()
 
 
-def place(
-    header: GGUFHeader,
+def choose_layers(
+    sizes: ModelSizes,
+    contexts: Sequence[ContextSettings],
     config: ModelConfig,
-    kv_bytes: int,
     gpus: Sequence[Device],
-    setting: Literal["n_gpu_layers", "draft_gpu_layers"] = "n_gpu_layers",
-) -> tuple[tuple[DeviceLayers, ...], str]:
-    """The layers of every GPU, then those of the CPU; and the reason in words.
+    host_bandwidth: float = 0.0,
+    setting: Setting = "n_gpu_layers",
+) -> LayerChoice:
+    """Where the layers of a model go. `setting` names the wish of `config`.
 
-    `kv_bytes` are those of all caches on these layers. `setting` names the wish of `config`.
-    Raises UnsupportedError if it is for GPU layers and there is no GPU.
+    Raises UnsupportedError if it is for GPU layers and there is no GPU, InvalidRequestError for a
+    `main_gpu` that there is not.
     """
     wanted: Layers = getattr(config, setting)
-    layers = sizes.layer_bytes(header)
-    offloaded = kv_bytes if config.offload_kqv else 0
     if not gpus and wanted not in ("auto", 0):
         raise UnsupportedError(
             f"={wanted} was asked for, but this llama.cpp has no GPU backend or sees no GPU",
             f"set {{{setting}}} to auto or 0, or run scripts/setup on a machine with one",
             setting,
         )
+    work = Work(sizes, tuple(contexts), _usable(config, gpus), config.split_mode == "layer")
+    nothing = Split((0,) * len(work.gpus))
     if not gpus:
-        placement = fit.placed(layers, offloaded, 0)
-    elif wanted == "auto":
-        placement = fit.place_layers(layers, offloaded, [gpu.free_bytes for gpu in gpus])
-    else:
-        count = len(layers) if wanted == "all" else wanted
-        placement = fit.placed(layers, offloaded, count)
-    on_cpu = len(layers) - placement.n_gpu_layers
-    spread = fit.spread(fit.with_cache(layers, offloaded)[on_cpu:], _shares(config, gpus))
-    on_gpus = [
-        DeviceLayers(gpu.name, n, nbytes)
-        for gpu, (n, nbytes) in zip(gpus, spread, strict=True)
-        if n
-    ]
-    rest = sizes.weight_bytes(header) - sum(layers) + kv_bytes - offloaded
-    cpu = DeviceLayers(CPU, on_cpu, placement.cpu_bytes + rest)
-    return (*on_gpus, cpu), _reason(wanted, on_gpus, len(layers), gpus)
-
-
-def gpu_layers(placements: Sequence[DeviceLayers]) -> int:
-    """Layers that are not on the CPU, the output layer among them."""
-    return sum(p.layers for p in placements if p.device != CPU)
+        return LayerChoice(work, nothing, "all on the CPU: llama.cpp sees no GPU")
+    if wanted == 0:
+        return LayerChoice(work, nothing, "all on the CPU, as asked for")
+    shares = _told(config, work.gpus)
+    if wanted == "auto":
+        return _automatic(work, shares, host_bandwidth)
+    count = work.n_layers if wanted == "all" else min(wanted, work.n_layers)
+    return _as_asked(work, count, shares, setting)
 
 
 def without(gpus: Sequence[Device], placements: Sequence[DeviceLayers]) -> list[Device]:
-    """The GPUs with what is left of their free bytes beside these layers and their scratch."""
-    taken = {p.device: p.nbytes + fit.COMPUTE for p in placements}
+    """The GPUs with what is left of their free bytes beside these layers."""
+    taken = {p.device: p.nbytes for p in placements}
     return [
         replace(gpu, free_bytes=max(0, gpu.free_bytes - taken.get(gpu.name, 0))) for gpu in gpus
     ]
 
 
-def _shares(config: ModelConfig, gpus: Sequence[Device]) -> list[float]:
-    """In what proportion llama.cpp spreads layers: as it is told, else by free memory."""
-    if config.split_mode == "none":
-        return [float(index == config.main_gpu) for index in range(len(gpus))]
-    told = [*config.tensor_split, *[0.0] * len(gpus)][: len(gpus)]
-    return told if any(told) else [float(gpu.free_bytes) for gpu in gpus]
+def _usable(config: ModelConfig, gpus: Sequence[Device]) -> tuple[Device, ...]:
+    """All GPUs, or the one of `main_gpu` if the model is not split."""
+    if config.split_mode != "none" or not gpus:
+        return tuple(gpus)
+    if config.main_gpu >= len(gpus):
+        raise InvalidRequestError(
+            "{param}={value}, but there are {n} GPUs, counted from 0",
+            "main_gpu",
+            value=config.main_gpu,
+            n=len(gpus),
+        )
+    return (gpus[config.main_gpu],)
 
 
-def _reason(
-    wanted: Layers, placed: Sequence[DeviceLayers], n_layers: int, gpus: Sequence[Device]
-) -> str:
-    if not gpus:
-        return "all on the CPU: llama.cpp sees no GPU"
-    if wanted == 0:
-        return "all on the CPU, as asked for"
-    where = ", ".join(f"{p.layers} of {n_layers} on {p.device}" for p in placed) or "all on the CPU"
-    if wanted != "auto":
-        return f"{where}, as asked for"
-    free = " and ".join(f"{size_text(gpu.free_bytes)} on {gpu.name}" for gpu in gpus)
-    margin = f"{size_text(fit.MARGIN + fit.COMPUTE)} margin" + (" each" if len(gpus) > 1 else "")
-    return f"{where}: {free} are free, less {margin}"
+def _told(config: ModelConfig, gpus: Sequence[Device]) -> tuple[float, ...]:
+    """The shares that were asked for; empty if there are none, or nothing to share."""
+    told = (*config.tensor_split, *[0.0] * len(gpus))[: len(gpus)]
+    return told if any(told) and len(gpus) > 1 else ()
+
+
+def _automatic(work: Work, shares: Sequence[float], host_bandwidth: float) -> LayerChoice:
+    plain = fitting.most_layers(work, shares)
+    free = " and ".join(f"{size_text(gpu.free_bytes)} on {gpu.name}" for gpu in work.gpus)
+    kept = f"{size_text(fitting.MARGIN)} kept free" + (" on each" if len(work.gpus) > 1 else "")
+    numbers = f"{free} are free, {kept}"
+    if plain.n_gpu_layers < work.n_layers and work.in_turn:
+        other = fitting.attention_first(work, shares)
+        if other is not None and fitting.quicker(work, plain, other, host_bandwidth):
+            reason = (
+                f"{_where(work, other)}, but the feed-forward matrices of {other.host_ffn} layers in main "
+                f"memory, which is quicker than {plain.n_gpu_layers} whole layers: {numbers}"
+            )
+            return LayerChoice(work, other, reason)
+    return LayerChoice(work, plain, f"{_where(work, plain)}: {numbers}")
+
+
+def _as_asked(work: Work, count: int, shares: Sequence[float], setting: Setting) -> LayerChoice:
+    split = fitting.distributed(work, count, shares)
+    if split is None:
+        free = [float(gpu.free_bytes) for gpu in work.gpus]
+        split = Split(spread(count, shares or free))
+    warnings = [
+        f"layers: {p.layers} take {size_text(p.nbytes)} on {p.device}, of which "
+        f"{size_text(gpu.free_bytes)} are free: {setting} auto takes as many as fit"
+        for gpu, p in zip(work.gpus, work.placed(split), strict=False)
+        if p.layers and p.nbytes > gpu.free_bytes
+    ]
+    return LayerChoice(work, split, f"{_where(work, split)}, as asked for", tuple(warnings))
+
+
+def _where(work: Work, split: Split) -> str:
+    """Such as "42 of 81 on CUDA0"."""
+    found = [
+        f"{count} of {work.n_layers} on {gpu.name}"
+        for gpu, count in zip(work.gpus, split.counts, strict=True)
+        if count
+    ]
+    return ", ".join(found) or "all on the CPU"

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codellama.devices.layers import DeviceLayers
+from codellama.devices.host_use import HostUse
+from codellama.devices.placement import DeviceLayers
 from codellama.devices.sizes import size_text
+from codellama.devices.speed import ExpectedSpeed
+from codellama.errors import CodeLlamaError
 from codellama.native.settings import ContextSettings, WeightSettings
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,8 @@ class ModelPlan:
     """How one GGUF is opened, and where its layers go: those on GPUs first, the CPU's last.
 
     Sizes are in bytes; `kv_bytes` are those of all its caches, an encoder's among them. `mends_vocabulary`
-    says that its vocabulary has lost its scores (see `files.lost_scores`).
+    says that its vocabulary has lost its scores (see `files.lost_scores`). `host` is how it lies in main
+    memory, `expected` how fast it will be, None where a bandwidth is not known.
     """
 
     path: Path
@@ -37,11 +41,13 @@ class ModelPlan:
     weight_bytes: int
     kv_bytes: int
     kv_bytes_per_cell: int
+    host: HostUse
+    expected: ExpectedSpeed | None = None
     mends_vocabulary: bool = False
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of weights and KV cache in the machine's main memory."""
+        """Bytes of weights, KV cache and scratch in the machine's main memory."""
         return self.placements[-1].nbytes
 
 
@@ -78,6 +84,23 @@ class LoadPlan:
     def host_bytes(self) -> int:
         """Bytes of weights and KV caches in the machine's main memory; the prompt cache comes on top."""
         return self.model.host_bytes + (self.draft.host_bytes if self.draft else 0)
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Those of them that cannot leave it."""
+        return self.model.host.pinned + (self.draft.host.pinned if self.draft else 0)
+
+    @property
+    def line(self) -> str:
+        """The plan in one line, without the reasons."""
+        context, model = self.model.context, self.model
+        parts = [
+            model.path.name,
+            f"{_layers_text(model)}, {model.host}",
+            f"{context.n_seq_max} x {self.n_ctx} tokens",
+            *([str(model.expected)] if model.expected else []),
+        ]
+        return "; ".join(parts)
 
     @property
     def state_settings(self) -> tuple[object, ...]:
@@ -119,8 +142,13 @@ class LoadPlan:
             document["draft"] = {**_model_json(self.draft), "foreign_tokens": foreign}
         return document
 
-    def log(self) -> None:
-        """Write the table to this module's logger at INFO, and what to act on at WARNING."""
+    def log(self, failure: CodeLlamaError | None = None) -> None:
+        """Write the table to this module's logger at INFO, and what to act on at WARNING.
+
+        With `failure` this is what is tried after a plan for which memory did not suffice.
+        """
+        if failure is not None:
+            logger.warning("memory ran out (%s): trying again with %s", failure, self.line)
         for line in str(self).splitlines():
             logger.info("%s", line)
         for warning in self.warnings:
@@ -150,7 +178,13 @@ class LoadPlan:
         yield "prompt cache", f"at most {size_text(self.prompt_cache_bytes)}"
         yield "context shift", self.shift_problem or "possible"
         yield "threads", f"{context.threads}, for prompts {context.threads_batch}"
-        yield "memory", f"{size_text(self.host_bytes)} of {size_text(self.memory_bytes)}"
+        yield (
+            "memory",
+            f"{size_text(self.host_bytes)} of {size_text(self.memory_bytes)}, {self.model.host}",
+        )
+        if self.model.expected is not None:
+            slowest = f", {self.model.expected.share:.0%} of it on {self.model.expected.slowest}"
+            yield "expected", f"{self.model.expected}{slowest}"
 
 
 def _model_text(model: ModelPlan) -> str:
@@ -169,6 +203,27 @@ def _model_json(model: ModelPlan) -> dict[str, Any]:
         "kv_bytes": model.kv_bytes,
         "cells": model.context.cells,
         "layers": [
-            {"device": p.device, "layers": p.layers, "bytes": p.nbytes} for p in model.placements
+            {
+                "device": p.device,
+                "layers": p.layers,
+                "bytes": p.nbytes,
+                "weight_bytes": p.weights,
+                "kv_bytes": p.kv,
+                "compute_bytes": p.compute,
+            }
+            for p in model.placements
         ],
+        "host_tensors": list(model.weights.host_tensors),
+        "host_memory": {
+            "way": model.host.way,
+            "pinned_bytes": model.host.pinned,
+            "mapped_bytes": model.host.mapped,
+        },
+        "expected": None
+        if model.expected is None
+        else {
+            "tokens_per_second": round(model.expected.decode, 3),
+            "prompt_tokens_per_second": round(model.expected.prompt, 2),
+            "slowest": model.expected.slowest,
+        },
     }

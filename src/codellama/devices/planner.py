@@ -5,14 +5,21 @@ Everything that is chosen before weights are read is chosen here, each choice wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from codellama.devices import fit, sizes
-from codellama.devices.contexts import context_settings, encoder_cells, encoder_settings
+from codellama.devices.contexts import context_settings, encoder_settings
 from codellama.devices.draft_vocabulary import foreign_tokens
-from codellama.devices.layers import DeviceLayers, gpu_layers, place, without
+from codellama.devices.fitting import readings
+from codellama.devices.host_use import DISK, host_use
+from codellama.devices.layers import Setting, choose_layers, without
 from codellama.devices.machine import Machine
 from codellama.devices.plan import LoadPlan, ModelPlan
+from codellama.devices.remedies import smaller_config, smaller_type
 from codellama.devices.shift import shift_problem
 from codellama.devices.sizes import size_text
+from codellama.devices.speed import expected
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.lost_scores import MENDED, scores_are_lost
@@ -23,14 +30,33 @@ from codellama.variants import Variant, recognise
 
 
 def plan_load(
-    header: GGUFHeader, config: ModelConfig, machine: Machine, draft: GGUFHeader | None = None
+    header: GGUFHeader,
+    config: ModelConfig,
+    machine: Machine,
+    draft: GGUFHeader | None = None,
+    adapter_bytes: int = 0,
 ) -> LoadPlan:
-    """Plan to load the model of `header` on `machine`, with `draft` to guess ahead.
+    """Plan to load the model of `header` on `machine`, with `draft` to guess ahead and LoRA adapters of so
+    many bytes.
 
-    Raises InvalidRequestError if the draft model has another vocabulary or a 70B was not trained for the
-    context, UnsupportedError if GPU layers
-    are asked of a machine without a GPU, or a context shift of a cache that cannot.
+    Raises InvalidRequestError if the draft model has another vocabulary, a 70B was not trained for the
+    context, or what must be in main memory does not fit. Raises UnsupportedError if GPU layers are asked of
+    a machine without a GPU, or a context shift of a cache that cannot.
     """
+    plan = _plan(header, config, machine, draft, adapter_bytes)
+    need = plan.pinned_bytes
+    if need > machine.room:
+        raise _too_large(header, config, machine, draft, plan, need)
+    return plan
+
+
+def _plan(
+    header: GGUFHeader,
+    config: ModelConfig,
+    machine: Machine,
+    draft: GGUFHeader | None,
+    adapter_bytes: int = 0,
+) -> LoadPlan:
     foreign = foreign_tokens(header.metadata, draft.metadata) if draft else frozenset[int]()
     variant = recognise(header.metadata)
     trained = sizes.trained_ctx(header, variant)
@@ -38,28 +64,30 @@ def plan_load(
     n_ctx, cells, size_reasons = _choose_sizes(header, config, machine, trained)
     flash_attn, attention_reason = _choose_attention(header, config, machine, cells)
     context = context_settings(config, cells, flash_attn)
-    kv_cells = cells + encoder_cells(config, n_ctx)
-    model, layer_reason = _plan_model(header, config, context, kv_cells, machine)
-    reasons = [*size_reasons, f"layers: {layer_reason}", f"attention: {attention_reason}"]
+    encoder = encoder_settings(config, n_ctx)
+    contexts = [context, *([encoder] if encoder else [])]
+    model, reasons, found = _plan_model(header, config, contexts, machine, adapter_bytes)
+    reasons = [*size_reasons, *reasons, f"attention: {attention_reason}"]
     drafting = None
     if draft is not None:
-        drafting, draft_reason = _plan_draft(draft, config, cells, machine, model)
-        reasons.append(f"draft layers: {draft_reason}")
+        drafting, draft_reasons, more = _plan_draft(draft, config, cells, machine, model)
+        reasons += [f"draft {reason}" for reason in draft_reasons]
+        found += more
     cache_bytes, cache_reason = _choose_prompt_cache(config, machine)
     problem = shift_problem(header, config, machine)
     if problem is not None and config.context_shift:
         raise UnsupportedError(f": {problem}", setting="context_shift")
-    host_bytes = model.host_bytes + (drafting.host_bytes if drafting else 0)
     warnings = (
         *((f"vocabulary: {MENDED}",) if model.mends_vocabulary else ()),
         *_context_warnings(n_ctx, trained),
-        *_memory_warnings(host_bytes, cache_bytes, machine.memory_bytes),
+        *found,
+        *_memory_warnings(header, model, drafting, cache_bytes, machine),
     )
     return LoadPlan(
         model=model,
         n_ctx=n_ctx,
         n_ctx_train=trained,
-        encoder=encoder_settings(config, n_ctx),
+        encoder=encoder,
         draft=drafting,
         foreign_tokens=foreign,
         prompt_cache_bytes=cache_bytes,
@@ -127,52 +155,95 @@ def _choose_prompt_cache(config: ModelConfig, machine: Machine) -> tuple[int, st
 def _plan_model(
     header: GGUFHeader,
     config: ModelConfig,
-    context: ContextSettings,
-    kv_cells: int,
+    contexts: Sequence[ContextSettings],
     machine: Machine,
-) -> tuple[ModelPlan, str]:
-    kv_bytes = sizes.kv_bytes_per_cell(header, config) * kv_cells
-    placements, reason = place(header, config, kv_bytes, machine.gpus)
-    return _model_plan(header, config, context, kv_bytes, placements), reason
+    adapter_bytes: int = 0,
+    setting: Setting = "n_gpu_layers",
+) -> tuple[ModelPlan, list[str], list[str]]:
+    """How the file is opened and where it lies; the reasons; and what to warn of."""
+    model = sizes.model_sizes(header, machine.rearranges, adapter_bytes)
+    choice = choose_layers(model, contexts, config, machine.gpus, machine.bandwidth, setting)
+    work, split = choice.work, choice.split
+    placements = work.placed(split)
+    cpu = placements[-1]
+    use, use_reason = host_use(
+        config, cpu.weights, work.rearranged(split), cpu.kv + cpu.compute, machine.room
+    )
+    disk = 0.0 if use.fits else machine.disk_bandwidth or DISK
+    found = expected(
+        readings(work, split, machine.bandwidth, disk),
+        config.n_ubatch,
+        sizes.n_params(header) / max(1, sizes.weight_bytes(header)),
+    )
+    alone = config.split_mode == "none"
+    weights = WeightSettings(
+        n_gpu_layers=split.n_gpu_layers,
+        main_gpu=0 if alone else config.main_gpu,
+        split_mode=config.split_mode,
+        tensor_split=choice.tensor_split,
+        use_mmap=config.use_mmap,
+        use_mlock=config.use_mlock,
+        devices=work.gpus,
+        host_tensors=choice.host_tensors,
+        rearrange=use.way == "rearranged" or (use.way != "mapped" and config.repack != "off"),
+        overrides=corrections(header.metadata, recognise(header.metadata)),
+    )
+    plan = ModelPlan(
+        path=header.path,
+        weights=weights,
+        context=contexts[0],
+        placements=placements,
+        n_params=sizes.n_params(header),
+        weight_bytes=sizes.weight_bytes(header),
+        kv_bytes=work.layer_kv * work.sizes.n_layer,
+        kv_bytes_per_cell=sizes.kv_bytes_per_cell(header, config),
+        host=use,
+        expected=found,
+        mends_vocabulary=scores_are_lost(header.metadata),
+    )
+    reasons = [f"layers: {choice.reason}", f"main memory: {use_reason}"]
+    return plan, reasons, list(choice.warnings)
 
 
 def _plan_draft(
     header: GGUFHeader, config: ModelConfig, cells: int, machine: Machine, model: ModelPlan
-) -> tuple[ModelPlan, str]:
-    """The draft model, on what the GPUs have left beside the model."""
-    kv_bytes = sizes.kv_bytes_per_cell(header, config) * cells
-    gpus = without(machine.gpus, model.placements)
-    placements, reason = place(header, config, kv_bytes, gpus, "draft_gpu_layers")
-    context = context_settings(config, cells)
-    return _model_plan(header, config, context, kv_bytes, placements), reason
+) -> tuple[ModelPlan, list[str], list[str]]:
+    """The draft model, on what the model has left of GPUs and main memory."""
+    left = replace(
+        machine,
+        gpus=tuple(without(machine.gpus, model.placements)),
+        available_bytes=max(0, machine.room - model.host.pinned - model.host.mapped),
+    )
+    kept = replace(config, use_mlock=False, repack="auto") if config.use_mmap else config
+    return _plan_model(header, kept, [context_settings(config, cells)], left, 0, "draft_gpu_layers")
 
 
-def _model_plan(
+def _too_large(
     header: GGUFHeader,
     config: ModelConfig,
-    context: ContextSettings,
-    kv_bytes: int,
-    placements: tuple[DeviceLayers, ...],
-) -> ModelPlan:
-    weights = WeightSettings(
-        n_gpu_layers=gpu_layers(placements),
-        main_gpu=config.main_gpu,
-        split_mode=config.split_mode,
-        tensor_split=config.tensor_split,
-        use_mmap=config.use_mmap,
-        use_mlock=config.use_mlock,
-        overrides=corrections(header.metadata, recognise(header.metadata)),
-    )
-    return ModelPlan(
-        path=header.path,
-        weights=weights,
-        context=context,
-        placements=placements,
-        n_params=sizes.n_params(header),
-        weight_bytes=sizes.weight_bytes(header),
-        kv_bytes=kv_bytes,
-        kv_bytes_per_cell=sizes.kv_bytes_per_cell(header, config),
-        mends_vocabulary=scores_are_lost(header.metadata),
+    machine: Machine,
+    draft: GGUFHeader | None,
+    plan: LoadPlan,
+    need: int,
+) -> InvalidRequestError:
+    """The error for caches and scratch that main memory does not hold, with what would fit."""
+
+    def fits(other: ModelConfig) -> bool:
+        try:
+            return _plan(header, other, machine, draft).pinned_bytes <= machine.room
+        except InvalidRequestError:
+            return False
+
+    would = smaller_config(config, plan.n_ctx, fits)
+    return InvalidRequestError(
+        "{param}: KV cache and scratch memory of {cells} tokens need {need} of main memory, {room} are free",
+        "n_ctx",
+        f"what would fit: {', or '.join(would)}"
+        if would
+        else "close other programs, or use a smaller model",
+        cells=plan.cells,
+        need=size_text(need),
+        room=size_text(machine.room),
     )
 
 
@@ -200,15 +271,28 @@ def _context_warnings(n_ctx: int, trained: int) -> list[str]:
     ]
 
 
-def _memory_warnings(host_bytes: int, cache_bytes: int, memory_bytes: int) -> list[str]:
-    if host_bytes > memory_bytes:
+def _memory_warnings(
+    header: GGUFHeader,
+    model: ModelPlan,
+    draft: ModelPlan | None,
+    cache_bytes: int,
+    machine: Machine,
+) -> list[str]:
+    uses = [model.host, *([draft.host] if draft else [])]
+    host_bytes = sum(use.pinned + use.mapped for use in uses)
+    if host_bytes > machine.room:
+        room = machine.room - sum(use.pinned for use in uses)
+        share = model.placements[-1].weights / max(1, model.weight_bytes)
+        smaller = smaller_type(model.n_params, round(room / max(share, 1e-9)), model.weight_bytes)
+        speed = f", {model.expected}" if model.expected else ""
         return [
-            f"memory: {size_text(host_bytes)} of weights and KV cache do not fit the machine's "
-            f"{size_text(memory_bytes)}: choose a smaller type of the model or a smaller context"
+            f"memory: {size_text(host_bytes)} do not fit the {size_text(machine.room)} that are free, "
+            f"weights will come from the disk for every token{speed}: choose a smaller type"
+            + (f", {smaller} fits" if smaller else "")
         ]
-    if host_bytes + cache_bytes > memory_bytes:
+    if host_bytes + cache_bytes > machine.room:
         return [
             f"memory: beside {size_text(host_bytes)} of weights and KV cache the prompt cache may "
-            f"outgrow the machine's {size_text(memory_bytes)}: give it a smaller bound"
+            f"outgrow the {size_text(machine.room)} that are free: give it a smaller bound"
         ]
     return []

@@ -12,28 +12,14 @@ import functools
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
 
 import llama_cpp
 
-from codellama.errors import UnsupportedError
+from codellama.native.backends import Device, devices, offload_devices
 
 # ggml_log_level of ggml.h: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.INFO}
 _ERROR, _CONTINUE = 4, 5
-
-_DEVICE_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device that llama.cpp can put layers on; memory in bytes, `kind` cpu, gpu, igpu or accel."""
-
-    name: str
-    description: str
-    kind: str
-    free_bytes: int
-    total_bytes: int
 
 
 class Library:
@@ -67,6 +53,12 @@ class Library:
         """Version of llama-cpp-python, and so of the llama.cpp in it."""
         return str(llama_cpp.__version__)
 
+    @property
+    def features(self) -> str:
+        """What the CPU code was built with, in llama.cpp's words: "CPU : AVX2 = 1 | REPACK = 1 | ..."."""
+        text: bytes = llama_cpp.llama_print_system_info()
+        return text.decode()
+
     def clear_errors(self) -> None:
         """Forget the errors logged so far; call before something whose failure is to be explained."""
         with self._lock:
@@ -78,53 +70,15 @@ class Library:
             return next((line for line in self._errors if line.strip("= ")), "")
 
     def devices(self) -> list[Device]:
-        """All devices of the compiled-in backends, in llama.cpp's order."""
-        ggml = _ggml()
-        found = []
-        for index in range(ggml.ggml_backend_dev_count()):
-            handle = ctypes.c_void_p(ggml.ggml_backend_dev_get(index))
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            ggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-            found.append(
-                Device(
-                    name=ggml.ggml_backend_dev_name(handle).decode(),
-                    description=ggml.ggml_backend_dev_description(handle).decode().strip(),
-                    kind=_DEVICE_KINDS.get(ggml.ggml_backend_dev_type(handle), "unknown"),
-                    free_bytes=free.value,
-                    total_bytes=total.value,
-                )
-            )
-        return found
+        """All devices of the compiled-in backends, in ggml's order."""
+        return devices()
 
     def gpus(self) -> list[Device]:
-        """The devices that layers can be offloaded to."""
-        return [d for d in self.devices() if d.kind in ("gpu", "igpu")]
+        """The devices of this machine that layers can be offloaded to, in llama.cpp's order."""
+        return offload_devices()
 
 
 @functools.cache
 def library() -> Library:
     """The library, started at the first call."""
     return Library()
-
-
-@functools.cache
-def _ggml() -> ctypes.CDLL:
-    """libggml with the device functions that llama_cpp does not bind."""
-    from llama_cpp._ggml import libggml
-
-    ggml: ctypes.CDLL = libggml
-    try:
-        ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-        ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-        ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-        for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-            getattr(ggml, name).argtypes = [ctypes.c_void_p]
-            getattr(ggml, name).restype = ctypes.c_char_p
-        ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-        ggml.ggml_backend_dev_type.restype = ctypes.c_int
-        sizes = ctypes.POINTER(ctypes.c_size_t)
-        ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, sizes, sizes]
-        ggml.ggml_backend_dev_memory.restype = None
-    except AttributeError as error:
-        raise UnsupportedError(f"this build of llama.cpp cannot list devices: {error}") from error
-    return ggml

@@ -11,9 +11,10 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import llama_cpp
 
@@ -24,6 +25,7 @@ from codellama.errors import (
     UnsupportedError,
     check_text,
 )
+from codellama.native.backends import Device, device_handles, host_buffer_type
 from codellama.native.library import library
 from codellama.native.load import LoadProgress, load_weights
 from codellama.native.settings import WeightSettings
@@ -61,17 +63,7 @@ class Model:
         """
         settings = settings or WeightSettings()
         lib = library()
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = settings.n_gpu_layers
-        params.main_gpu = settings.main_gpu
-        params.split_mode = _SPLIT_MODES[settings.split_mode]
-        params.load_mode = _LOAD_MODES[settings.use_mmap, settings.use_mlock]
-        params.vocab_only = settings.vocab_only
-        split = _tensor_split(settings.tensor_split)
-        if split is not None:
-            params.tensor_split = split
-        table = _override_table(settings.overrides)
-        params.kv_overrides = table
+        params, _alive = model_params(settings)
         lib.clear_errors()
         handle = load_weights(path, params, progress)
         if not handle:
@@ -82,7 +74,7 @@ class Model:
         self._unused = threading.Condition()
         self._vocabulary: Model | None = None
         if vocabulary is not None:
-            lent = replace(settings, vocab_only=True, n_gpu_layers=0, tensor_split=())
+            lent = WeightSettings(overrides=settings.overrides, vocab_only=True)
             try:
                 self._vocabulary = Model(vocabulary, lent)
             except BaseException:
@@ -264,6 +256,52 @@ class Tokenizer:
             return frozenset(
                 t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self.handle, t)
             )
+
+
+def model_params(settings: WeightSettings) -> tuple[llama_cpp.llama_model_params, tuple[Any, ...]]:
+    """llama.cpp's parameters of a load, and the tables they point to, which must live as long.
+
+    Raises InvalidRequestError for more shares than llama.cpp takes, UnsupportedError for a device that is
+    gone.
+    """
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = settings.n_gpu_layers
+    params.main_gpu = settings.main_gpu
+    params.split_mode = _SPLIT_MODES[settings.split_mode]
+    params.load_mode = _LOAD_MODES[settings.use_mmap, settings.use_mlock]
+    params.vocab_only = settings.vocab_only
+    params.use_extra_bufts = settings.rearrange
+    split, devices = _tensor_split(settings.tensor_split), _device_table(settings.devices)
+    stay, overrides = _host_table(settings.host_tensors), _override_table(settings.overrides)
+    if split is not None:
+        params.tensor_split = split
+    if devices is not None:
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
+    if settings.host_tensors:
+        params.tensor_buft_overrides = ctypes.cast(stay, ctypes.c_void_p)
+    params.kv_overrides = overrides
+    return params, (split, devices, stay, overrides)
+
+
+class _BufferOverride(ctypes.Structure):
+    """`llama_model_tensor_buft_override` of llama.h, which llama_cpp does not bind."""
+
+    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
+
+
+def _host_table(patterns: Sequence[str]) -> ctypes.Array[_BufferOverride]:
+    """The tensors that stay in main memory, ended by an empty entry."""
+    table = (_BufferOverride * (len(patterns) + 1))()
+    for entry, pattern in zip(table, patterns, strict=False):
+        entry.pattern, entry.buffer_type = pattern.encode(), host_buffer_type()
+    return table
+
+
+def _device_table(devices: tuple[Device, ...]) -> ctypes.Array[ctypes.c_void_p] | None:
+    """ggml's pointers of these devices, ended by NULL; None for no choice."""
+    if not devices:
+        return None
+    return (ctypes.c_void_p * (len(devices) + 1))(*device_handles(devices), None)
 
 
 def _tensor_split(shares: Sequence[float]) -> ctypes.Array[ctypes.c_float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from codellama.native.backends import Device
 from codellama.params import FlashAttention, KVType, SplitMode
 
 
@@ -13,7 +14,10 @@ class WeightSettings:
     """How the weights of a GGUF are opened.
 
     `n_gpu_layers` counts the output layer; `tensor_split` are shares per GPU, empty for llama.cpp's own.
-    `overrides` replace metadata values. With `vocab_only` there are no weights, only the vocabulary.
+    `devices` are the GPUs that may have layers, empty for all of this machine. Tensors whose names
+    `host_tensors` match, regular expressions of C++, stay in main memory. Without `rearrange` no weight is
+    copied into the order that the CPU likes best. `overrides` replace metadata values. With `vocab_only`
+    there are no weights, only the vocabulary.
     """
 
     n_gpu_layers: int = 0
@@ -22,6 +26,9 @@ class WeightSettings:
     tensor_split: tuple[float, ...] = ()
     use_mmap: bool = True
     use_mlock: bool = False
+    devices: tuple[Device, ...] = ()
+    host_tensors: tuple[str, ...] = ()
+    rearrange: bool = True
     overrides: Mapping[str, int | float | bool] = field(default_factory=dict)
     vocab_only: bool = False
 

@@ -18,7 +18,8 @@ KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "
 ContextPolicy = Literal["error", "drop_oldest"]
 Pooling = Literal["none", "mean", "cls", "last"]
 SplitMode = Literal["none", "layer", "row"]
-FlashAttention = Literal["auto", "on", "off"]
+Switch = Literal["auto", "on", "off"]
+FlashAttention = Switch
 SpecialTags = Literal["literal", "reject"]
 Guesser = Literal["auto", "none", "ngram", "draft"]
 RopeScaling = Literal["none", "linear", "yarn"]
@@ -112,6 +113,10 @@ class ModelConfig:
     tensor_split: tuple[float, ...] = setting(
         (), "Share of each GPU, such as 3,1.", DEVICES, default_text="by free memory"
     )
+    rpc: tuple[str, ...] = setting(
+        (), "Other machines whose devices may have layers, as HOST:PORT of llama.cpp's RPC server.",
+        DEVICES, default_text="none",
+    )  # fmt: skip
     offload_kqv: bool = setting(True, "Keep the KV cache on the GPU.", DEVICES)
     flash_attn: FlashAttention = setting(
         "auto",
@@ -122,6 +127,10 @@ class ModelConfig:
     type_v: KVType = setting("f16", "Type of the KV cache's values.", CONTEXT)
     use_mmap: bool = setting(True, "Map the file into memory.", MODEL)
     use_mlock: bool = setting(False, "Keep the model in RAM.", MODEL)
+    repack: Switch = setting(
+        "auto", "Copy weights into the order that the CPU's code likes best.", MODEL,
+        default_text="auto, if they fit the free memory",
+    )  # fmt: skip
     chat_format: ChatFormatName | None = setting(
         None, "turn: 70B Instruct; inst: 7B to 34B Instruct.", CHAT, default_text="from the file"
     )
@@ -203,6 +212,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensor_split", tuple(self.tensor_split))
+        object.__setattr__(
+            self, "rpc", (self.rpc,) if isinstance(self.rpc, str) else tuple(self.rpc)
+        )
         check_settings(self)
         for name in ("n_gpu_layers", "draft_gpu_layers"):
             layers = getattr(self, name)

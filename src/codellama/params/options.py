@@ -20,6 +20,7 @@ from codellama.params.model import (
     RopeScaling,
     SpecialTags,
     SplitMode,
+    Switch,
 )
 from codellama.variants import ChatFormatName
 
@@ -91,12 +92,14 @@ class ModelOptions(TypedDict, total=False):
     main_gpu: int
     split_mode: SplitMode
     tensor_split: Sequence[float]
+    rpc: Sequence[str]
     offload_kqv: bool
     flash_attn: FlashAttention
     type_k: KVType
     type_v: KVType
     use_mmap: bool
     use_mlock: bool
+    repack: Switch
     chat_format: ChatFormatName | None
     special_tags: SpecialTags
     experimental_infill: bool

@@ -46,6 +46,15 @@ def plan_adapters(config: ModelConfig, model: GGUFHeader) -> list[AdapterFile]:
     return adapters
 
 
+def adapter_bytes(adapters: Sequence[AdapterFile]) -> int:
+    """About what these adapters will take in memory: as much as on disk."""
+    paths = [Path(adapter.path) for adapter in adapters]
+    files = [
+        f for path in paths for f in (path.glob("adapter_model.*") if path.is_dir() else [path])
+    ]
+    return sum(file.stat().st_size for file in files)
+
+
 def _plan(path: str, scale: float, model: GGUFHeader) -> AdapterFile:
     if _is_peft(Path(path)):
         from codellama.files.peft_adapter import read_adapter
