@@ -81,7 +81,7 @@ def collect_imatrix(
     if not force:
         check_absent(output)
     check_folder(output)
-    content = _read_text(text)
+    content = read_text(text)
     part = output.with_name(output.name + ".part")
     header = read_model(model)
     with mended_vocabulary(header) as vocabulary:
@@ -89,7 +89,9 @@ def collect_imatrix(
     with loading as loaded:
         tokenizer = loaded.tokenizer
         tokens = tokenizer.encode(content, add_bos=tokenizer.add_bos)
-        chunks = list(_chunks(tokens, chunk_tokens, tokenizer.bos if tokenizer.add_bos else None))
+        chunks = list(
+            text_chunks(tokens, chunk_tokens, tokenizer.bos if tokenizer.add_bos else None)
+        )
         if not chunks:
             raise ConversionError(
                 f"{text}: {len(tokens)} tokens are less than a chunk of {chunk_tokens}: take a longer text"
@@ -110,7 +112,8 @@ def collect_imatrix(
     return sums
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ConversionError if it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -119,7 +122,7 @@ def _read_text(path: Path) -> str:
         raise ConversionError(f"{path}: is not UTF-8 text") from error
 
 
-def _chunks(tokens: Sequence[int], size: int, bos: int | None) -> Iterator[list[int]]:
+def text_chunks(tokens: Sequence[int], size: int, bos: int | None) -> Iterator[list[int]]:
     """Whole chunks; the first token of each gives way to the beginning of a text."""
     for begin in range(0, len(tokens) - size + 1, size):
         chunk = list(tokens[begin : begin + size])
