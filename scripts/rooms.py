@@ -46,6 +46,7 @@ OUTSIDE = {
     "llama_cpp": {"native", "integrations"},
     "llguidance": {"constraints"},
     "markdown_it": {"cli"},
+    "matplotlib": {"quality"},
     "numpy": {
         "constraints",
         "native",

@@ -17,12 +17,11 @@ from codellama.cli import main
 from codellama.errors import InvalidRequestError
 from codellama.llm import LLM
 from codellama.quality import measure as measuring
-from codellama.quality.measure import Job, measure
+from codellama.quality.measure import QualityJob, measure
 from codellama.weights.imatrix import text_chunks
 from tests import tiny_model
 
 TEXT = "def add(a, b):\n    return a + b  # größer\n" * 30
-SIZE = {"chunk_tokens": 64, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,8 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def job(model: Path, text: Path, **more: Any) -> Job:
-    return Job(model=model, text=text, **SIZE, **more)
+def job(model: Path, text: Path, **more: Any) -> QualityJob:
+    return QualityJob(model=model, text=text, chunk_tokens=64, threads=1, **more)
 
 
 def close(values: Any) -> Any:
@@ -142,7 +141,7 @@ def test_a_chunk_that_is_too_small_or_too_large_is_refused(
     tiny_gguf: Path, text: Path, tmp_path: Path, size: int
 ) -> None:
     with pytest.raises(InvalidRequestError, match="from 64 to 1024") as error:
-        measure(Job(model=tiny_gguf, text=text, chunk_tokens=size), tmp_path / "out.json")
+        measure(QualityJob(model=tiny_gguf, text=text, chunk_tokens=size), tmp_path / "out.json")
     assert error.value.param == "chunk_tokens"
 
 
@@ -157,7 +156,7 @@ def invoke(*arguments: str | Path) -> tuple[int, str, str]:
 def test_the_command_says_it_for_people_and_for_programs(
     tiny_gguf: Path, other_gguf: Path, text: Path, tmp_path: Path
 ) -> None:
-    arguments = [tiny_gguf, "--against", other_gguf, "--text", text, "-t", "1"]
+    arguments: list[str | Path] = [tiny_gguf, "--against", other_gguf, "--text", text, "-t", "1"]
     arguments += ["--chunk-size", "64", "-o", tmp_path / "out.json"]
     code, lines, _ = invoke(*arguments)
     assert code == 0
@@ -174,7 +173,16 @@ def test_the_default_text_is_code_and_comes_with_the_package(
 ) -> None:
     for more in ([], ["--code"]):
         out = tmp_path / f"{len(more)}.json"
-        arguments = [tiny_gguf, "--chunks", "1", "--chunk-size", "64", "--no-speed", "-o", out]
+        arguments: list[str | Path] = [
+            tiny_gguf,
+            "--chunks",
+            "1",
+            "--chunk-size",
+            "64",
+            "--no-speed",
+            "-o",
+            out,
+        ]
         code, document, _ = invoke(*arguments, "--json", *more)
         assert (code, json.loads(document)["text"]) == (0, "code.txt")
 
@@ -220,7 +228,7 @@ def test_the_numbers_are_those_of_llama_perplexity(tmp_path: Path) -> None:
 
     run("-m", str(base), "-f", str(text))
     theirs = run("-m", str(model), "--kl-divergence")
-    this = Job(model, base, text, chunk_tokens=128, threads=1)
+    this = QualityJob(model, base, text, chunk_tokens=128, threads=1)
     ours = measure(this, tmp_path / "out.json", timed=False)["summary"]
 
     def told(name: str) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codellama.quality.base_file import KEPT, RECORD, compared_with, records
-from codellama.quality.journal import Journal
+from codellama.quality.chunk_journal import ChunkJournal
 from codellama.quality.statistics import alone, by_position, compared, summarize
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)
@@ -88,15 +88,15 @@ def test_a_distribution_that_fits_the_file_loses_nothing() -> None:
 def test_a_journal_goes_on_behind_the_last_whole_chunk(tmp_path: Path) -> None:
     path, kind = tmp_path / "x.part", np.dtype("<f4")
     chunks = [np.full((3, 2), i, np.float32) for i in range(3)]
-    with Journal(path, {"text": "a"}, kind, (3, 2)) as journal:
+    with ChunkJournal(path, {"text": "a"}, kind, (3, 2)) as journal:
         for chunk in chunks[:2]:
             journal.add(chunk)
     with path.open("ab") as file:
         file.write(b"half a chunk")
-    with Journal(path, {"text": "a"}, kind, (3, 2)) as journal:
+    with ChunkJournal(path, {"text": "a"}, kind, (3, 2)) as journal:
         assert len(journal.chunks) == 2
         journal.add(chunks[2])
-    with Journal(path, {"text": "a"}, kind, (3, 2)) as journal:
+    with ChunkJournal(path, {"text": "a"}, kind, (3, 2)) as journal:
         assert np.array_equal(journal.chunks, chunks)
 
 
@@ -105,8 +105,8 @@ def test_a_journal_of_something_else_is_begun_anew(
     tmp_path: Path, other: tuple[dict[str, str], tuple[int, ...]]
 ) -> None:
     path, kind = tmp_path / "x.part", np.dtype("<f4")
-    with Journal(path, {"text": "a"}, kind, (3, 2)) as journal:
+    with ChunkJournal(path, {"text": "a"}, kind, (3, 2)) as journal:
         journal.add(np.zeros((3, 2), np.float32))
     head, shape = other
-    with Journal(path, head, kind, shape) as journal:
+    with ChunkJournal(path, head, kind, shape) as journal:
         assert journal.chunks == []

@@ -19,7 +19,7 @@ from codellama.cli.options import json_option, model_argument
 from codellama.errors import CodeLlamaError
 
 MEASURE = "measure"
-_OTHERS: dict[str, str] = {}
+_OTHERS = {"card": "quality_card"}
 """The other commands, each the `command` of a module in this package."""
 
 
@@ -104,7 +104,7 @@ _TEXT_OPTIONS = (
 
 
 def text_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options of `text_options` say, as fields of `quality.measure.Job`."""
+    """What the options of `text_options` say, as fields of `quality.measure.QualityJob`."""
     if options["code"] and options["text"]:
         raise click.UsageError("--text and --code exclude each other.")
     return {name: options[name] for name in ("text", "n_chunks", "chunk_tokens", "threads")}
@@ -167,11 +167,11 @@ def measure_command(
     """
     from codellama.cli.loading import model_file
     from codellama.cli.outputs import progress_bar
-    from codellama.quality.measure import Job, measure, result_path
+    from codellama.quality.measure import QualityJob, measure, result_path
 
     path = model_file(model)
     base = model_file(against) if against else None
-    job = Job(model=path, against=base, base_file=base_file, **text_settings(options))
+    job = QualityJob(model=path, against=base, base_file=base_file, **text_settings(options))
     with kept_on_interrupt(), progress_bar(f"quality of {path.name}") as progress:
         found = measure(job, output or result_path(path), timed=speed, progress=progress)
     click.echo(json.dumps(found) if as_json else report(found))

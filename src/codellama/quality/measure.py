@@ -30,7 +30,7 @@ from codellama.native.model import Model
 from codellama.native.settings import WeightSettings
 from codellama.params import ModelConfig, Progress
 from codellama.quality.base_file import KEPT, MOST_TOKENS, RECORD
-from codellama.quality.journal import Journal
+from codellama.quality.chunk_journal import ChunkJournal
 from codellama.quality.scoring import (
     Score,
     Scorer,
@@ -56,7 +56,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Job:
+class QualityJob:
     """What is measured: `model` over the first `n_chunks` chunks of a text, None for all.
 
     Without a `text` it is the code in this package. With `against` the model is compared with that base; with
@@ -112,7 +112,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def measure(
-    job: Job, output: Path, *, timed: bool = True, progress: Progress | None = None
+    job: QualityJob, output: Path, *, timed: bool = True, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Carry out `job`, write the result to `output` and return it as JSON; if it is there, it is only read.
 
@@ -145,7 +145,7 @@ def measure(
 class _Work:
     """A job with its chunks and its plan; nothing is loaded yet but a vocabulary."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: QualityJob) -> None:
         self._job = job
         header = read_model(job.model)
         base = read_model(job.against) if job.against else None
@@ -178,7 +178,7 @@ class _Work:
         kept = self._base_turn(rows, done) if job.base_file else []
         model = Scorer(self._plan.model, job.chunk_tokens, undo)
         kind, shape = np.dtype("<f4"), (rows, len(self._columns))
-        with Journal(part, self._head, kind, shape) as journal:
+        with ChunkJournal(part, self._head, kind, shape) as journal:
             if len(journal.chunks) < len(chunks):
                 score = self._score(model, kept, undo)
                 for index in range(len(journal.chunks), len(chunks)):
@@ -212,7 +212,7 @@ class _Work:
         job, chunks = self._job, self._chunks
         assert job.base_file is not None and job.against is not None
         with (
-            Journal(job.base_file, self._base_head, RECORD, (rows,)) as journal,
+            ChunkJournal(job.base_file, self._base_head, RECORD, (rows,)) as journal,
             ExitStack() as undo,
         ):
             if len(journal.chunks) < len(chunks):
@@ -224,11 +224,11 @@ class _Work:
             return journal.chunks[: len(chunks)]
 
 
-def _config(job: Job) -> ModelConfig:
+def _config(job: QualityJob) -> ModelConfig:
     return ModelConfig.of(n_ctx=job.chunk_tokens, n_seq_max=1, n_threads=job.threads)
 
 
-def _plan(job: Job, header: GGUFHeader, base: GGUFHeader | None) -> LoadPlan:
+def _plan(job: QualityJob, header: GGUFHeader, base: GGUFHeader | None) -> LoadPlan:
     """Where the layers go; a base beside the model is placed as a draft model is."""
     if base is not None:
         key = "tokenizer.ggml.tokens"
@@ -257,7 +257,7 @@ def _plan(job: Job, header: GGUFHeader, base: GGUFHeader | None) -> LoadPlan:
     return plan
 
 
-def _chunks(job: Job, plan: LoadPlan) -> list[list[int]]:
+def _chunks(job: QualityJob, plan: LoadPlan) -> list[list[int]]:
     """All chunks of the text in the model's tokens."""
     text = read_text(job.text) if job.text else _own_text()
     settings = WeightSettings(vocab_only=True, overrides=plan.model.weights.overrides)

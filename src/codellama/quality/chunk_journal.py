@@ -21,7 +21,7 @@ from codellama.errors import ConversionError
 _LONGEST_HEAD = 4096
 
 
-class Journal:
+class ChunkJournal:
     """Chunks, arrays of `kind` and `shape`, in a file that is open for more. Use it with `with`."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Journal:
             raise ConversionError(f"{self.path}: cannot be written: {error.strerror}") from error
         self.chunks.append(kept)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> ChunkJournal:
         return self
 
     def __exit__(
