@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -70,7 +69,7 @@ def test_a_model_does_not_diverge_from_itself(tiny_gguf: Path, text: Path, tmp_p
     assert found["speed"]["decode"] > 0
 
 
-def test_one_after_the_other_differs_only_in_what_the_file_does_not_keep(
+def test_one_after_the_other_differs_only_in_what_was_drawn(
     tiny_gguf: Path, other_gguf: Path, text: Path, tmp_path: Path
 ) -> None:
     both = job(tiny_gguf, text, against=other_gguf, n_chunks=3)
@@ -82,7 +81,7 @@ def test_one_after_the_other_differs_only_in_what_the_file_does_not_keep(
     for name in ("base_perplexity", "log_ratio", "rms_delta_p", "same_top"):
         assert kept[name] == close(whole[name])
     assert 0 < found["outside"] < 1
-    assert 1 - 2 * found["outside"] < kept["mean"]["value"] / whole["mean"]["value"] < 1
+    assert kept["mean"]["value"] == pytest.approx(whole["mean"]["value"], rel=0.05)
     assert (tmp_path / "other.base").stat().st_size < 64 * 3 * 64 + 400
 
 
@@ -219,15 +218,18 @@ def test_the_numbers_are_those_of_llama_perplexity(tmp_path: Path) -> None:
     text.write_text(TEXT * 4, "utf-8")
     common = ["-c", "128", "-b", "128", "-t", "1", "--kl-divergence-base", str(kept)]
 
-    def run(*arguments: str) -> str:
-        command = [str(program), *arguments, *common]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ)
-        )
+    def run(last: str, *arguments: str) -> str:
+        for _ in range(5):  # its logger may lose the last lines when it ends
+            done = subprocess.run(
+                [str(program), *arguments, *common],
+                capture_output=True, text=True, timeout=120, check=True,
+            )  # fmt: skip
+            if last in done.stdout + done.stderr:
+                break
         return done.stdout + done.stderr
 
-    run("-m", str(base), "-f", str(text))
-    theirs = run("-m", str(model), "--kl-divergence")
+    run("", "-m", str(base), "-f", str(text))
+    theirs = run("Same top p:", "-m", str(model), "--kl-divergence")
     this = QualityJob(model, base, text, chunk_tokens=128, threads=1)
     ours = measure(this, tmp_path / "out.json", timed=False)["summary"]
 

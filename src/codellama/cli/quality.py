@@ -1,6 +1,6 @@
 """`codellama quality`: perplexity of a file over a text, and how far it is from a base.
 
-A group whose other commands begin with a word of their own: `card`. Anything else is a model.
+A group whose other commands begin with a word of their own: `card` and `code`. Anything else is a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from codellama.cli.options import json_option, model_argument
 from codellama.errors import CodeLlamaError
 
 MEASURE = "measure"
-_OTHERS = {"card": "quality_card"}
+_OTHERS = {"card": "quality_card", "code": "quality_code"}
 """The other commands, each the `command` of a module in this package."""
 
 
@@ -56,7 +56,7 @@ def command() -> None:
     """How good is this quantized file?
 
     `codellama quality MODEL --against BASE` measures one file (see `codellama quality measure --help`). The
-    other commands make a card of several files.
+    others make a card of several files, or have a model solve programming problems.
     """
 
 
@@ -133,7 +133,8 @@ def kept_on_interrupt() -> Iterator[None]:
     type=click.Path(path_type=Path),
     show_envvar=True,
     help="Load BASE first and MODEL after it, for lack of memory; what BASE thinks is kept in this file, in "
-    "64 bytes a token, and serves for other files too. Divergences are then a little too small.",
+    "64 bytes a token, and serves for other files too. Single tokens' divergences are estimates then, their "
+    "mean is right within its error.",
 )
 @text_options
 @click.option(
@@ -199,9 +200,9 @@ def report(found: Mapping[str, Any]) -> str:
             ("same top token", f"{_estimate(divergence['same_top'], 3, 100)} %"),
         ]
     if found["outside"] is not None:
-        share = f"{100 * found['outside']:.2f} %"
+        share = f"{100 * found['outside']:.2f} % of the base's probability"
         rows.append(
-            ("not told apart", f"{share} of the base's probability: divergences are at least these")
+            ("drawn from", f"{share}: the mean is unbiased, single divergences are estimates")
         )
     if found["speed"]:
         speed = found["speed"]

@@ -130,8 +130,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     outside = [r.result["outside"] for r in rows if r.result["outside"] is not None]
     if outside:
         said.append(
-            f"Divergences are at least these: {100 * max(outside):.1f} % of the base's probability was not "
-            "told apart."
+            f"Divergences are estimates: {100 * max(outside):.1f} % of the base's probability was only drawn "
+            "from, which is in the errors of the means."
         )
     return said
 

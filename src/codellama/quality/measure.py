@@ -77,8 +77,8 @@ class Measured:
     """The result of a job.
 
     `identity` is the same for the same weights, base, text and chunks. `positions` are pairs of a position in
-    the chunk and the mean divergence from there on. `outside` is the mean probability of the tokens that a
-    base file did not keep one by one; None where both models were in memory.
+    the chunk and the mean divergence from there on. `outside` is the mean probability of what a base file
+    has only drawn from; None where both models were in memory.
     """
 
     model: str
@@ -219,7 +219,7 @@ class _Work:
                 plan = plan_load(read_model(job.against), _config(job), this_machine())
                 base = Scorer(plan.model, job.chunk_tokens, undo)
                 for index in range(len(journal.chunks), len(chunks)):
-                    journal.add(base_records(base, chunks[index]))
+                    journal.add(base_records(base, index, chunks[index]))
                     done(index + 1, 0)
             return journal.chunks[: len(chunks)]
 

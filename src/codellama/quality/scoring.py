@@ -132,9 +132,12 @@ def score_with(model: Scorer, kept: Sequence[Records]) -> Score:
     return score
 
 
-def base_records(base: Scorer, chunk: Sequence[int]) -> Records:
-    """What a base's file keeps of a chunk."""
-    found = np.concatenate([records(logits, targets) for _, logits, targets in base.blocks(chunk)])
+def base_records(base: Scorer, index: int, chunk: Sequence[int]) -> Records:
+    """What a base's file keeps of a chunk; its number is the seed of what is drawn."""
+    rng = np.random.default_rng(index)
+    found = np.concatenate(
+        [records(logits, targets, rng) for _, logits, targets in base.blocks(chunk)]
+    )
     _finite(found["target"])
     return found
 
