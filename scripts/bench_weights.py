@@ -288,7 +288,7 @@ def in_f32(path: Path) -> bytes:
     end = 0
     generator = np.random.default_rng(32)
     data = path.read_bytes()
-    for tensor in read_safetensors_header(path).tensors:
+    for tensor in read_safetensors_header(path):
         stored = np.frombuffer(data, np.uint16, tensor.nbytes // 2, tensor.offset)
         low = generator.integers(0, 2**16, stored.size, np.uint32)
         parts.append((stored.astype(np.uint32) << 16 | low).tobytes())

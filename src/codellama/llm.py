@@ -108,11 +108,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
     # -- loading ------------------------------------------------------------------------------
 
     def _carry_out(
-        self,
-        header: GGUFHeader,
-        lora: list[AdapterFile],
-        progress: Progress | None,
-        plan: LoadPlan,
+        self, header: GGUFHeader, lora: list[AdapterFile], progress: Progress | None, plan: LoadPlan
     ) -> None:
         self.plan, self.n_ctx = plan, plan.n_ctx
         with ExitStack() as undo:

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codellama.devices.layers import gpu_layers
 from codellama.devices.machine import Machine
 from codellama.devices.planner import plan_load
-from codellama.devices.sizes import layer_bytes, size_text
+from codellama.devices.sizes import model_sizes, size_text
 from codellama.errors import ConversionError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.native.ggml import file_types
-from codellama.native.library import Device
+from codellama.native.backends import Device
 from codellama.params import ModelConfig
 
 BEGIN, END = "<!-- codellama quality card -->", "<!-- end of the quality card -->"
@@ -55,16 +54,14 @@ def row(header: GGUFHeader, nbytes: int, result: Mapping[str, Any]) -> Row:
     layers = []
     for size in GPUS_GB:
         gpu = Device("GPU", "", "gpu", size * 10**9, size * 10**9)
-        layers.append(
-            gpu_layers(plan_load(header, config, Machine(2**40, (gpu,))).model.placements)
-        )
+        layers.append(plan_load(header, config, Machine(2**40, (gpu,))).model.weights.n_gpu_layers)
     plan = plan_load(header, config, Machine(2**40)).model
     return Row(
         type=type_name(header),
         nbytes=nbytes,
         result=result,
         memory_bytes=plan.weight_bytes + plan.kv_bytes,
-        n_layers=len(layer_bytes(header)),
+        n_layers=len(model_sizes(header).layers),
         gpu_layers=tuple(layers),
     )
 
