@@ -16,8 +16,8 @@ from codellama.devices.planner import plan_load
 from codellama.devices.sizes import model_sizes, size_text
 from codellama.errors import ConversionError
 from codellama.files.gguf_header import GGUFHeader
-from codellama.native.ggml import file_types
 from codellama.native.backends import Device
+from codellama.native.ggml import file_types
 from codellama.params import ModelConfig
 
 BEGIN, END = "<!-- codellama quality card -->", "<!-- end of the quality card -->"
