@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_said() -> None:
     [
         ({"n_seq_max": 1}, (), "off", "flash attention off: one request at a time on a CPU"),
         ({"n_seq_max": 2}, (), "auto", "llama.cpp decides: several requests at a time on a CPU"),
-        ({"n_seq_max": 1, "n_ctx": 8192}, (), "auto",
+        ({"n_seq_max": 1, "n_ctx": 8192, "beyond_training": True}, (), "auto",
          "llama.cpp decides: without flash attention scores would take over 512.0 MiB"),
         ({"n_seq_max": 1}, (24.0,), "auto", "llama.cpp decides for the GPU"),
         ({"n_seq_max": 1, "n_gpu_layers": 0}, (24.0,), "off",

@@ -150,13 +150,13 @@ def test_what_was_asked_for_and_does_not_fit_is_refused() -> None:
 
 def test_caches_that_do_not_fit_are_refused_with_what_would() -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        plan(on=machine(4), n_ctx=16384)
+        plan(on=machine(4), n_ctx=16384, beyond_training=True)
     text = str(caught.value)
     assert text.startswith(
         "n_ctx: KV cache and scratch memory of 16384 tokens need 5.2 GiB of main memory"
     )
     assert "what would fit: type_k and type_v q8_0, or n_ctx 8192" in text
-    assert plan(on=machine(4), n_ctx=8192).n_ctx == 8192
+    assert plan(on=machine(4), n_ctx=8192, beyond_training=True).n_ctx == 8192
 
 
 def test_a_smaller_type_is_named() -> None:
