@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from codellama.engine.batch import (
     Batch,
@@ -133,7 +134,7 @@ class FakeRunner:
         assert row in self.batches[-1].output_rows
         return self.rows[row][-1].value % VOCAB, 0.9
 
-    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+    def logprob(self, row: int, token: int, n_top: int, sampler: Any = None) -> TokenLogprob:
         assert row in self.batches[-1].output_rows
         value = -1.0 - decode(self.rows[row], token).value % VOCAB
         return TokenLogprob(token, value, tuple((i, value - i) for i in range(n_top)))

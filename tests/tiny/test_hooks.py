@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from codellama import LLM, DecodeError, InvalidRequestError
-from codellama.native.hooks import Logits, TokenIds
+from codellama.native.candidates import Logits
+from codellama.native.hooks import TokenIds
 
 PROMPT = "def f(x):"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}

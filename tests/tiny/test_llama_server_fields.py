@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,66 @@ def test_the_same_text(servers: tuple[str, str], given: dict[str, Any]) -> None:
             if isinstance(given.get("logit_bias"), list):
                 continue  # there each entry is listed, here their sum, and a text has no space before it
         assert mine == pytest.approx(other) if isinstance(mine, float) else mine == other, name
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temperature": 1.0},
+        {"temperature": 1.0, "n_probs": 50, "top_k": 7, "top_p": 0.6, "min_p": 0},
+        {
+            "temperature": 0.7,
+            "n_probs": 100,
+            "top_k": 0,
+            "top_p": 1,
+            "min_p": 0.02,
+            "repeat_penalty": 1.3,
+        },
+        {"temperature": 0},
+        {"temperature": 1.0, "mirostat": 2},
+        {"temperature": 1.0, "grammar": 'root ::= "self" [.,] [a-z]*'},
+        {"temperature": 1.0, "samplers": ["top_k"], "top_k": 3},
+        {"temperature": 1.0, "stream": True},
+    ],
+    ids=str,
+)
+def test_probabilities_after_sampling(servers: tuple[str, str], given: dict[str, Any]) -> None:
+    """Every token has the probability that it was drawn with, and those of what the filters left."""
+    asked = {**START, "n_probs": 5, "seed": 3, "post_sampling_probs": True, **given}
+    ours, theirs = (probabilities(url, asked) for url in servers)
+    assert len(ours) == len(theirs) == 8 or "grammar" in given
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.keys() == other.keys() == {"id", "token", "bytes", "prob", "top_probs"}
+        assert mine["id"] == other["id"]
+        assert mine["prob"] == pytest.approx(other["prob"], rel=1e-3)
+        if mine["token"]:  # of an end, llama-server tells no text
+            assert [t["id"] for t in mine["top_probs"]] == [t["id"] for t in other["top_probs"]]
+        assert [t["prob"] for t in mine["top_probs"]] == pytest.approx(
+            [t["prob"] for t in other["top_probs"]], rel=1e-3
+        )
+
+
+def probabilities(url: str, body: dict[str, Any]) -> list[Any]:
+    """Those of all tokens, whole or streamed."""
+    answer = httpx.post(url + "/completion", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    if not body.get("stream"):
+        return list(answer.json()["completion_probabilities"])
+    frames = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    return [p for frame in frames for p in json.loads(frame).get("completion_probabilities", ())]
+
+
+def test_probabilities_after_sampling_in_a_chat(servers: tuple[str, str]) -> None:
+    body = {
+        "messages": DIALOG, "max_tokens": 4, "logprobs": True, "top_logprobs": 3, "temperature": 1,
+        "seed": 3, "post_sampling_probs": True,
+    }  # fmt: skip
+    ours, theirs = both(servers, "/v1/chat/completions", body)
+    mine, other = (answer["choices"][0]["logprobs"]["content"] for answer in (ours, theirs))
+    assert [entry["id"] for entry in mine] == [entry["id"] for entry in other]
+    for a, b in zip(mine, other, strict=True):
+        assert a["prob"] == pytest.approx(b["prob"], rel=1e-3)
+        assert [t["id"] for t in a["top_probs"]] == [t["id"] for t in b["top_probs"]]
 
 
 def test_the_keys_of_response_fields(servers: tuple[str, str]) -> None:

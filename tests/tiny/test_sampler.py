@@ -64,7 +64,7 @@ def test_the_likeliest_is_drawn_with_the_filters_or_without(
     rng = random.Random(1)
     prompts = [[rng.randrange(3, 300) for _ in range(20)] for _ in range(8)]
     short = [drawn(model, context, params, prompt) for prompt in prompts]
-    monkeypatch.setattr(module, "_only_likeliest", lambda params: False)
+    monkeypatch.setattr(module, "only_likeliest", lambda params: False)
     assert [drawn(model, context, params, prompt) for prompt in prompts] == short
     assert len({tuple(tokens) for tokens in short}) > 1
 

@@ -290,6 +290,10 @@ def test_cache_and_guesses_can_be_refused(live: Live) -> None:
         alone = live.post(path, **body | {"speculative.n_max": 0}).json()["timings"]
         assert "draft_n" not in alone
     assert live.post("/completion", **body | {"speculative.p_min": 0.0}).status_code == 200
+    nested = live.post("/completion", **body | {"speculative": {"n_max": 0, "p_min": 0.5}})
+    assert nested.status_code == 200 and "draft_n" not in nested.json()["timings"], nested.text
+    refused = live.post("/completion", **body | {"speculative": {"n_max": -1}})
+    assert refused.json()["error"]["param"] == "speculative.n_max"
     refused = live.post("/completion", **body | {"speculative.n_max": -1})
     assert refused.json()["error"]["param"] == "speculative.n_max"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import time
@@ -28,6 +29,24 @@ def some_expression(rng: random.Random, depth: int = 3) -> str:
         parts.append(part + rng.choice(["", "", "", "*", "+", "?", "{1,2}", "{2}"]))
     text = "".join(parts)
     return f"{text}|{some_expression(rng, depth - 1)}" if rng.random() < 0.2 else text
+
+
+@pytest.mark.parametrize("text", ["(?=.*a)" + "xa?" * 1200, "x" * 1500 + "(?=a)" + "ab?" * 400])
+def test_a_long_text_beside_a_lookahead(text: str) -> None:
+    assert lengths(compiled(text, False, longest=20_000).whole)[0] == (
+        1200 if "xa?" in text else 1900
+    )
+
+
+@pytest.mark.parametrize(
+    "source", ["(?=.*a)xa?x?", "x(?!a)b?a?(?=b)[ab]", "(x|(?=a))a?(?=.?b)b?a?b", "a(?=b)b(?=c)cx"]
+)
+def test_lookaheads_among_other_parts(source: str) -> None:
+    pattern = compiled(source, False)
+    for size in range(5):
+        for letters in itertools.product("abcx", repeat=size):
+            text = "".join(letters)
+            assert pattern.matches(text) == bool(re.fullmatch(source, text)), text
 
 
 def test_patterns_match_what_re_finds() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from codellama.cli import main
 from codellama.errors import ModelLoadError
 from codellama.files import hub_cache
+from codellama.files.identify import recognised
 from codellama.files.provenance import manifest, manifest_path
 from codellama.models import HubName, resolve_model, stored_models, usable
 from codellama.models.hub_name import matches
@@ -213,3 +215,18 @@ def test_snapshots_branches_and_blobs(home: Path) -> None:
     assert hub_cache.blob(REPO, digest, 2) is None
     assert hub_cache.checkpoint_name(path.parent) == "CodeLlama-70B-Instruct-GGUF"
     assert hub_cache.checkpoint_name(Path("x/snapshots/y")) == "y"
+
+
+def test_of_several_snapshots_the_main_branchs_counts_and_then_the_newest(home: Path) -> None:
+    main = cache(home).parent
+    folder = main.parent.parent
+    for age, commit in ((10, "a" * 40), (5, "f" * 40), (0, "c" * 40)):
+        (folder / "snapshots" / commit).mkdir()
+        os.utime(folder / "snapshots" / commit, (10**9 - age, 10**9 - age))
+    order = [main.name, "c" * 40, "f" * 40, "a" * 40]
+    assert [path.name for path in hub_cache.snapshots(REPO)] == order
+    assert str(main) in str(recognised(folder, ModelLoadError))
+    (folder / "refs" / "main").unlink()
+    os.utime(main, (1, 1))
+    assert [path.name for path in hub_cache.snapshots(REPO)] == [*order[1:], main.name]
+    assert "c" * 40 in str(recognised(folder, ModelLoadError))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from codellama.errors import ChatFormatError, InvalidRequestError
 from codellama.params import Message, Tool, ToolCall, Tools
 from codellama.prompts.chat import check_messages
 from codellama.prompts.history import drop_oldest
+from codellama.prompts.tools import plain_turns
 
 WEATHER = Tool(
     "get_weather",
@@ -33,6 +35,20 @@ THANKS: Message = {"role": "user", "content": "In Fahrenheit."}
 
 def turns(messages: list[Message], tools: Tools | None = None) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"]) for turn in check_messages(messages, "literal", tools)]
+
+
+def test_many_results_are_put_together_in_one_go() -> None:
+    """Each result joined to the text so far would copy 15 GB here."""
+    calls = tuple(ToolCall(str(i), "f") for i in range(4000))
+    said: list[Message] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        *({"role": "tool", "content": "x" * 2000, "tool_call_id": call.id} for call in calls),
+    ]
+    start = time.thread_time()
+    turns = plain_turns(said)
+    assert time.thread_time() - start < 1
+    assert len(turns) == 3 and turns[2][1]["content"].count("[RESULT] f") == 4000
 
 
 def test_calls_are_lines_and_all_results_one_user_turn() -> None:

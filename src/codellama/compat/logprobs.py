@@ -84,26 +84,30 @@ def legacy_logprobs(logprobs: Iterable[TokenLogprob], piece: Piece, offset: int)
 
 
 def chat_logprobs(
-    logprobs: Iterable[TokenLogprob], piece: Piece, ids: bool = False
+    logprobs: Iterable[TokenLogprob], piece: Piece, ids: bool = False, plain: bool = False
 ) -> dict[str, Any]:
-    """The logprobs object of `/v1/chat/completions`; `ids` adds each token's id."""
-    content = [
-        token_json(entry.token, entry.logprob, piece, ids)
-        | {"top_logprobs": [token_json(i, value, piece, ids) for i, value in entry.top]}
-        for entry in logprobs
-    ]
+    """The logprobs object of `/v1/chat/completions`; `ids` adds each token's id, for `plain` see
+    `entry_json`."""
+    content = [entry_json(entry, piece, ids, plain) for entry in logprobs]
     return {"content": content, "refusal": None}
 
 
-def token_json(token: int, logprob: float, piece: Piece, ids: bool) -> dict[str, Any]:
-    """One token with its text, bytes and natural-log probability."""
+def entry_json(entry: TokenLogprob, piece: Piece, ids: bool, plain: bool) -> dict[str, Any]:
+    """A token and its alternatives. With `plain` they have probabilities, not their logarithms, as
+    llama-server writes what was drawn with."""
+    top = [token_json(i, value, piece, ids, plain) for i, value in entry.top]
+    own = token_json(entry.token, entry.logprob, piece, ids, plain)
+    return own | {"top_probs" if plain else "top_logprobs": top}
+
+
+def token_json(
+    token: int, logprob: float, piece: Piece, ids: bool, plain: bool = False
+) -> dict[str, Any]:
+    """One token with its text, bytes and natural-log probability, or its `plain` one."""
     raw = piece(token)
     body: dict[str, Any] = {"id": token} if ids else {}
-    return body | {
-        "token": raw.decode("utf-8", "replace"),
-        "bytes": list(raw),
-        "logprob": finite(logprob),
-    }
+    value = {"prob": math.exp(logprob)} if plain else {"logprob": finite(logprob)}
+    return body | {"token": raw.decode("utf-8", "replace"), "bytes": list(raw), **value}
 
 
 def finite(logprob: float) -> float:

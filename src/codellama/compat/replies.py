@@ -190,11 +190,13 @@ class TextReply(Reply):
 class ChatReply(Reply):
     """A response of `/v1/chat/completions`, or of `create_chat_completion`.
 
+    With `plain` it has probabilities instead of their logarithms (see `compat.logprobs`).
     `dropped` are the indices of the request's messages that the context had no room for. The
     response has them as `dropped_messages`, of a stream the first chunk, if there are any. `calls` says
     how calls of functions are read and written.
     """
 
+    plain: bool = False
     dropped: tuple[int, ...] = ()
     calls: Calls = field(default_factory=Calls)
 
@@ -208,7 +210,7 @@ class ChatReply(Reply):
         """The chunks for what `delta` brought to `answer`."""
         chunks: list[Json] = []
         shown = self._shown(answer, delta)
-        logprobs = chat_logprobs(shown, self.piece, ids=self.extras) if shown else None
+        logprobs = self._shape(shown) if shown else None
         last = delta.finish_reason is not None
         for new in self.calls.deltas(
             answer.index, delta.text, last=last, anyway=logprobs is not None
@@ -240,7 +242,10 @@ class ChatReply(Reply):
     def _logprobs(self, answer: Collected) -> Json | None:
         if not self.logprobs:
             return None
-        return chat_logprobs(shown_logprobs(answer, self.piece), self.piece, ids=self.extras)
+        return self._shape(shown_logprobs(answer, self.piece))
+
+    def _shape(self, logprobs: Sequence[TokenLogprob]) -> Json:
+        return chat_logprobs(logprobs, self.piece, ids=self.extras, plain=self.plain)
 
     def _choice(self, answer: Collected) -> Json:
         message, called = self.calls.message(answer.text)

@@ -106,10 +106,15 @@ def _with_looks(tree: Tree, rest: Tree, at_start: bool) -> Tree:
             condition = _opened(_opened(part, True, Seq()), False, ANYTHING)
             return Meet(rest, _with_looks(condition, Seq(), at_start), negative)
         case Seq(parts):
-            for i in reversed(range(len(parts))):
+            end = len(
+                parts
+            )  # of the parts without lookaheads that have been passed: not one in another
+            for i in (i for i in reversed(range(end)) if _has(parts[i], Look)):
                 is_first = all(part == Seq() or isinstance(part, Look) for part in parts[:i])
+                rest = Seq((*parts[i + 1 : end], rest))
                 rest = _with_looks(parts[i], rest, at_start and is_first)
-            return rest
+                end = i
+            return Seq((*parts[:end], rest))
         case Alt(parts):
             return Alt(tuple(_with_looks(part, rest, at_start) for part in parts))
         case Repeat(part, 0, 1):

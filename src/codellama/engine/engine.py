@@ -306,7 +306,7 @@ class Engine:
             token = self._runner.sample(request.sampler, row)
             logprobs: tuple[TokenLogprob, ...] = ()
             if request.logprobs is not None:
-                logprobs = (self._runner.logprob(row, token, request.logprobs),)
+                logprobs = (self._runner.logprob(row, token, request.logprobs, request.sampler),)
             if token == guess:
                 hits += 1
                 request.draft_accepted += 1

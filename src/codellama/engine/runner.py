@@ -19,8 +19,9 @@ class Runner(Protocol):
     def sample(self, sampler: Any, row: int) -> int:
         """Draw the token after batch row `row`."""
 
-    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        """The probability of `token` after batch row `row`, and the `n_top` likeliest."""
+    def logprob(self, row: int, token: int, n_top: int, sampler: Any = None) -> TokenLogprob:
+        """The probability of `token` after batch row `row`, and the `n_top` likeliest; if the `sampler` that
+        has just drawn it tells these, its own."""
 
     def n_cached(self, sequence: int) -> int:
         """Number of tokens of a sequence in the KV cache."""

@@ -31,10 +31,19 @@ def cached_repositories() -> list[str]:
 
 
 def snapshots(repository: str) -> Iterator[Path]:
-    """The folders of the commits of a repository that are in the cache, that of the main branch first."""
-    main = commit_of(repository, "main")
-    found = sorted(path for path in (_folder(repository) / "snapshots").glob("*") if path.is_dir())
-    yield from sorted(found, key=lambda path: path.name != main)
+    """The folders of the commits of a repository that are in the cache, the best first."""
+    yield from snapshots_in(_folder(repository))
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """Those in the folder of a repository: that of the main branch first, then the newest ones."""
+    main = _commit(folder, "main")
+    try:
+        found = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+        times = {path: path.stat().st_mtime for path in found}
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: (path.name != main, -times[path], path.name))
 
 
 def snapshot(repository: str, revision: str | None = None) -> Path | None:
@@ -47,10 +56,14 @@ def snapshot(repository: str, revision: str | None = None) -> Path | None:
 
 def commit_of(repository: str, revision: str) -> str | None:
     """The commit that a branch or tag had when it was fetched."""
+    return _commit(_folder(repository), revision)
+
+
+def _commit(folder: Path, revision: str) -> str | None:
     if ".." in revision.split("/"):
         return None
     try:
-        text = (_folder(repository) / "refs" / revision).read_text("ascii").strip()
+        text = (folder / "refs" / revision).read_text("ascii").strip()
     except (OSError, ValueError):
         return None
     return text if _COMMIT.fullmatch(text) else None

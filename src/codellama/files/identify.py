@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from codellama.errors import CheckpointError, ModelLoadError
+from codellama.files.hub_cache import snapshots_in
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What a pointer begins with (docs/spec.md of git-lfs)."""
@@ -162,16 +163,11 @@ def _subfolders(facts: Facts) -> list[Path]:
 
 
 def _snapshot(facts: Facts) -> str:
-    """The newest snapshot of a repository in the hub's cache."""
-    folder = facts.path / "snapshots"
-    try:
-        found = [entry for entry in folder.iterdir() if entry.name.isprintable()]
-        newest = max(found, key=lambda entry: entry.stat().st_mtime, default=None)
-    except OSError:
-        newest = None
-    if newest is None:
-        return f"{folder} has none: download it again"
-    return f"name {newest}"
+    """The snapshot of a repository in the hub's cache that its name would mean."""
+    found = [entry for entry in snapshots_in(facts.path) if entry.name.isprintable()]
+    if not found:
+        return f"{facts.path / 'snapshots'} has none: download it again"
+    return f"name {found[0]}"
 
 
 def _repositories(facts: Facts) -> str:

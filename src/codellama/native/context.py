@@ -180,8 +180,14 @@ class Context:
                 return token
         return sampler.sample(self._handle, row)
 
-    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best."""
+    def logprob(
+        self, row: int, token: int, n_top: int, sampler: Sampler | None = None
+    ) -> TokenLogprob:
+        """The log-probability of `token` after batch row `row`, before sampling, and the `n_top` best; or
+        those after sampling, if the `sampler` that has just drawn it tells them."""
+        drawn = None if sampler is None else sampler.drawn(token, n_top)
+        if drawn is not None:
+            return drawn
         logits = self._numbers(row)
         highest = float(logits.max())
         log_sum = highest + math.log(float(np.exp(logits - highest).sum()))

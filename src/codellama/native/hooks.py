@@ -15,9 +15,9 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from codellama.errors import DecodeError, InvalidRequestError
+from codellama.native.candidates import Logits
 
 TokenIds = npt.NDArray[np.intc]
-Logits = npt.NDArray[np.single]
 LogitsProcessor = Callable[[TokenIds, Logits], Logits]
 """Takes the ids of prompt and answer so far and the logits of the next token, one per id of the vocabulary;
 gives the logits to draw from, -inf for what must not be drawn. It may change the logits in place."""

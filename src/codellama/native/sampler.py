@@ -17,16 +17,26 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from codellama.engine.batch import TokenLogprob
 from codellama.errors import GrammarError, InvalidRequestError, unknown_token
-from codellama.native.hooks import HookedAnswer, Logits, TokenHooks
+from codellama.native.candidates import (
+    TOKEN_DATA,
+    Logits,
+    Table,
+    array_of,
+    certain,
+    drawn_with,
+    table_of,
+)
+from codellama.native.hooks import HookedAnswer, TokenHooks
 from codellama.native.library import library
 from codellama.native.model import Tokenizer
+from codellama.native.sampling_steps import last_n, only_likeliest, penalises, remembers
 from codellama.params import RANDOM_SEED, SamplingParams, seed_of_choice
 
 if TYPE_CHECKING:
     from codellama.constraints import Matcher
 
-_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MIROSTAT_M = 100  # llama.cpp's constant
 _LONGEST_FORCED = 256  # bytes; more than a draft ever holds
 
@@ -58,7 +68,10 @@ class Sampler:
         self._matcher = matcher
         self._hooked = None if hooks is None else HookedAnswer(hooks, prompt, self._n_vocab)
         self._grammar = _grammar(params, tokenizer)
-        self._remembers = _remembers(params)
+        self._remembers = remembers(params)
+        self._likeliest = only_likeliest(params)
+        self._tells = params.post_sampling_probs and params.logprobs is not None
+        self._left: Table | None = None
         self._banning = _banning(params)
         self._never = [
             *banned, *(token for token, bias in params.logit_bias.items() if bias == -np.inf)
@@ -66,7 +79,7 @@ class Sampler:
         self.greedy = (
             self._grammar is None
             and self._hooked is None
-            and _only_likeliest(params)
+            and self._likeliest
             and not (params.logit_bias or self._remembers)
         )
         """Whether the likeliest token is drawn if it may be, whatever came before (see `take`)."""
@@ -96,7 +109,7 @@ class Sampler:
             self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(bias), table))
         seed = RANDOM_SEED if params.seed is None else seed_of_choice(params.seed, 0)
         mirostat = params.mirostat and params.temperature > 0
-        greedy = _only_likeliest(params)
+        greedy = self._likeliest
         for name in params.samplers:
             if name == "penalties":
                 self._add_penalties(params, n_ctx)
@@ -115,12 +128,12 @@ class Sampler:
         llama_cpp.llama_sampler_chain_add(self._chain, step)
 
     def _add_penalties(self, params: SamplingParams, n_ctx: int) -> None:
-        if _penalises(params):
-            last_n = _last_n(params.repeat_last_n, n_ctx)
+        if penalises(params):
+            tokens = last_n(params.repeat_last_n, n_ctx)
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
                     self._n_vocab,
-                    last_n,
+                    tokens,
                     params.repeat_penalty,
                     params.frequency_penalty,
                     params.presence_penalty,
@@ -131,14 +144,14 @@ class Sampler:
         if params.dry_multiplier > 0:
             breakers = [text.encode() for text in params.dry_sequence_breakers]
             table = (ctypes.c_char_p * len(breakers))(*breakers)
-            last_n = _last_n(params.dry_penalty_last_n, n_ctx)
+            tokens = last_n(params.dry_penalty_last_n, n_ctx)
             self._add(
                 llama_cpp.llama_sampler_init_dry(
                     tokenizer.handle,
                     params.dry_multiplier,
                     params.dry_base,
                     params.dry_allowed_length,
-                    last_n,
+                    tokens,
                     table,
                     len(breakers),
                 )
@@ -210,16 +223,25 @@ class Sampler:
             return self._sample_hooked(self._hooked, context, row)
         if self._matcher is not None:
             return self._sample_matching(self._matcher, context, row)
-        if self._grammar is None:
+        if self._grammar is None and not self._tells:
             return int(llama_cpp.llama_sampler_sample(self._chain, context, row))
         token = self._draw(context, row)
-        if not self._fits(token):
-            token = self._draw(context, row, grammar_first=True)
+        if self._grammar is not None:
             if not self._fits(token):
-                raise _dead_end(self._banning)
-        llama_cpp.llama_sampler_accept(self._grammar, token)
+                token = self._draw(context, row, grammar_first=True)
+                if not self._fits(token):
+                    raise _dead_end(self._banning)
+            llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
+
+    def drawn(self, token: int, n_top: int) -> TokenLogprob | None:
+        """With which probability this token has just been drawn, and the `n_top` likeliest that were
+        left; None if the model's own probabilities are wanted."""
+        if not self._tells:
+            return None
+        left, self._left = self._left, None
+        return certain(token) if left is None or self._likeliest else drawn_with(left, token, n_top)
 
     def _sample_matching(
         self, matcher: Matcher, context: llama_cpp.llama_context_p, row: int
@@ -271,7 +293,7 @@ class Sampler:
 
     def _draw_freely(self, context: llama_cpp.llama_context_p, row: int) -> int:
         """What is drawn without a grammar; a chain that remembers tokens is not told of it."""
-        if self._remembers:
+        if self._remembers or self._tells:
             return self._draw(context, row)
         return int(llama_cpp.llama_sampler_sample(self._chain, context, row))  # quicker
 
@@ -293,20 +315,19 @@ class Sampler:
         self, logits: Logits, ids: npt.NDArray[np.intp] | None = None, *, grammar_first: bool
     ) -> int:
         """What the chain draws, among these ids or all."""
-        data = np.empty(self._n_vocab if ids is None else len(ids), dtype=_TOKEN_DATA)
-        data["id"] = np.arange(self._n_vocab, dtype=np.int32) if ids is None else ids
-        data["logit"] = logits if ids is None else logits[ids]
-        data["p"] = 0
-        candidates = _candidates(data)
+        data = table_of(logits, ids)
+        candidates = array_of(data)
         if grammar_first and self._grammar is not None:
             llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(candidates))
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        if self._tells:
+            self._left = data[: candidates.size]
         return int(data["id"][candidates.selected])
 
     def _fits(self, token: int) -> bool:
         """Whether the GBNF grammar lets the token come next."""
-        data = np.array([(token, 1.0, 0.0)], dtype=_TOKEN_DATA)
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(_candidates(data)))
+        data = np.array([(token, 1.0, 0.0)], dtype=TOKEN_DATA)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array_of(data)))
         return bool(data["logit"][0] != -np.inf)
 
     def close(self) -> None:
@@ -317,53 +338,6 @@ class Sampler:
         if self._grammar is not None:
             llama_cpp.llama_sampler_free(self._grammar)
             self._grammar = None
-
-
-def _only_likeliest(params: SamplingParams) -> bool:
-    """Whether the likeliest token is drawn whatever the filters do.
-
-    At temperature 0 top-k, top-p, min-p and top-n-sigma never take it away, so they are left out:
-    sorting the vocabulary for them is most of what drawing costs. Typical, XTC and infill may.
-    """
-    names = params.samplers
-    return params.temperature == 0 and not (
-        ("typ_p" in names and params.typical_p < 1)
-        or ("xtc" in names and params.xtc_probability > 0)
-        or "infill" in names
-        or "temperature" not in names
-    )
-
-
-def _last_n(asked: int, n_ctx: int) -> int:
-    """How many tokens a step looks back on; llama.cpp allocates as many, so no more than there can be."""
-    return n_ctx if asked < 0 else min(asked, n_ctx)
-
-
-def _penalises(params: SamplingParams) -> bool:
-    neutral = (
-        params.repeat_penalty == 1
-        and params.frequency_penalty == 0
-        and params.presence_penalty == 0
-    )
-    return not neutral and params.repeat_last_n != 0
-
-
-def _remembers(params: SamplingParams) -> bool:
-    """Whether earlier tokens matter, so that the prompt must be told to the chain."""
-    return _penalises(params) or params.dry_multiplier > 0
-
-
-def _candidates(
-    data: np.ndarray[tuple[int, ...], np.dtype[np.void]],
-) -> llama_cpp.llama_token_data_array:
-    """`data` in llama.cpp's struct; valid as long as `data` lives."""
-    array = llama_cpp.llama_token_data_array()
-    address = ctypes.c_void_p(data.ctypes.data)
-    array.data = ctypes.cast(address, llama_cpp.llama_token_data_p)  # type: ignore[assignment]
-    array.size = len(data)
-    array.selected = -1
-    array.sorted = False
-    return array
 
 
 def _banning(params: SamplingParams) -> str:

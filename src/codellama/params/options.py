@@ -59,6 +59,7 @@ class SamplingOptions(TypedDict, total=False):
     stop: Sequence[str]
     stop_tokens: Sequence[int]
     logprobs: int | None
+    post_sampling_probs: bool
     ignore_eos: bool
     samplers: Sequence[str]
     timeout_s: float | None

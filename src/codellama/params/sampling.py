@@ -39,7 +39,8 @@ class SamplingParams:
 
     `stop` holds strings, `stop_tokens` ids; neither is part of the answer. `logit_bias` maps a token
     id to what is added to its logit; -inf bans it. `samplers` are the steps and their order; those
-    not named are off, and "infill" may be among them. `logprobs` None gives no log probabilities.
+    not named are off, and "infill" may be among them. `logprobs` None gives no log probabilities. They are
+    the model's; with `post_sampling_probs` those that the token was drawn with, of what the filters left.
 
     Three limits end an answer with the reason "length": `timeout_s` seconds after it was asked for;
     the first line end after `t_max_predict_ms` milliseconds of writing (0: no limit); and, from the
@@ -144,6 +145,10 @@ class SamplingParams:
     logprobs: int | None = setting(
         None, "Report the log probability of every token and of this many others.", FORM,
         low=0, high=100, default_text="none", faces=NOT_AN_OPTION,
+    )  # fmt: skip
+    post_sampling_probs: bool = setting(
+        False, "Report what was drawn with, after the filters, as log probabilities.", FORM,
+        faces=NOT_AN_OPTION,
     )  # fmt: skip
     ignore_eos: bool = setting(False, "Go on after the end of the answer.", LIMITS)
     samplers: tuple[str, ...] = setting(SAMPLERS, "The steps of sampling, in order.", SAMPLING)

@@ -61,6 +61,9 @@ def plain_turns(messages: Iterable[Message]) -> list[tuple[int, Message]]:
     says behind them, become one user turn. Raises ChatFormatError for a result of no call.
     """
     turns: list[tuple[int, Message]] = []
+    texts: list[
+        list[str]
+    ] = []  # of each turn; put together at the end, or they would be copied as often
     names: dict[str, str] = {}  # of functions, by the ids of calls whose results may stand here
     before = ""  # the role of the message before
     for i, message in enumerate(messages):
@@ -71,12 +74,13 @@ def plain_turns(messages: Iterable[Message]) -> list[tuple[int, Message]]:
             names = {call.id: call.name for call in message.get("tool_calls", ())}
             turn = _plain(message)
         if before == "tool" and turn["role"] == "user":
-            place, results = turns.pop()
-            turn["content"] = f"{results['content']}\n\n{turn['content'].strip()}"
-            turns.append((place, turn))
+            texts[-1].append(turn["content"].strip())
         else:
             turns.append((i, turn))
+            texts.append([turn["content"]])
         before = role
+    for (_, turn), parts in zip(turns, texts, strict=True):
+        turn["content"] = "\n\n".join(parts)
     return turns
 
 

@@ -6,7 +6,7 @@ given" and sorts out what is no parameter (see `codellama.protocol.known`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import (
@@ -22,6 +22,7 @@ from typing_extensions import Self
 from codellama.errors import InvalidRequestError
 from codellama.protocol.errors import unknown_parameter, validation_error
 from codellama.protocol.known import (
+    GROUPS,
     IGNORED,
     IGNORED_PREFIXES,
     NEUTRAL,
@@ -55,7 +56,7 @@ class Fields(BaseModel):
             return handler(data)
         given: dict[str, Any] = {}
         spelling: dict[str, str] = {}
-        for name, value in data.items():
+        for name, value in _ungrouped(data):
             field = cls.aliases.get(name, name)
             if field not in cls.model_fields:
                 cls._sort_out(name, value, data)
@@ -87,6 +88,15 @@ class Fields(BaseModel):
         elif not lets_pass(cls.place + name):
             known = [*cls.model_fields, *cls.aliases, *cls.no_effect, *cls.ignored, *cls.neutral]
             raise unknown_parameter(name, known)
+
+
+def _ungrouped(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values, those in objects of `GROUPS` with the object's name and a point before them."""
+    for name, value in data.items():
+        if name in GROUPS and isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", one) for inner, one in value.items())
+        else:
+            yield name, value
 
 
 def respell(error: InvalidRequestError, spelling: Mapping[str, str]) -> None:

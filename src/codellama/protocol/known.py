@@ -44,7 +44,6 @@ IGNORED: Mapping[str, tuple[Any, ...]] = {
     "backend_sampling": (False,),
     "input_type": (),
     "num_ctx": (),
-    "post_sampling_probs": (False,),
 }
 FIGURES: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
     ("timings_per_token", "return_progress", "verbose"), (False,)
@@ -52,6 +51,8 @@ FIGURES: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
 """The same for what llama-server adds to an answer, where a dialect has no place for it."""
 IGNORED_PREFIXES = ("speculative.",)
 """Beginnings of such names, but for those named elsewhere; llama-server reads none of these per request."""
+GROUPS = frozenset({"speculative"})
+"""Objects whose fields are also written with a point: `{"speculative": {"n_max": 0}}`."""
 
 # Accepted with these values only (null always is); any other value asks for what we cannot do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from codellama.compat.logprobs import Piece, Shown, shown_logprobs, token_json
+from codellama.compat.logprobs import Piece, Shown, entry_json, shown_logprobs
 from codellama.compat.replies import Json, progress_json, select_fields, timings_json
 from codellama.engine.batch import TokenLogprob
 from codellama.engine.request import Delta, FinishReason
@@ -289,11 +289,8 @@ class NativeReply:
         return select_fields(body, self.response_fields) if self.response_fields else body
 
     def _probabilities(self, entries: Sequence[TokenLogprob]) -> list[Json]:
-        return [
-            token_json(entry.token, entry.logprob, self.piece, ids=True)
-            | {"top_logprobs": [token_json(i, p, self.piece, ids=True) for i, p in entry.top]}
-            for entry in entries
-        ]
+        plain = self.params.post_sampling_probs
+        return [entry_json(entry, self.piece, True, plain) for entry in entries]
 
 
 def native_reply(

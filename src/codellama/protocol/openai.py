@@ -86,6 +86,7 @@ class ChatRequest(Dialog, ToolFields, SamplingFields):
             verbose=native_reply(self, llm, completions).final if self.verbose else None,
             timed=self.timings_per_token,
             progress=self.return_progress,
+            plain=completions[0].params.post_sampling_probs,
             dropped=dropped_indices(self.messages, completions[0].prompt),
             calls=Calls(
                 completions[0].prompt.tools,
