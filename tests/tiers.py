@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-TIERS = {"unit": "unit", "fuzzing": "fuzz", "tiny": "tiny", "slow": "slow"}
+TIERS = {"unit": "unit", "fuzzing": "fuzz", "tiny": "tiny", "browser": "browser", "slow": "slow"}
 """Folder → name."""
 MARKERS = ("slow", "reference")
 

@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from codellama.devices.planner import plan_load
+from codellama.files.loadable import read_model
 from codellama.llm import LLM
 from codellama.models import resolve_model
+from codellama.params import ModelConfig
 from codellama.server.config import ServerConfig
 from tests.browser.driver import FLAGS, Tab
 from tests.fake_llm import FakeLLM
 from tests.live_server import Live, running
+from tests.made_up import machine
+from tests.tiny_model import write
 
 
 @pytest.fixture(scope="package")
@@ -25,7 +30,7 @@ def chromium() -> Iterator[Any]:
     if program is None:
         pytest.skip("no Chromium: scripts/browser installs Debian's, or set CODELLAMA_CHROMIUM")
     api = pytest.importorskip(
-        "playwright.sync_api", reason="no Playwright: scripts/browser installs it"
+        "playwright.sync_api", reason="no Playwright: scripts/setup dev browser installs it"
     )
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
@@ -51,48 +56,37 @@ def tab(profile: Any) -> Iterator[Tab]:
 
 
 @pytest.fixture
-def llm() -> FakeLLM:
-    """What the scripted server serves."""
+def llm(tmp_path: Path) -> FakeLLM:
+    """What the scripted server serves: one layer on a GPU, two on the CPU."""
     llm = FakeLLM()
     llm.n_ctx = 1000
+    header = read_model(write(tmp_path / "tiny.gguf"))
+    llm.opened_plan = plan_load(header, ModelConfig(n_gpu_layers=1), machine(64, 24))
     return llm
 
 
 @pytest.fixture
-def scripted(llm: FakeLLM, tmp_path: Path) -> Iterator[Live]:
+def scripted(llm: FakeLLM) -> Iterator[Live]:
     """A server that answers with the script of `llm`."""
-    from codellama.devices.planner import plan_load
-    from codellama.files.loadable import read_model
-    from codellama.params import ModelConfig
-    from tests.made_up import machine
-    from tests.tiny_model import write
-
-    header = read_model(write(tmp_path / "tiny.gguf"))
-    llm.opened_plan = plan_load(header, ModelConfig(n_gpu_layers=1), machine(64, 24))
     config = ServerConfig(port=0, slots=False)  # which the script has none of
     with running(lambda: llm, config) as live:
         yield live
 
 
+def load_demo() -> LLM:
+    """The demo model, loaded."""
+    return LLM(resolve_model("demo"), n_seq_max=2, n_threads=1)
+
+
 @pytest.fixture(scope="package")
 def demo() -> Iterator[LLM]:
-    """The demo model."""
-    with LLM(resolve_model("demo"), n_seq_max=2, n_threads=1) as llm:
+    """The demo model, to compare with."""
+    with load_demo() as llm:
         yield llm
 
 
 @pytest.fixture(scope="package")
-def served(demo: LLM) -> Iterator[Live]:
+def served() -> Iterator[Live]:
     """A server of the demo model."""
-
-    class Kept:
-        """The model, which outlives the server."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(demo, name)
-
-        def close(self) -> None:
-            return None
-
-    with running(lambda: Kept()) as live:
+    with running(load_demo) as live:
         yield live

@@ -33,10 +33,10 @@ class Killable:
         self.process.wait()
 
 
-def loads(tab: Tab, url: str) -> bool:
+def loads(tab: Tab, url: str, view: str = "") -> bool:
     """Whether the page could be loaded."""
     try:
-        tab.open(url)
+        tab.open(url, view)
     except Exception:  # nobody listens yet
         return False
     return True

@@ -68,29 +68,30 @@ def killable() -> Iterator[Killable]:
 
 def test_nothing_that_was_shown_is_lost(profile: Any, killable: Killable) -> None:
     chance = random.Random(7)
-    tab = Tab(profile)
-    tab.expected = (*GONE, "400")
-    wait_until(lambda: loads(tab, killable.url))
-    tab.ready()
-    settings = '{"temperature": 0.8, "max_tokens": 150, "repeat_penalty": 1.2}'
+    tab = _tab(profile, killable.url)
+    settings = '{"temperature": 0.8, "max_tokens": 200, "ignore_eos": true}'
     tab.page.evaluate(f"localStorage.setItem('codellama-sampling', '{settings}')")
-    watch, kills, reloads, asked = Watch(tab), 0, 0, 0
+    watch, kills, closed, asked = Watch(tab), 0, 0, 0
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         tab.ask(chance.choice(QUESTIONS))
         asked += 1
-        wait_until(lambda: len(tab.kept()) > 0)
+        wait_until(lambda: len(watch.tab.kept()) > 0)
         if chance.random() < 0.5:
             _watch_for(watch, chance.uniform(0, 1.5))
             killable.kill()
             kills += 1
             _watch_for(watch, chance.uniform(0, 1))
-            if chance.random() < 0.4:
-                tab.page.reload()
-                reloads += 1
-                tab.page.locator(".turn").first.wait_for()
             watch.compare()
             killable.start()
+            if (
+                chance.random() < 0.4
+            ):  # the tab ends too, and the same conversation is opened in a new one
+                where = tab.page.url.partition("#")[2]
+                tab.page.close()
+                tab = watch.tab = _tab(profile, killable.url, where)
+                closed += 1
+                tab.page.locator(".turn").first.wait_for()
         tab.ready()
         _finish(watch)
         watch.compare()
@@ -98,9 +99,16 @@ def test_nothing_that_was_shown_is_lost(profile: Any, killable: Killable) -> Non
     wait_until(lambda: tab.page.locator(".turn").count() > 0)
     watch.look()
     tab.check()
-    counts = f"{asked} questions, {kills} kills, {reloads} reloads, {len(watch.shown)} turns shown"
+    counts = f"{asked} questions, {kills} kills, {closed} tabs, {len(watch.shown)} turns shown"
     sys.stdout.write(f"\n{counts}\n")  # with -s
     assert kills >= SECONDS // 30
+
+
+def _tab(profile: Any, url: str, view: str = "") -> Tab:
+    tab = Tab(profile)
+    tab.expected = (*GONE, "400")
+    wait_until(lambda: loads(tab, url, view))
+    return tab.ready()
 
 
 def _watch_for(watch: Watch, seconds: float) -> None:

@@ -238,6 +238,39 @@ def test_the_assistants_turn_goes_on(live: Live) -> None:
             assert live.post(path, **wrong).status_code == 400, wrong
 
 
+def test_the_exact_ids_of_a_dialog(tiny_gguf: Path) -> None:
+    dialog: list[Any] = [
+        {"role": "system", "content": "Be <step> brief"},
+        {"role": "user", "content": "one " * 30},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+
+    def load() -> LLM:
+        return LLM(tiny_gguf, n_ctx=256, n_threads=1)
+
+    with load() as llm, running(load) as live:
+        asked: dict[str, Any] = {"messages": dialog, "return_tokens": True}
+        answer = live.post("/apply-template", **asked).json()
+        assert [t["id"] for t in answer["tokens"]] == list(llm.chat_prompt(dialog).tokens)
+        control = [t["piece"] for t in answer["tokens"] if t.get("control")]
+        assert control == ["<s>", *["<step>"] * 4]
+        assert answer["dropped_messages"] == []
+        short = live.post(
+            "/apply-template", **asked, context_policy="drop_oldest", max_tokens=120
+        ).json()
+        assert short["dropped_messages"] == [1, 2]
+        kept = llm.chat_prompt([dialog[0], dialog[3]])
+        assert [t["id"] for t in short["tokens"]] == list(kept.tokens)
+        assert live.post("/apply-template", messages=dialog).json().keys() == {"prompt"}
+        wrong = live.post("/apply-template", **asked, context_policy="drop")
+        assert wrong.status_code == 400
+
+
+def test_props_say_what_the_model_can(live: Live) -> None:
+    assert live.get("/props").json()["capabilities"] == {"chat": True, "infill": True}
+
+
 def test_settings_of_the_faces_are_checked(tmp_path: Path) -> None:
     options: list[dict[str, Any]] = [
         {"aliases": ("",)},

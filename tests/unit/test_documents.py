@@ -14,6 +14,8 @@ PAGES = [
     ROOT / "src/codellama/ARCHITECTURE.md",
     ROOT / "src/codellama/PYTHON_API.md",
     ROOT / "src/codellama/server/README.md",
+    ROOT / "src/codellama/server/SERVICE.md",
+    ROOT / "src/codellama/server/page/README.md",
     ROOT / "scripts/bench/README.md",
     ROOT / ".github/CONTRIBUTING.md",
 ]

@@ -83,8 +83,8 @@ export class Complete {
   #element(token, piece, i) {
     const share = Math.exp(token.logprob);
     const shown = piece.replace(/\n/g, "↵\n") || "·";
-    const element = h("button", {
-      type: "button", class: `token level${Math.min(9, Math.floor(share * 10))}`, tabindex: "-1",
+    const element = h("span", { // no button: the lines of a text go on through spans only
+      role: "button", class: `token level${Math.min(9, Math.floor(share * 10))}`, tabindex: "-1",
       "aria-label": `${JSON.stringify(piece)}, ${percent(share)}`, "aria-describedby": "tip",
       onmouseenter: () => this.#explain(i), onfocus: () => this.#explain(i), onmouseleave: () => this.#leave(),
       onblur: () => this.#leave(),
