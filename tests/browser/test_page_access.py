@@ -17,7 +17,7 @@ from tests.browser.driver import Tab
 from tests.live_server import Live, wait_until
 
 SERIOUS = ("serious", "critical")
-SIZES = {"light": (1280, 800), "dark": (1280, 800), "phone": (360, 740), "phone-dark": (360, 740)}
+SIZES = {"light": (1280, 800), "dark": (1280, 800), "phone": (360, 740)}
 FOLDER = os.environ.get("CODELLAMA_SCREENSHOTS")
 
 

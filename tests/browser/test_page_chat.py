@@ -186,7 +186,7 @@ def test_dropped_files_become_fenced_text(chat: Tab, llm: FakeLLM) -> None:
       const transfer = new DataTransfer();
       for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
       const event = new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true });
-      document.querySelector('.composer').dispatchEvent(event);
+      document.querySelector('.turns').dispatchEvent(event);
     }"""
     text = list(b"x = '```'\n")
     chat.page.evaluate(drop, [["a.py", text], ["b.bin", [0, 255, 1]], ["c.txt", [104, 105]]])

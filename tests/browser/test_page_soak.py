@@ -77,16 +77,14 @@ def test_nothing_that_was_shown_is_lost(profile: Any, killable: Killable) -> Non
         tab.ask(chance.choice(QUESTIONS))
         asked += 1
         wait_until(lambda: len(watch.tab.kept()) > 0)
-        if chance.random() < 0.5:
+        if chance.random() < 0.7:
             _watch_for(watch, chance.uniform(0, 1.5))
             killable.kill()
             kills += 1
             _watch_for(watch, chance.uniform(0, 1))
             watch.compare()
             killable.start()
-            if (
-                chance.random() < 0.4
-            ):  # the tab ends too, and the same conversation is opened in a new one
+            if chance.random() < 0.4:  # the tab ends too, and a new one goes on
                 where = tab.page.url.partition("#")[2]
                 tab.page.close()
                 tab = watch.tab = _tab(profile, killable.url, where)
@@ -101,7 +99,7 @@ def test_nothing_that_was_shown_is_lost(profile: Any, killable: Killable) -> Non
     tab.check()
     counts = f"{asked} questions, {kills} kills, {closed} tabs, {len(watch.shown)} turns shown"
     sys.stdout.write(f"\n{counts}\n")  # with -s
-    assert kills >= SECONDS // 30
+    assert kills >= SECONDS // 60
 
 
 def _tab(profile: Any, url: str, view: str = "") -> Tab:

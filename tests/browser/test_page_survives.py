@@ -127,6 +127,7 @@ def test_a_full_context_says_which_turns_would_go(tab: Tab, served: Live, demo: 
     assert len(tab.kept()) == 5
     tab.press("Leave them out")
     tab.see(f"The model did not see the first {len(going)} turns")
+    tab.answered("", 3)
     assert len(tab.kept()) == 6
     tab.ask(many * 3)
     tab.see("This question is too long by itself")
@@ -170,6 +171,46 @@ def test_an_answer_is_seen_in_both_tabs_while_it_is_written(
     llm.release()
     one.answered("hello")
     two.answered("hello")
+
+
+def test_two_tabs_that_go_on_with_one_answer(profile: Any, scripted: Live, llm: FakeLLM) -> None:
+    one = Tab(profile).open(scripted.url).ready()
+    llm.hold = True
+    one.ask("hi")
+    one.page.locator(".assistant .text", has_text="hello").wait_for()
+    one.press("Stop")
+    one.see("You stopped this answer.")
+    two = Tab(profile).open(scripted.url, one.page.url.partition("#")[2]).ready()
+    two.see("You stopped this answer.")
+    llm.script = say(" of one")
+    one.press("Continue")
+    one.page.locator(".assistant .text", has_text="hello of one").wait_for()
+    two.see("This answer is being written in another tab.")
+    assert two.page.get_by_role("button", name="Continue").count() == 0
+    llm.script = say(" of two")  # the same turn, all the same, from a page that is behind
+    behind = """async () => {
+      const { store } = await import('/page/store.js');
+      const { conversation } = (await store.turns((await store.conversations())[0].id))[0];
+      const [turn] = (await store.turns(conversation)).filter(({ role }) => role === 'assistant');
+      return (await store.write({ ...turn, text: 'hello of two' })) !== turn.id;
+    }"""
+    assert two.page.evaluate(behind)
+    llm.release()
+    wait_until(lambda: "writing" not in [turn["state"] for turn in one.kept()][:2])
+    texts = sorted(turn["text"] for turn in one.kept())
+    assert texts == ["hello of one", "hello of two", "hi"]
+    one.check()
+    two.check()
+
+
+def test_a_browser_that_keeps_nothing(tab: Tab, scripted: Live) -> None:
+    refuse = "indexedDB.open = () => { throw new Error('not here'); };"
+    tab.page.add_init_script(refuse)
+    tab.open(scripted.url).see("This browser keeps nothing for this page")
+    tab.page.locator("#text").wait_for()
+    tab.page.get_by_role("link", name="Tokens").click()
+    tab.page.locator("#tokentext").wait_for()
+    assert tab.page.get_by_role("link", name="Chat").count() == 0
 
 
 def test_a_page_that_is_mounted_below_a_prefix(tab: Tab, llm: FakeLLM) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,6 +191,31 @@ def process(tiny_gguf: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         running.kill()
 
 
+def test_what_the_process_says(process: tuple[subprocess.Popen[str], str]) -> None:
+    running, url = process
+    wait_until(lambda: httpx.get(url + "/health", timeout=DEADLINE_S).status_code == 200)
+    headers = {"authorization": "Bearer from-env"}
+    body = {"prompt": "swordfish", "n_predict": 3, "ignore_eos": True}
+    httpx.post(url + "/completion", json=body, headers=headers, timeout=DEADLINE_S)
+    httpx.get(url + "/swordfish?from-env", timeout=DEADLINE_S)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(DEADLINE_S) == 0
+    assert running.stderr is not None
+    said = running.stderr.read()
+    patterns = (
+        r"ready: tiny, context 1024 tokens, 2 slots, layers: \d+ on CPU",
+        r"\S+Z POST /completion 200 \S+s prompt=\d+ cached=\d+ answer=3 end=length id=[0-9a-f]{32}",
+        r"\S+Z GET - 401 \S+s",
+        r"stopping: no new connections; 0 running, 30 s to finish",
+        "stopped",
+    )
+    lines = said.splitlines()
+    assert len(lines) == len(patterns), said
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert "swordfish" not in said and "from-env" not in said
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_the_process_ends_well(
     process: tuple[subprocess.Popen[str], str], sig: signal.Signals
@@ -215,7 +241,8 @@ def test_a_signal_drains_and_the_process_ends_well(
     assert json.loads(last.removeprefix("data: "))["tokens_predicted"] == 100
     assert running.wait(DEADLINE_S) == 0
     assert running.stderr is not None
-    assert running.stderr.read() == ""
+    said = running.stderr.read()
+    assert said.endswith("stopped\n") and "Traceback" not in said, said
 
 
 def test_a_second_signal_does_not_wait(process: tuple[subprocess.Popen[str], str]) -> None:
@@ -236,7 +263,8 @@ def test_a_second_signal_does_not_wait(process: tuple[subprocess.Popen[str], str
     assert "stopping" in json.loads(last.removeprefix("data: "))["error"]["message"]
     assert running.wait(DEADLINE_S) == 0
     assert running.stderr is not None
-    assert running.stderr.read() == ""
+    said = running.stderr.read()
+    assert said.endswith("stopped\n") and "Traceback" not in said, said
 
 
 def _accepts(url: str) -> bool:

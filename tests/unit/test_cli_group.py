@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 
 import command_pages
 from codellama.cli import COMMANDS, GROUPS, LazyGroup, completion, main, option_names
-from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.errors import CodeLlamaError, InvalidRequestError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
 
@@ -199,6 +200,31 @@ def test_verbose_shows_where_it_came_from(failing: list[BaseException]) -> None:
     result = CliRunner().invoke(main, ["-v", "fail"])
     assert "Traceback" in result.stderr
     assert result.stderr.endswith("Error: no GPU backend\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "own", "llama_cpp"),
+    [
+        ((), logging.WARNING, logging.WARNING),
+        (("-v",), logging.DEBUG, logging.INFO),
+        (("-vv",), logging.DEBUG, logging.DEBUG),
+    ],
+)
+def test_llama_cpps_debugging_is_for_who_asks_twice(
+    failing: list[BaseException], option: tuple[str, ...], own: int, llama_cpp: int
+) -> None:
+    levels: list[int] = []
+
+    class Looking(CodeLlamaError):
+        def spelled(self, names: Mapping[str, str]) -> str:
+            for name in ("codellama.server", "codellama.llama_cpp"):
+                levels.append(logging.getLogger(name).getEffectiveLevel())
+            return "seen"
+
+    failing.append(Looking("seen"))
+    CliRunner().invoke(main, [*option, "fail"])
+    assert levels[-2:] == [own, llama_cpp]
+    assert logging.getLogger("codellama.llama_cpp").level == logging.NOTSET
 
 
 def test_a_file_that_cannot_be_used_is_one_line(failing: list[BaseException]) -> None:

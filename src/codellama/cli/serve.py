@@ -227,9 +227,7 @@ def command(
         from codellama.server.run import serve
         from codellama.server.serving import Loading
 
-    server_log = logging.getLogger("codellama.server")
-    if not server_log.isEnabledFor(logging.INFO):
-        set_level(click.get_current_context(), server_log, logging.INFO)
+    _show_log(click.get_current_context())
     loading = Loading()
     serve(
         partial(_load, LLM, path, {**model_fields, "progress": loading}, config.sampling),
@@ -237,6 +235,13 @@ def command(
         lambda url: click.echo(f"listening on {url}", err=True),
         loading,
     )
+
+
+def _show_log(ctx: click.Context) -> None:
+    """Show what the server says of itself and of its requests, also to who did not ask for the log."""
+    log = logging.getLogger("codellama.server")
+    if not log.isEnabledFor(logging.INFO):
+        set_level(ctx, log, logging.INFO)
 
 
 def _load(

@@ -22,8 +22,8 @@ from codellama.server.guard import path_of
 log = logging.getLogger(__name__)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-QUIET = frozenset({"/health", "/v1/health", FILES})
-"""Routes that are logged only when something is wrong: they are asked for all day, or dozens at a time."""
+HEALTH = frozenset({"/health", "/v1/health"})
+"""Routes that are never logged: they are asked for all day."""
 _RECORD = "access_record"
 
 
@@ -77,7 +77,7 @@ class AccessLog:
             await self._app(scope, receive, noted)
         finally:
             route = self._route(scope)
-            if record.status >= 400 or route not in QUIET:
+            if route not in HEALTH and (route != FILES or record.status >= 400):
                 method = scope["method"] if scope["method"] in METHODS else "-"
                 log.info("%s", record.line(method, route))
 

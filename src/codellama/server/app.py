@@ -91,6 +91,24 @@ def create_app(
     app.state.serving = serving
     app.router.route_class = route_class(config.lenient)
     sleep = Sleep(serving, config.sleep_idle_seconds)
+    _add_errors(app)
+    _add_information(app, serving, config, sleep)
+    add_llama_server(app, serving, config, sleep)
+    answer = Answering(serving, config)
+    _add_generation(app, answer)
+    add_anthropic(app, answer)
+    add_responses(app, answer)
+    add_ollama(app, answer)
+    _add_embeddings(app, serving)
+    _add_text_tools(app, serving, config)
+    _add_adapters(app, serving)
+    add_page(app, config)
+    _add_middleware(app, config, sleep)
+    return app
+
+
+def _add_middleware(app: FastAPI, config: ServerConfig, sleep: Sleep) -> None:
+    """What a request passes before the routes; the last one that is added comes first."""
     app.add_middleware(Waking, sleep=sleep)
     app.add_middleware(
         Guard,
@@ -107,22 +125,9 @@ def create_app(
             allow_headers=["*"],
             expose_headers=[HEADER],
         )
-    _add_errors(app)
-    _add_information(app, serving, config, sleep)
-    add_llama_server(app, serving, config, sleep)
-    answer = Answering(serving, config)
-    _add_generation(app, answer)
-    add_anthropic(app, answer)
-    add_responses(app, answer)
-    add_ollama(app, answer)
-    _add_embeddings(app, serving)
-    _add_text_tools(app, serving, config)
-    _add_adapters(app, serving)
-    add_page(app, config)
-    if config.access_log:  # outermost: it sees what the others refuse
+    if config.access_log:
         paths = [getattr(route, "path", "{") for route in app.routes]
         app.add_middleware(AccessLog, paths=frozenset(p for p in paths if "{" not in p))
-    return app
 
 
 def _add_information(app: FastAPI, serving: Serving, config: ServerConfig, sleep: Sleep) -> None:

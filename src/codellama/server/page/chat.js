@@ -4,6 +4,7 @@
 import { Refused } from "./api.js";
 import { Composer } from "./composer.js";
 import { asked, button, confirmed, h, iconButton, number, say, saveText } from "./dom.js";
+import { acceptDrops } from "./files.js";
 import { askForKey } from "./key.js";
 import { List } from "./list.js";
 import { Message } from "./message.js";
@@ -13,6 +14,7 @@ import { exported } from "./transfer.js";
 import { firstWords, messagesOf, newestLeaf, pathTo, siblings, treeOf } from "./tree.js";
 import { newTurn, turnsToGo, Writing } from "./writer.js";
 
+const MENDING_MS = 3000; // between two looks whether the tab that writes an answer is still there
 const writings = new Map(); // conversation → the answer that is being written in it
 const problems = new Map(); // conversation → why its last question has no answer
 
@@ -30,8 +32,9 @@ export class Chat {
       this.turns, this.reading, this.problem);
     this.head = h("div", { class: "chathead" });
     this.composer = new Composer((text) => this.ask(text), () => writings.get(this.conversation?.id)?.stop());
-    this.element = h("div", { class: "chat" }, this.list.element,
-      h("section", { class: "talk", "aria-label": "Chat" }, this.head, this.scroller, this.composer.element));
+    const talk = h("section", { class: "talk", "aria-label": "Chat" }, this.head, this.scroller, this.composer.element);
+    acceptDrops(talk, (files) => this.composer.take(files));
+    this.element = h("div", { class: "chat" }, this.list.element, talk);
     this.onchange = ({ detail }) => this.#changed(detail);
     this.onserver = () => this.render();
   }
@@ -49,11 +52,14 @@ export class Chat {
     await this.#load();
     await this.list.update(this.conversation?.id);
     await this.#mend();
+    clearInterval(this.mending);
+    this.mending = setInterval(() => this.#mend(), MENDING_MS);
     this.scroller.scrollTop = this.scroller.scrollHeight;
     if (matchMedia("(min-width: 45rem)").matches) this.composer.area.focus();
   }
 
   close() {
+    clearInterval(this.mending);
     store.removeEventListener("change", this.onchange);
     server.removeEventListener("change", this.onserver);
   }
@@ -73,8 +79,7 @@ export class Chat {
   async #mend() {
     const last = this.path.at(-1);
     if (last?.state === "writing" && !(await store.isWritten(last.id))) {
-      const [turn] = (await store.turns(last.conversation)).filter(({ id }) => id === last.id);
-      if (turn?.state === "writing") await store.write({ ...turn, state: "cut" }, { shown: false });
+      await store.settle(last);
     }
   }
 

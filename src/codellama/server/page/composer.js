@@ -1,7 +1,7 @@
 // Where a question is written: grows with it, takes files, keeps a draft of every conversation.
 
 import { button, h, kept, notice } from "./dom.js";
-import { acceptDrops, textOf } from "./files.js";
+import { textOf } from "./files.js";
 
 export class Composer {
   #draft = "new";
@@ -25,7 +25,6 @@ export class Composer {
         button("Add files", () => this.chooser.click()), this.chooser,
         h("span", { class: "hint keys" }, "Enter sends, Shift+Enter begins a line"),
         this.stop, this.send));
-    acceptDrops(this.element, (files) => this.take(files));
   }
 
   /** Show the draft of this conversation. */

@@ -12,9 +12,9 @@ import { store } from "./store.js";
 import { Tokens } from "./tokens.js";
 
 const VIEWS = {
-  chat: { name: "Chat", make: () => new Chat() },
+  chat: { name: "Chat", make: () => new Chat(), needs: () => store.isOpen },
   complete: { name: "Complete", make: () => new Complete() },
-  infill: { name: "Fill in", make: () => new Infill(), needs: () => server.canInfill },
+  infill: { name: "Fill in", make: () => new Infill(), needs: () => !server.model || server.canInfill },
   tokens: { name: "Tokens", make: () => new Tokens() },
   model: { name: "Model", make: () => new Model() },
 };
@@ -26,7 +26,7 @@ let current = null;
 /** Show the view that the address names. */
 async function route() {
   const [name, rest] = location.hash.slice(1).split("/");
-  const view = VIEWS[name] ? name : server.canChat ? "chat" : "complete";
+  const view = VIEWS[name] && isThere(name) ? name : server.canChat && isThere("chat") ? "chat" : "complete";
   current?.close();
   if (!made.has(view)) made.set(view, VIEWS[view].make());
   current = made.get(view);
@@ -36,9 +36,13 @@ async function route() {
   await current.open(rest);
 }
 
+function isThere(name) {
+  return VIEWS[name].needs?.() ?? true;
+}
+
 function showViews(chosen) {
   const links = Object.entries(VIEWS)
-    .filter(([, { needs }]) => !needs || needs() || !server.model)
+    .filter(([name]) => isThere(name))
     .map(([id, { name }]) => h("a", { href: `#${id}`, "aria-current": id === chosen ? "page" : null }, name));
   const place = document.getElementById("views");
   const key = links.map((link) => link.outerHTML).join();
@@ -87,11 +91,13 @@ async function start() {
   try {
     await store.open();
   } catch (error) {
-    notice("store", `This browser keeps no conversations for this page (${error.message}): they cannot be shown.`);
-    return;
+    notice("store", `This browser keeps nothing for this page (${error.message}), so there is no chat.`);
   }
   await server.look();
   addEventListener("hashchange", route);
+  for (const name of ["dragover", "drop"]) { // a file that misses its place must not take the page's
+    addEventListener(name, (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
+  }
   document.addEventListener("visibilitychange", () => document.hidden || server.look());
   await route();
 }

@@ -40,7 +40,7 @@ export class Message {
       h("h2", { class: "who" }, turn.role === "user" ? "You" : "codellama"),
       ...(beside.length > 1 ? this.#branches(turn, beside, busy) : []),
     );
-    this.#showNote(turn);
+    this.#showNote(turn, busy);
     if (turn.state === "writing" && busy) this.foot.replaceChildren(h("span", { class: "figures" }, figures(turn)));
     else this.foot.replaceChildren(...this.#tools(turn, last, busy));
   }
@@ -56,9 +56,9 @@ export class Message {
     ];
   }
 
-  #showNote(turn) {
+  #showNote(turn, busy) {
     const gone = turn.dropped?.length ?? 0;
-    const notes = [NOTES[turn.state]];
+    const notes = [turn.state === "writing" && !busy ? "This answer is being written in another tab." : NOTES[turn.state]];
     if (gone) notes.push(`The model did not see the first ${count(gone, "turn")}: too much for the context.`);
     const text = notes.filter(Boolean).join(" ");
     this.note.textContent = text;
@@ -71,7 +71,7 @@ export class Message {
     if (busy) return tools;
     tools.push(button("Edit", () => this.#edit(turn), { title: "Write it otherwise, in a branch of its own" }));
     if (turn.role === "assistant") tools.push(button("Again", () => this.actions.again(turn), { title: "Answer once more, in a branch of its own" }));
-    const open = ["stopped", "cut", "length", "writing"].includes(turn.state) || turn.edited;
+    const open = ["stopped", "cut", "length"].includes(turn.state) || turn.edited;
     if (turn.role === "assistant" && last && open) {
       tools.push(button("Continue", () => this.actions.goOn(turn), { class: "main" }));
     }

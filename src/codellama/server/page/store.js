@@ -28,8 +28,14 @@ class Store extends EventTarget {
     this.#channel.onmessage = ({ data }) => this.#heard(data);
   }
 
+  /** Whether anything can be kept. */
+  get isOpen() {
+    return this.#db !== null;
+  }
+
   /** All conversations, the latest first. */
   async conversations() {
+    if (!this.isOpen) return [];
     const all = await this.#db.getAll("conversations");
     return all.sort((a, b) => b.updated - a.updated);
   }
@@ -61,20 +67,31 @@ class Store extends EventTarget {
   }
 
   /**
-   * Write a turn, and make it the end of the branch that is shown. False if its conversation has been
-   * deleted meanwhile.
+   * Write a turn, and make it the end of the branch that is shown. A turn only grows: where another tab has
+   * written something else under its id, it becomes a branch. Gives the id that it is written under, or null if
+   * its conversation has been deleted meanwhile.
    */
-  async write(turn, { shown = true } = {}) {
+  async write(turn) {
     const done = this.#db.transaction(["conversations", "turns"], "readwrite");
     const there = await done.objectStore("conversations").get(turn.conversation);
+    const before = await done.objectStore("turns").get(turn.id);
+    const id = before && !turn.text.startsWith(before.text) ? newId() : turn.id;
     if (there) {
-      done.objectStore("turns").put(turn);
-      const news = shown ? { leaf: turn.id, updated: Date.now() } : { updated: Date.now() };
-      done.objectStore("conversations").put({ ...there, ...news });
+      done.objectStore("turns").put({ ...turn, id });
+      done.objectStore("conversations").put({ ...there, leaf: id, updated: Date.now() });
     }
     await done.done;
     if (there) this.#tell(turn.conversation);
-    return Boolean(there);
+    return there ? id : null;
+  }
+
+  /** A turn that nobody is writing any more was cut off. */
+  async settle({ id, conversation }) {
+    const done = this.#db.transaction("turns", "readwrite");
+    const turn = await done.store.get(id);
+    if (turn?.state === "writing") done.store.put({ ...turn, state: "cut" });
+    await done.done;
+    this.#tell(conversation);
   }
 
   /** Delete a conversation with all its turns. */

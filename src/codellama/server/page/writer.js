@@ -130,9 +130,16 @@ export class Writing extends EventTarget {
   async #put() {
     const turn = { ...this.turn };
     if (!turn.text && !this.goesOn) return; // nothing to keep
-    if (!(await store.write(turn))) this.stop(); // deleted in another tab
-    this.saved = turn;
+    const id = await store.write(turn);
+    if (id === null) this.stop(); // deleted in another tab
+    else if (id !== turn.id) this.#become(id);
     this.#changed();
+  }
+
+  #become(id) {
+    store.release(this.turn.id);
+    store.hold(id);
+    this.turn.id = id;
   }
 
   #changed() {
