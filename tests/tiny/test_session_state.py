@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from codellama import LLM, ContextLengthError, InvalidRequestError
+from codellama.cli import main
+from codellama.cli.keeper import Keeper, SessionFolder
 from codellama.running.kv_file import StaleStateError
 from codellama.session import Session
 
@@ -114,3 +117,22 @@ def test_positions_can_be_stretched(tiny_gguf: Path) -> None:
             answers.append(llm.complete(prompt, **GREEDY).result().choices[0].tokens)
     assert answers[0] == answers[1], "the file's own value"
     assert len(set(answers)) == 4
+
+
+def test_a_conversation_of_the_command_line_goes_on_without_prefill(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    words = ["chat", str(tiny_gguf), "--session", "work", "-p", 5 * QUESTION, "-t", "1"]
+    assert CliRunner().invoke(main, [*words, "-n", "12", "--temp", "0"]).exit_code == 0
+    with LLM(tiny_gguf, n_threads=1, n_seq_max=1) as llm:
+        keeper = Keeper(SessionFolder(), "work")
+        talk = keeper.open_session(llm, None)
+        assert talk.notice is None
+        answer = talk.ask("And a tuple?", **GREEDY)
+        answer.text()
+        keeper.save(talk)
+        keeper.close(talk)
+    assert answer.usage.cached_tokens > 5 * len(QUESTION)
+    assert answer.timings.prompt_n < 120, "the new question and what is around it"
+    assert len(SessionFolder().find("work").messages()) == 4

@@ -73,3 +73,19 @@ def test_a_byte_order_mark_in_a_key_file_is_no_part_of_a_key(tmp_path: Path) -> 
     path = tmp_path / "keys"
     path.write_bytes(BOM + b"secret\r\nother\r\n")
     assert collect_keys((), path) == ("secret", "other")
+
+
+def test_what_an_old_code_page_lacks_becomes_a_question_mark() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "codellama", "sessions"],
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": "cp437",
+            "XDG_STATE_HOME": "/nowhere/\u2192",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert b"no conversation is kept in /nowhere/?/codellama/sessions" in done.stdout

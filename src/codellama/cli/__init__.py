@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -97,6 +98,7 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line. Output that cannot be written, such as to a full disk, is one line too."""
+        _write_what_can_be_written()
         try:
             try:
                 return super().main(*args, **extra)
@@ -108,6 +110,13 @@ class LazyGroup(click.Group):
             _abandon_output()
             click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
             sys.exit(1)
+
+
+def _write_what_can_be_written() -> None:
+    """A character that standard output has not, as in an old code page of Windows, becomes a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _abandon_output() -> None:

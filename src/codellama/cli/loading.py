@@ -16,6 +16,7 @@ import click
 
 from codellama.cli import imports
 from codellama.cli.options import model_config
+from codellama.cli.streams import silent
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
@@ -37,20 +38,22 @@ def open_model(name: str, options: Mapping[str, Any]) -> LLM:
 @contextlib.contextmanager
 def left_by_ctrl_c() -> Iterator[None]:
     """Ctrl-C ends the process at once. llama.cpp maps and reads tens of gigabytes in calls that nothing else
-    ends, and there is nothing to save yet."""
+    ends, and there is nothing to save yet. Keys are not shown meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(signum: int, frame: FrameType | None) -> None:
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which the bar has hidden
-        sys.stderr.write(f"{cursor}\nInterrupted while loading.\n")
-        sys.stderr.flush()
+        os.write(2, f"{cursor}\nInterrupted while loading.\n".encode())  # not through the bar
+        terminal.close()
         os._exit(130)
 
     before = signal.signal(signal.SIGINT, leave)
     try:
-        yield
+        with contextlib.ExitStack() as terminal:
+            terminal.enter_context(silent())
+            yield
     finally:
         signal.signal(signal.SIGINT, before)
 

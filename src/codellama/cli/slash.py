@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from codellama.cli import clipboard
 from codellama.cli.attachments import read_file
@@ -66,8 +68,11 @@ def show_help(talk: Talk, rest: str = "") -> None:
         f"{name} {command.usage}".strip(): command.meaning for name, command in COMMANDS.items()
     }
     lines["/exit"] = "leave (so does Ctrl-D)"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
     for line, meaning in lines.items():
-        talk.console.print(f"  {line:<18} {meaning}", markup=False)
+        table.add_row(Text(f"  {line}"), Text(meaning))
+    talk.console.print(table)
 
 
 def _system(talk: Talk, text: str) -> None:
@@ -222,7 +227,8 @@ def _context(talk: Talk, rest: str) -> None:
     messages = talk.session.messages
     for message in messages:
         n = len(llm.tokenizer.encode(message["content"]))
-        talk.note(f"{n:>7} {message['role']:<10} {_short(message['content'])}")
+        text = _short(message["content"], min(60, talk.console.width - 20))
+        talk.note(f"{n:>7} {message['role']:<10} {text}")
     asked = [m for m in messages if m["role"] != "assistant"]
     used = len(llm.chat_prompt([*messages, {"role": "user", "content": ""}]).tokens) if asked else 0
     talk.note(f"context: {used} of {llm.n_ctx} tokens used, {llm.n_ctx - used} left")
@@ -255,9 +261,9 @@ def _one_path(rest: str, usage: str) -> Path:
     return Path(words[0]).expanduser()
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = 60) -> str:
     line = " ".join(printable(text).split())
-    return line if len(line) <= 60 else line[:57] + "..."
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from codellama.system import no_echo
 
 if TYPE_CHECKING:
     from codellama.engine.request import Timings, Usage
@@ -20,6 +23,18 @@ _CONTROLS = {i: None for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not i
 def printable(text: str) -> str:
     """`text` without control characters, except line ends and tabs."""
     return text.translate(_CONTROLS)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep keys that are pressed meanwhile out of the picture; they wait for the next prompt."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        yield
+        return
+    with no_echo(descriptor):
+        yield
 
 
 def read_stdin() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,13 +17,12 @@ from rich.console import Console
 from codellama.cli import spelled
 from codellama.cli.attachments import Attachment, with_question
 from codellama.cli.code_blocks import CodeBlock, code_blocks
-from codellama.cli.streams import printable, speeds
+from codellama.cli.streams import printable, silent, speeds
 from codellama.cli.waiting import texts
 from codellama.engine.request import FinishReason, Timings, Usage
 from codellama.errors import CodeLlamaError, ContextLengthError
 from codellama.params import Message
 from codellama.session import Answer, Session
-from codellama.system import no_echo
 
 if TYPE_CHECKING:
     from codellama.cli.keeper import Keeper
@@ -212,15 +210,3 @@ def stopped_by_ctrl_c(answer: Answer) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Keep keys that are pressed meanwhile out of the picture; they wait for the next prompt."""
-    try:
-        descriptor = sys.stdin.fileno()
-    except (AttributeError, OSError, ValueError):
-        yield
-        return
-    with no_echo(descriptor):
-        yield
