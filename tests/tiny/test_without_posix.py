@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -76,17 +77,21 @@ def test_the_server_starts_answers_and_stops(tiny_gguf: Path) -> None:
             line = server.stderr.readline()
             assert line, "it ended"
             url = "".join(re.findall(r"http://\S+", line))
-        body = json.dumps({"prompt": "def f", "n_predict": 4}).encode()
+        request = urllib.request.Request(
+            f"{url}/completion",
+            json.dumps({"prompt": "def f", "n_predict": 4}).encode(),
+            {"Content-Type": "application/json"},
+        )
         for _ in range(200):
             try:
-                with urllib.request.urlopen(f"{url}/completion", body, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=30) as answer:
                     assert json.load(answer)["tokens_predicted"] == 4
                 break
             except urllib.error.HTTPError as error:
                 assert error.code == 503, "still loading"
                 error.close()
+                time.sleep(0.1)
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
         server.stderr.close()  # type: ignore[union-attr]
-    assert os.name

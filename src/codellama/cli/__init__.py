@@ -113,7 +113,7 @@ class LazyGroup(click.Group):
 
 
 def _write_what_can_be_written() -> None:
-    """A character that standard output has not, as in an old code page of Windows, becomes a question mark."""
+    """A character that standard output has not, as in a code page of Windows, becomes a question mark."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
