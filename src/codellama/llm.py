@@ -102,10 +102,8 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         adapters = plan_adapters(self.config, header)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
-        open_it = partial(self._carry_out, header, adapters, progress)
-        first_that_fits(plans(header, self.config, adapters), open_it)
-
-    # -- loading ------------------------------------------------------------------------------
+        carry_out = partial(self._carry_out, header, adapters, progress)
+        first_that_fits(plans(header, self.config, adapters), carry_out)
 
     def _carry_out(
         self, header: GGUFHeader, lora: list[AdapterFile], progress: Progress | None, plan: LoadPlan

@@ -113,9 +113,9 @@ def test_inspect_shows_how_the_file_would_be_loaded(tiny_gguf: Path) -> None:
     block = text.partition("would load as\n")[2]
     document = json.loads(CliRunner().invoke(main, ["inspect", str(tiny_gguf), "--json"]).stdout)
     with LLM(tiny_gguf) as llm:
-        assert [line.removeprefix("  ") for line in block.splitlines()] == (
-            str(llm.plan).splitlines()
-        )
+        *lines, verdict = block.splitlines()
+        assert [line.removeprefix("  ") for line in lines] == str(llm.plan).splitlines()
+        assert verdict.startswith("here it runs: 3 layers on ")
         assert document["would_load_as"] == llm.plan.to_json()
 
 

@@ -132,7 +132,7 @@ def test_people_read_it_in_a_few_lines(folder: Path) -> None:
         "Q4_K_M",
         "download",
         "disk",
-        "memory",
+        "converting",
         "time",
         "quantizers",
     ]

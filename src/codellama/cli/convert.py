@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,9 @@ from codellama.cli.outputs import (
     writing,
 )
 from codellama.errors import ConversionError
+
+if TYPE_CHECKING:
+    from codellama.weights.convert import Report
 
 
 @click.command("convert")
@@ -76,8 +79,8 @@ def run(
     *,
     as_json: bool,
     options: dict[str, Any],
-) -> None:
-    """Convert, with the `options` of `output_options`, `hub_options` and `quant_options`."""
+) -> Sequence[Report]:
+    """Convert, with the `options` of `output_options`, `hub_options` and `quant_options`; what was made."""
     from codellama.weights.convert import RunSettings, convert_to
     from codellama.weights.folders import is_adapter
     from codellama.weights.naming import output_paths
@@ -85,7 +88,7 @@ def run(
     base = options.pop("base", None)
     if is_adapter(Path(source)):
         _convert_adapter(source, types, output, as_json=as_json, base=base, options=options)
-        return
+        return ()
     if base is not None:
         raise ConversionError(f"{source}: is a model and no adapter", "leave out {base}")
     own = {name: options.pop(name) for name in RunSettings.names() if name in options}
@@ -95,6 +98,7 @@ def run(
         settings = RunSettings(**own, **bars, options=quantizer_options(options))
         reports = convert_to(source, outputs, settings)
     print_reports(reports, as_json=as_json)
+    return reports
 
 
 def _convert_adapter(

@@ -13,6 +13,7 @@ import click
 
 from codellama.cli.loading import model_file
 from codellama.cli.options import json_option, model_argument
+from codellama.cli.outlooks import file_verdict
 from codellama.prompts.prompts import chat_format_name, corrections
 from codellama.variants import Variant, recognise
 
@@ -62,6 +63,7 @@ def command(model: str, as_json: bool) -> None:
         return
     click.echo("would load as")
     click.echo(textwrap.indent(str(plan), "  "))
+    click.echo(f"here it {file_verdict(file)}")
 
 
 def _show_adapter(header: GGUFHeader, *, as_json: bool) -> None:

@@ -46,9 +46,28 @@ def command(as_json: bool) -> None:
     for model in local:
         if model.variant is None:
             click.echo(f"Also here: {model.path}")
+    _tell_stored()
+    click.echo(_verdict())
+
+
+def _tell_stored() -> None:
     for stored, model in _stored():
         what = f"{model.nbytes / 1e9:.1f} GB, {stored.store}"
         click.echo(f"Also here: {stored.name} ({what})")
+
+
+def _verdict() -> str:
+    """What this machine can run, by sizes: the best of the usual types of each size."""
+    from codellama.devices.machine import this_machine
+    from codellama.devices.outlook import largest_type
+    from codellama.devices.sizes import size_text
+
+    machine = this_machine()
+    best = {v.shape.size: largest_type(v, machine) for v in VARIANTS if v.kind == "instruct"}
+    parts = [f"{size} up to {name}" if name else f"{size} not" for size, name in best.items()]
+    room = size_text(machine.room)
+    gpus = "".join(f", {size_text(gpu.free_bytes)} on {gpu.name}" for gpu in machine.gpus)
+    return f"Runs here, where {room}{gpus} are free: {', '.join(parts)} (see codellama plan NAME)"
 
 
 def _stored() -> list[tuple[StoredModel, LocalModel]]:

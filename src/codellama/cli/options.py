@@ -292,6 +292,18 @@ _ALWAYS = [s for s in _MODEL.values() if s not in (*_CHAT, *_INFILL, *_SERVING)]
 model_options = _bundle(*_ALWAYS)
 """How a model is loaded, whatever for; read them with `model_config`."""
 
+running_options = _bundle(
+    *(
+        _MODEL[name]
+        for name in (
+            "n_ctx", "n_seq_max", "kv_cells", "n_gpu_layers", "tensor_split", "split_mode", "main_gpu",
+            "offload_kqv", "type_k", "type_v", "n_batch", "n_ubatch", "flash_attn", "use_mmap", "use_mlock",
+            "repack", "embeddings",
+        )
+    )
+)  # fmt: skip
+"""What decides how much memory a model takes and where; read them with `model_config`."""
+
 chat_options = _bundle(*_CHAT)
 """How dialogs are written; read them with `model_config`."""
 

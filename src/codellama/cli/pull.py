@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from codellama.cli.convert import run
 from codellama.cli.loading import fetched_model
 from codellama.cli.options import json_option
+from codellama.cli.outlooks import file_verdict
 from codellama.cli.outputs import (
     file_types,
     hub_options,
@@ -56,7 +57,9 @@ def command(
         folder = new_models_folder()
         folder.mkdir(parents=True, exist_ok=True)
         output = folder / f"codellama-{variant.name}.{{type}}.gguf"
-    run(variant.repo, types, output, as_json=as_json, options=options)
+    reports = run(variant.repo, types, output, as_json=as_json, options=options)
+    for report in [] if as_json else reports:
+        click.echo(f"here {report.type} {file_verdict(report.path)}")
 
 
 def _pull_ready(name: str, revision: str | None, *, as_json: bool) -> None:
@@ -77,6 +80,7 @@ def _pull_ready(name: str, revision: str | None, *, as_json: bool) -> None:
         click.echo(json.dumps({"path": str(path), "bytes": nbytes}))
     else:
         click.echo(f"{path}: {nbytes / 1e9:.2f} GB")
+        click.echo(f"here it {file_verdict(path)}")
 
 
 def _refuse_settings() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 GPU_SHARE, HOST_SHARE = 0.85, 0.70  # of the bandwidth, while weights are read
 HOST_CACHE_SHARE = 0.35  # attention computes more for a byte of its cache than of a weight
 GPU_LAYER_S = 1e-4
+SMALLEST = 2**28
 _OPERATIONS_PER_BYTE = {"gpu": 60.0, "igpu": 20.0, "cpu": 10.0}  # of a bandwidth, in prompts
 
 
@@ -74,6 +75,8 @@ def expected(
 ) -> ExpectedSpeed | None:
     """What to expect of a model on these devices; None where the bandwidth of one is not known."""
     used = [reading for reading in readings if reading.weights]
+    if sum(reading.weights for reading in used) < SMALLEST:
+        return None  # other things take the time
     if not used or not all(reading.bandwidth or reading.disk for reading in used):
         return None
     seconds = [reading.seconds() for reading in used]

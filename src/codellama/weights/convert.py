@@ -195,9 +195,10 @@ def _open_any(
         return open_gguf(path)
     if is_local(source):
         return open_folder(path)
-    from codellama.weights.hub import find_repository
+    from codellama.weights.hub import find_repository, require
     from codellama.weights.hub_source import open_repository
 
+    require(os.fspath(source))
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="codellama-"))
     repository = find_repository(os.fspath(source), settings.revision)
     return open_repository(repository, Path(folder), keep=settings.keep)

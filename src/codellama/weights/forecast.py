@@ -15,11 +15,12 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from codellama.files.gguf_header import Value
 from codellama.kernels.quantizers import Quantizer, quantize_rows, quantizer_of, quantizers_of
 from codellama.native.ggml import TensorType, requires_importance, to_float
 from codellama.weights.encode import finite, valid
@@ -43,7 +44,7 @@ class Forecast:
     """What making `plans` of a source costs; bytes, and `seconds` of all cores together.
 
     `peak_disk` counts the outputs and what lies beside them while they are made. `quantizers` are what
-    will make each type.
+    will make each type. `metadata` is the source's.
     """
 
     plans: tuple[Plan, ...]
@@ -53,6 +54,7 @@ class Forecast:
     peak_memory: int
     seconds: float
     quantizers: Mapping[str, Quantizer]
+    metadata: Mapping[str, Value] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object, with the type of every tensor."""
@@ -107,6 +109,7 @@ def forecast(
         seconds=sum(count / rates[step] for step, count in elements.items())
         + _longest_hash(plans, threads) / hashing,
         quantizers=quantizers_of(step.target for step in elements),
+        metadata=source.metadata,
     )
 
 

@@ -12,7 +12,10 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a line counts as broken."""
+PATIENCE = 4.0
+"""Seconds in which somebody must answer at all, before anything is asked."""
 MOST_FAILURES = 8
 """Attempts in a row that bring nothing before giving up: with the pauses about two minutes."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -65,6 +70,39 @@ def find_repository(name: str, revision: str | None = None) -> Repository:
     return Repository(name, revision)
 
 
+def unreachable(endpoint: str) -> str:
+    """Why nobody answers at this address, after a few seconds; empty if somebody does, or through a proxy."""
+    if urllib.request.getproxies():
+        return ""
+    parts = urllib.parse.urlsplit(endpoint)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    failures: list[str] = [f"no answer within {PATIENCE:.0f} s"]
+
+    def knock() -> None:
+        try:
+            socket.create_connection((parts.hostname or "", port), PATIENCE).close()
+        except OSError as error:
+            failures.append(str(error))
+        else:
+            failures.clear()
+
+    # Names are looked up without a limit of time, so that is not awaited.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return failures[-1] if failures else ""
+
+
+def require(name: str) -> None:
+    """Raise CheckpointError within seconds if the hub, where `name` is, cannot be reached."""
+    silence = "" if constants.HF_HUB_OFFLINE else unreachable(_endpoint())
+    if silence:
+        raise CheckpointError(
+            f"{name}: {_endpoint()} cannot be reached ({silence})",
+            "check the network; a published model is planned by its name without it",
+        )
+
+
 class _BrokenLineError(Exception):
     """Worth another attempt."""
 
@@ -90,6 +128,9 @@ class Repository:
         }
 
     def _look_up(self, revision: str | None) -> Any:
+        silence = unreachable(self.endpoint)
+        if silence:
+            log.warning("%s: nobody answers at %s (%s)", self.name, self.endpoint, silence)
         api = huggingface_hub.HfApi(endpoint=self.endpoint)
         for attempt in range(MOST_FAILURES):
             try:

@@ -6,7 +6,7 @@ The vocabulary has the published size, but of 70B Instruct's pieces only `<step>
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from codellama.files.gguf_header import GGUFHeader, TensorInfo, Value, ValueType
 from codellama.native.ggml import tensor_type
 from codellama.variants import STEP, Variant
 from codellama.weights.config import LlamaConfig
+from codellama.weights.plan import Plan
 from codellama.weights.recipe import make_recipe
 from codellama.weights.source import Source, SourceTensor
 from codellama.weights.tensors import expected_tensors
@@ -41,6 +42,16 @@ def planned_header(variant: Variant, type_name: str) -> GGUFHeader:
         nbytes = tensor.rows * kind.row_bytes(tensor.columns)
         infos.append(TensorInfo(tensor.name, tensor.shape[::-1], kind.name, 0, nbytes))
     return GGUFHeader(path, 3, {**values, **recipe.keys}, infos, 0, 32)
+
+
+def header_of(plan: Plan, metadata: Mapping[str, Value]) -> GGUFHeader:
+    """The header of the file that `plan` will write from a source with this metadata; of a split one the
+    whole."""
+    infos = [
+        TensorInfo(t.source.name, t.source.shape[::-1], t.type.name, 0, t.nbytes)
+        for t in plan.tensors
+    ]
+    return GGUFHeader(Path(f"{plan.type_name}.gguf"), 3, metadata, infos, 0, 32)
 
 
 def config_of(variant: Variant) -> LlamaConfig:
