@@ -13,6 +13,7 @@ import logging
 import platform
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import llama_cpp
 
 from codellama.devices.placement import CPU
 from codellama.devices.plan import ModelPlan
-from codellama.files.gguf_header import GGUFHeader, encode_header, tensor_offsets
+from codellama.files.gguf_header import GGUFHeader, Value, ValueType, encode_header, tensor_offsets
 from codellama.native import context as native_context
 from codellama.native.library import library
 from codellama.native.model import model_params
 from codellama.native.settings import ContextSettings
+from make_random_model import made_up
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _GGML = {
@@ -48,6 +50,23 @@ def write_shaped(header: GGUFHeader, path: Path) -> Path:
         file.write(head)
         file.truncate(end)
     return path
+
+
+def with_vocabulary(header: GGUFHeader) -> GGUFHeader:
+    """The header with a made-up vocabulary that can be used, so that the file can be loaded for real."""
+    pieces = made_up(len(header.metadata["tokenizer.ggml.tokens"]))
+    lists = {
+        "tokens": (pieces.texts, ValueType.STRING),
+        "scores": (pieces.scores, ValueType.FLOAT32),
+        "token_type": (pieces.types, ValueType.INT32),
+    }
+    values = {
+        f"tokenizer.ggml.{name}": Value(ValueType.ARRAY, items, kind)
+        for name, (items, kind) in lists.items()
+    }
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+    numbers = {f"tokenizer.ggml.{k}": Value(ValueType.UINT32, v) for k, v in ids.items()}
+    return replace(header, values={**header.values, **values, **numbers})
 
 
 def allocations(path: Path, plan: ModelPlan, contexts: Sequence[ContextSettings]) -> dict[str, int]:

@@ -15,8 +15,9 @@ from codellama.devices.machine import Machine, rearranged_types
 from codellama.devices.placement import Split, Work
 from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
-from codellama.devices.remedies import BITS_PER_WEIGHT, smaller_type
+from codellama.devices.remedies import smaller_type
 from codellama.devices.sizes import model_sizes
+from codellama.devices.type_sizes import BITS_PER_WEIGHT, largest_type
 from codellama.errors import InvalidRequestError
 from codellama.native.backends import RPC, Device
 from codellama.params import ModelConfig
@@ -173,6 +174,18 @@ def test_sizes_of_types_are_those_of_files(name: str) -> None:
     for kind, bits in BITS_PER_WEIGHT.items():
         nbytes = sum(t.nbytes for t in planned_header(variant, kind).tensors)
         assert bits == pytest.approx(8 * nbytes / variant.parameters, rel=0.08), kind
+
+
+def test_the_largest_type_that_fits() -> None:
+    variant = find("70b-instruct")
+    assert variant is not None
+    assert [largest_type(variant, gib * GIB) for gib in (8, 24, 32, 48, 128)] == [
+        "",
+        "TQ1_0",
+        "Q2_K",
+        "Q5_K_M",
+        "Q8_0",
+    ]
 
 
 def test_planned_headers_are_the_published_models() -> None:

@@ -57,17 +57,17 @@ def _tell_stored() -> None:
 
 
 def _verdict() -> str:
-    """What this machine can run, by sizes: the best of the usual types of each size."""
-    from codellama.devices.machine import this_machine
-    from codellama.devices.outlook import largest_type
-    from codellama.devices.sizes import size_text
+    """What the main memory can run, by sizes: the best of the usual types of each size."""
+    from codellama.devices.host_memory import host_memory
+    from codellama.devices.type_sizes import largest_type
 
-    machine = this_machine()
-    best = {v.shape.size: largest_type(v, machine) for v in VARIANTS if v.kind == "instruct"}
+    room = host_memory().available
+    best = {v.shape.size: largest_type(v, room) for v in VARIANTS if v.kind == "instruct"}
     parts = [f"{size} up to {name}" if name else f"{size} not" for size, name in best.items()]
-    room = size_text(machine.room)
-    gpus = "".join(f", {size_text(gpu.free_bytes)} on {gpu.name}" for gpu in machine.gpus)
-    return f"Runs here, where {room}{gpus} are free: {', '.join(parts)} (see codellama plan NAME)"
+    return (
+        f"In the {room / 2**30:.1f} GiB of main memory that are free: {', '.join(parts)}; "
+        "codellama plan NAME counts GPUs too"
+    )
 
 
 def _stored() -> list[tuple[StoredModel, LocalModel]]:

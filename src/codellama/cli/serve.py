@@ -247,7 +247,10 @@ def _show_log(ctx: click.Context) -> None:
 def _load(
     make: Callable[..., LLM], path: Path, fields: Mapping[str, Any], sampling: SamplingOptions
 ) -> LLM:
-    """The model; raises too if it cannot answer with the defaults in `sampling`, which shows only here."""
+    """The model, and its plan in a line on stderr.
+
+    Raises too if it cannot answer with the defaults in `sampling`, which shows only here.
+    """
     llm = make(path, **fields)
     if sampling:
         nothing: SamplingOptions = {**sampling, "max_tokens": 0}
@@ -256,6 +259,7 @@ def _load(
         except BaseException:
             llm.close()
             raise
+    click.echo(f"ready: {llm.plan.line}", err=True)
     return llm
 
 

@@ -10,13 +10,11 @@ from codellama.devices.machine import Machine
 from codellama.devices.placement import CPU
 from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
-from codellama.devices.remedies import BITS_PER_WEIGHT
 from codellama.devices.sizes import size_text, weight_bytes
 from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.native.backends import Device
 from codellama.params import ModelConfig
-from codellama.variants import Variant
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MEMORY = re.compile(
@@ -77,20 +75,6 @@ def outlook(
         return RunOutlook(name, nbytes, plan_load(header, config, machine))
     except CodeLlamaError as error:
         return RunOutlook(name, nbytes, None, error)
-
-
-def largest_type(variant: Variant, machine: Machine) -> str:
-    """The best of the usual types of a published model that fits a machine with one request's context.
-
-    Empty if none does. From sizes alone, within a few per cent.
-    """
-    shape = variant.shape
-    cache = variant.n_ctx * shape.kv_bytes_per_token()
-    room = machine.room + sum(max(0, gpu.free_bytes - 2**30) for gpu in machine.gpus)
-    for name, bits in BITS_PER_WEIGHT.items():
-        if variant.parameters * bits / 8 + cache + 2**29 <= room:
-            return name
-    return ""
 
 
 def parse_memory(text: str, param: str) -> tuple[int, float]:

@@ -117,6 +117,7 @@ class LoadPlan:
         """The plan as a JSON document; sizes are in bytes, contexts in tokens."""
         context = self.model.context
         document: dict[str, Any] = {
+            "line": self.line,
             **_model_json(self.model),
             "n_ctx": self.n_ctx,
             "n_ctx_train": self.n_ctx_train,

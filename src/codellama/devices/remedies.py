@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from codellama.devices.sizes import size_text
+from codellama.devices.type_sizes import BITS_PER_WEIGHT
 from codellama.params import ModelConfig
 
-BITS_PER_WEIGHT = {  # of whole files of Code Llama, by llama.cpp's choice of types; see weights.recipe
-    "Q8_0": 8.50, "Q6_K": 6.56, "Q5_K_M": 5.66, "Q4_K_M": 4.80, "IQ4_XS": 4.31, "Q3_K_M": 3.86,
-    "Q2_K": 2.95, "TQ1_0": 1.72,
-}  # fmt: skip
 _SMALLEST_CONTEXT = 256
 
 

@@ -51,6 +51,7 @@ def props_json(llm: LanguageModel, sampling: SamplingOptions, tools: bool) -> Js
         "capabilities": {"chat": chats, "infill": can_infill(llm)},
         "bos_token": tokenizer.token_text(tokenizer.bos),
         "eos_token": tokenizer.token_text(tokenizer.eos),
+        "plan": llm.plan.to_json(),
         "build_info": f"codellama-{version('codellama-runtime')}",
     }
 
