@@ -32,6 +32,7 @@ from codellama.devices.doctor import diagnose, facts_json
 from codellama.devices.facts import gather
 from codellama.devices.machine import Machine, this_machine
 from codellama.devices.placement import CPU
+from codellama.params import Layers
 from codellama.variants import find
 from codellama.weights.planned import planned_header
 from make_random_model import SHAPES as RANDOM
