@@ -11,8 +11,8 @@
 - `shift` and `draft_vocabulary` say what cannot be: a context shift, or a draft model of another family.
 
 `LLM` carries a plan out with the functions of `running.opening`. Layers are placed from the output layer
-downwards, each with its share of the KV cache. Scratch memory is counted on the device where its part of the graph
-runs. A gigabyte is left free on every GPU.
+downwards, each with its share of the KV cache. Scratch memory is counted on the device where its part of the
+graph runs. A gigabyte is left free on every GPU.
 
 On a CPU that serves one request at a time attention is llama.cpp's plain one, if its scores take at most
 512 MiB. llama.cpp's flash attention reads the whole cache once per row there, so guessed rows gain nothing.
