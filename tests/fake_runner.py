@@ -82,6 +82,10 @@ class FakeRunner:
         self.fail: Callable[[Batch], None] | None = None
         self.closed = False
         self.cleared = 0
+        self.threads: list[int] = []
+
+    def use_threads(self, n: int) -> None:
+        self.threads.append(n)
 
     def run(self, batch: Batch) -> None:
         if self.fail is not None:

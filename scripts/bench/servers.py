@@ -32,11 +32,12 @@ NGRAM_MODES = ("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod")
 class Settings:
     """What all servers are given alike. `ctx` tokens per request, `cells` for all of them together.
 
-    `cache_ram` is the host memory in MiB for prompts that have left the slots.
+    `cache_ram` is the host memory in MiB for prompts that have left the slots. Without `threads` each server
+    takes what it thinks right.
     """
 
     model: Path
-    threads: int
+    threads: int | None
     slots: int = 16
     ctx: int = 4096
     cells: int = 32768
@@ -77,7 +78,9 @@ def codellama(settings: Settings, port: int, name: str = "codellama", drafts: bo
     """Our server, with drafts from the text or without."""
     command = [sys.executable, "-m", "codellama", "serve", str(settings.model)]
     command += ["--host", HOST, "--port", str(port)]
-    command += ["--threads", str(settings.threads), "--parallel", str(settings.slots)]
+    command += ["--parallel", str(settings.slots)]
+    if settings.threads is not None:
+        command += ["--threads", str(settings.threads)]
     command += ["--ctx-size", str(settings.ctx), "--kv-cells", str(settings.cells)]
     command += ["--batch-size", str(settings.batch), "--ubatch-size", str(settings.ubatch)]
     command += ["--n-gpu-layers", str(settings.gpu_layers)]
@@ -96,7 +99,8 @@ def llama_server(settings: Settings, port: int, drafts: str = "none") -> Spec:
     """
     command = [str(tool("llama-server")), "--model", str(settings.model)]
     command += ["--host", HOST, "--port", str(port)]
-    command += ["--threads", str(settings.threads), "--threads-batch", str(settings.threads)]
+    if settings.threads is not None:
+        command += ["--threads", str(settings.threads), "--threads-batch", str(settings.threads)]
     command += ["--parallel", str(settings.slots), "--kv-unified"]
     command += ["--ctx-size", str(settings.cells), "--fit", "off"]
     command += ["--batch-size", str(settings.batch), "--ubatch-size", str(settings.ubatch)]

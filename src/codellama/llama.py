@@ -145,8 +145,8 @@ class Llama:
         self.metadata = metadata_texts(self.llm.metadata)
         used = self.llm.config
         self.n_batch = used.n_batch
-        self.n_threads = used.threads
-        self.n_threads_batch = used.n_threads_batch or used.threads
+        self.n_threads = self.llm.plan.threads.n
+        self.n_threads_batch = self.llm.plan.threads.n_batch
         self.context_params = SimpleNamespace(
             n_ctx=self.llm.n_ctx,
             n_batch=used.n_batch,

@@ -139,7 +139,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
             shift_problem(plan, context, config),
             plan.n_ctx_train,
         )
-        drafters = open_drafters(plan, config, self.tokenizer.eos, undo)
+        drafters = open_drafters(plan, config, context, self.tokenizer.eos, undo)
         self._engine = start_engine(plan, config, context, drafters)
         self.slots = Slots(self._engine, owner, plan.cells)
 

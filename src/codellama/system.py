@@ -103,11 +103,11 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def n_cores() -> int:
-    """Processors that this process may use."""
+def processors() -> tuple[int, ...]:
+    """The numbers of the processors that this process may use; all, where the system does not tell."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def memory_bytes() -> int:

@@ -104,8 +104,9 @@ def test_bad_config(options: dict[str, Any], param: str) -> None:
 
 def test_good_config() -> None:
     assert ModelConfig.of(n_gpu_layers="all", tensor_split=[1, 2]).tensor_split == (1, 2)
-    assert ModelConfig(n_threads=3).threads == 3
-    assert ModelConfig().threads >= 1
+    assert ModelConfig(n_threads=3).n_threads == 3
+    assert (ModelConfig().n_threads, ModelConfig().n_threads_batch) == ("auto", None)
+    assert ModelConfig(n_threads_batch="auto").n_threads_batch == "auto"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 from codellama.cli import spelled
 from codellama.errors import InvalidRequestError
 from codellama.params import ModelConfig, SamplingOptions, SamplingParams
-from codellama.params.model import SERVING, Layers
+from codellama.params.model import SERVING, Layers, Threads
 from codellama.params.samplers import sampler_names
 from codellama.settings import Setting, settings_of
 from codellama.variants import VARIANTS
@@ -82,6 +82,16 @@ def layers(value: str) -> int | str:
         return int(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a number of layers, all or auto") from None
+
+
+def threads(value: str) -> int | str:
+    """A number of threads, or `auto`."""
+    if value == "auto":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number of threads or auto") from None
 
 
 def shares(value: str) -> tuple[float, ...]:
@@ -245,6 +255,8 @@ def _form(kind: Any) -> dict[str, Any]:
         return {}
     if kind == Layers:
         return {"type": layers, "metavar": "NUMBER|all|auto"}
+    if kind == Threads:
+        return {"type": threads, "metavar": "NUMBER|auto"}
     if get_origin(kind) is tuple:
         return {"type": get_args(kind)[0], "multiple": True}
     if kind in (int, float, str):

@@ -170,6 +170,8 @@ class Talk:
         if self._answers:
             self.note(f"last answer: {speeds(self._usage, self._timings)}")
         self.note(f"context: {self._usage.total_tokens} of {self.session.llm.n_ctx} tokens used")
+        threads = self.session.llm.status().threads
+        self.note(f"threads: {threads.n} ({threads.why}); {threads.changes} changes")
 
     def forget_figures(self) -> None:
         """Another conversation begins."""

@@ -12,17 +12,20 @@ from codellama.params import MAX_SEQUENCES, FlashAttention, ModelConfig
 
 
 def context_settings(
-    config: ModelConfig, cells: int, flash_attn: FlashAttention | None = None
+    config: ModelConfig, cells: int, flash_attn: FlashAttention | None = None, threads: int = 1
 ) -> ContextSettings:
-    """A context of `cells` tokens; `flash_attn` takes the place of the configuration's, if given."""
+    """A context of `cells` tokens; `flash_attn` takes the place of the configuration's, if given, and
+    `threads` that of "auto"."""
+    n_threads = threads if config.n_threads == "auto" else config.n_threads
+    n_threads_batch = n_threads if config.n_threads_batch is None else config.n_threads_batch
     return ContextSettings(
         cells=cells,
         n_batch=config.n_batch,
         n_ubatch=config.n_ubatch,
         n_seq_max=config.n_seq_max,
         max_outputs=config.max_outputs,
-        threads=config.threads,
-        threads_batch=config.n_threads_batch or config.threads,
+        threads=n_threads,
+        threads_batch=threads if n_threads_batch == "auto" else n_threads_batch,
         type_k=config.type_k,
         type_v=config.type_v,
         flash_attn=flash_attn or config.flash_attn,
@@ -42,12 +45,13 @@ def encoder_cells(config: ModelConfig, n_ctx: int) -> int:
     return n_ctx + encoder_batch(config) if config.embeddings else 0
 
 
-def encoder_settings(config: ModelConfig, n_ctx: int) -> ContextSettings | None:
-    """The context that gives hidden states; None without `embeddings`."""
+def encoder_settings(config: ModelConfig, n_ctx: int, threads: int = 1) -> ContextSettings | None:
+    """The context that gives hidden states; None without `embeddings`. `threads` as above."""
     if not config.embeddings:
         return None
     n_batch = encoder_batch(config)
     sizes = replace(
         config, n_batch=n_batch, n_ubatch=min(n_batch, config.n_ubatch), n_seq_max=n_batch
     )
-    return replace(context_settings(sizes, encoder_cells(config, n_ctx)), embeddings=True)
+    settings = context_settings(sizes, encoder_cells(config, n_ctx), threads=threads)
+    return replace(settings, embeddings=True)

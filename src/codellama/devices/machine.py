@@ -1,4 +1,4 @@
-"""What a machine has for a model: memory, GPUs, and what its llama.cpp does with weights and keys.
+"""What a machine has for a model: memory, GPUs, processors, and what its llama.cpp does with weights and keys.
 
 `this_machine` is the one look at the real one; everything that is planned takes a `Machine`, which can as
 well be made up.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from codellama.devices.bandwidth import known_bandwidth
 from codellama.devices.host_memory import host_memory
+from codellama.devices.processors import ONE_CORE, Processors, this_processors
 from codellama.native.backends import Device, offload_devices, rpc_devices
 from codellama.native.library import library
 
@@ -25,6 +26,7 @@ class Machine:
     `gpus` are in the order in which llama.cpp fills them. `rearranges` are the types of weights that
     llama.cpp's CPU code keeps in a copy of another order, which is quicker and cannot be paged out.
     Bandwidths are in bytes a second, of the main memory and of the disk, 0 where nobody knows them.
+    `processors` are those that this process may use.
 
     llama.cpp stores quantized keys rotated, in blocks of 64, unless its environment forbids it.
     """
@@ -36,6 +38,7 @@ class Machine:
     rearranges: frozenset[str] = field(default=REARRANGED_ON_X86)
     bandwidth: float = 0.0
     disk_bandwidth: float = 0.0
+    processors: Processors = ONE_CORE
 
     @property
     def room(self) -> int:
@@ -62,6 +65,7 @@ def this_machine(rpc: Sequence[str] = ()) -> Machine:
         rotates_keys=os.environ.get("LLAMA_ATTN_ROT_DISABLE", "0") == "0",
         available_bytes=memory.available,
         rearranges=rearranged_types(lib.features),
+        processors=this_processors(),
     )
 
 

@@ -16,6 +16,7 @@ from codellama.devices.host_use import HostUse
 from codellama.devices.placement import DeviceLayers
 from codellama.devices.sizes import size_text
 from codellama.devices.speed import ExpectedSpeed
+from codellama.devices.thread_plan import ThreadPlan
 from codellama.errors import CodeLlamaError
 from codellama.native.settings import ContextSettings, WeightSettings
 
@@ -57,7 +58,8 @@ class LoadPlan:
 
     `n_ctx` is the context of one request in tokens, `n_ctx_train` what the model was trained for.
     `encoder` is the context for embeddings, None without them. `draft` is the model that guesses ahead,
-    None without one; `foreign_tokens` are ids of the model that mean something else to it.
+    None without one; `foreign_tokens` are ids of the model that mean something else to it. `threads` are
+    those to begin with.
     `prompt_cache_bytes` bounds the memory for prompts outside the KV cache. `shift_problem` says why
     the context cannot shift, None if it can. `memory_bytes` is the machine's main memory.
     `warnings` are those of the `reasons` that somebody should act on.
@@ -69,6 +71,7 @@ class LoadPlan:
     encoder: ContextSettings | None
     draft: ModelPlan | None
     foreign_tokens: frozenset[int]
+    threads: ThreadPlan
     prompt_cache_bytes: int
     shift_problem: str | None
     memory_bytes: int
@@ -127,6 +130,7 @@ class LoadPlan:
             "flash_attn": context.flash_attn,
             "threads": context.threads,
             "threads_batch": context.threads_batch,
+            "threads_adapt": self.threads.adapts,
             "encoder": None,
             "draft": None,
             "prompt_cache_bytes": self.prompt_cache_bytes,
@@ -178,7 +182,8 @@ class LoadPlan:
             yield "draft layers", _layers_text(self.draft)
         yield "prompt cache", f"at most {size_text(self.prompt_cache_bytes)}"
         yield "context shift", self.shift_problem or "possible"
-        yield "threads", f"{context.threads}, for prompts {context.threads_batch}"
+        adapts = ", as measured while it runs" if self.threads.adapts else ""
+        yield "threads", f"{context.threads}, for prompts {context.threads_batch}{adapts}"
         yield (
             "memory",
             f"{size_text(self.host_bytes)} of {size_text(self.memory_bytes)}, {self.model.host}",

@@ -16,10 +16,12 @@ from codellama.devices.host_use import DISK, host_use
 from codellama.devices.layers import Setting, choose_layers, without
 from codellama.devices.machine import Machine
 from codellama.devices.plan import LoadPlan, ModelPlan
+from codellama.devices.processors import choose_threads
 from codellama.devices.remedies import smaller_config, smaller_type
 from codellama.devices.shift import shift_problem
 from codellama.devices.sizes import size_text
 from codellama.devices.speed import expected
+from codellama.devices.thread_plan import plan_threads
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.lost_scores import MENDED, scores_are_lost
@@ -63,8 +65,9 @@ def _plan(
     _check_context(config, variant)
     n_ctx, cells, size_reasons = _choose_sizes(header, config, machine, trained)
     flash_attn, attention_reason = _choose_attention(header, config, machine, cells)
-    context = context_settings(config, cells, flash_attn)
-    encoder = encoder_settings(config, n_ctx)
+    choice = choose_threads(machine.processors)
+    context = context_settings(config, cells, flash_attn, choice.n)
+    encoder = encoder_settings(config, n_ctx, choice.n)
     contexts = [context, *([encoder] if encoder else [])]
     model, reasons, found = _plan_model(header, config, contexts, machine, adapter_bytes)
     reasons = [*size_reasons, *reasons, f"attention: {attention_reason}"]
@@ -74,6 +77,7 @@ def _plan(
         reasons += [f"draft {reason}" for reason in draft_reasons]
         found += more
     cache_bytes, cache_reason = _choose_prompt_cache(config, machine)
+    threads = plan_threads(config, choice, model.placements)
     problem = shift_problem(header, config, machine)
     if problem is not None and config.context_shift:
         raise UnsupportedError(f": {problem}", setting="context_shift")
@@ -90,13 +94,14 @@ def _plan(
         encoder=encoder,
         draft=drafting,
         foreign_tokens=foreign,
+        threads=threads,
         prompt_cache_bytes=cache_bytes,
         shift_problem=problem,
         memory_bytes=machine.memory_bytes,
         reasons=(
             *reasons,
             f"prompt cache: {cache_reason}",
-            f"threads: {'as asked for' if config.n_threads else 'one per physical core'}",
+            f"threads: {threads.reason}",
             *warnings,
         ),
         warnings=warnings,
@@ -215,7 +220,9 @@ def _plan_draft(
         available_bytes=max(0, machine.room - model.host.pinned - model.host.mapped),
     )
     kept = replace(config, use_mlock=False, repack="auto") if config.use_mmap else config
-    return _plan_model(header, kept, [context_settings(config, cells)], left, 0, "draft_gpu_layers")
+    threads = choose_threads(machine.processors).n
+    context = context_settings(config, cells, threads=threads)
+    return _plan_model(header, kept, [context], left, 0, "draft_gpu_layers")
 
 
 def _too_large(

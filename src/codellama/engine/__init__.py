@@ -71,6 +71,7 @@ from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Slot
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus
+from codellama.engine.threads import ThreadCount, Threads, ThreadStatus
 
 __all__ = [
     "Batch",
@@ -89,6 +90,9 @@ __all__ = [
     "Slot",
     "Speculator",
     "State",
+    "ThreadCount",
+    "ThreadStatus",
+    "Threads",
     "Timings",
     "TokenLogprob",
     "Usage",

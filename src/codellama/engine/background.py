@@ -77,3 +77,11 @@ def _settle(future: Future[Any], result: Any, error: BaseException | None) -> No
         future.set_result(result)
     else:
         future.set_exception(error)
+
+
+def settle(future: Future[T], job: Callable[[], T]) -> None:
+    """Run `job` and give the future its result, or what it raised."""
+    try:
+        future.set_result(job())
+    except Exception as error:
+        future.set_exception(error)

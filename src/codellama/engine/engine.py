@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from codellama.engine.background import Background, Work
+from codellama.engine.background import Background, Work, settle
 from codellama.engine.batch import Batch, KVState, Scales, TokenLogprob
 from codellama.engine.request import Delta, FinishReason, Request, State
 from codellama.engine.runner import Runner
@@ -23,6 +23,7 @@ from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Sample, Scored, Step
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus, SlotStatus, slot_status
+from codellama.engine.threads import Threads
 from codellama.errors import DecodeError, EngineDeadError, QueueFullError, as_decode_error
 
 log = logging.getLogger("codellama.engine")
@@ -41,8 +42,10 @@ class Engine:
         scheduler: Scheduler,
         max_queue: int,
         speculator: Speculator | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self._runner = runner
+        self._threads = threads or Threads.fixed()
         self._scheduler = scheduler
         self._cache = scheduler.cache
         self._speculator = speculator or Speculator()
@@ -52,8 +55,7 @@ class Engine:
         self._background = Background(as_decode_error)
         self._changed = threading.Condition()
         self._pending = 0  # submitted and not ended; guarded by _changed
-        self._draining = False
-        self._closing = False
+        self._draining = self._closing = False
         self._failures = 0
         self._dead: BaseException | None = None
         self._totals = EngineStatus(len(scheduler.slots), started=time.monotonic())
@@ -140,6 +142,7 @@ class Engine:
             n_running=self._scheduler.n_running,
             n_waiting=len(self._scheduler.waiting),
             dead=self._dead is not None,
+            threads=self._threads.status,
         )
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -178,37 +181,34 @@ class Engine:
     def _take_inbox(self) -> bool:
         """Wait for work and take it in; False when it is time to stop."""
         with self._changed:
-            while not (
-                self._scheduler.has_work
-                or self._inbox
-                or self._jobs
-                or self._background
-                or self._closing
-            ):
-                self._changed.wait()
+            if not self._is_awake():
+                self._threads.rested()
+                self._changed.wait_for(self._is_awake)
             jobs, self._jobs = self._jobs, []
             for request in self._inbox:
                 self._scheduler.submit(request)
             self._inbox.clear()
         for future, job in jobs:
-            try:
-                future.set_result(job())
-            except Exception as error:
-                future.set_exception(error)
+            settle(future, job)
         return not self._closing and self._dead is None
+
+    def _is_awake(self) -> bool:
+        todo = (self._scheduler.has_work, self._inbox, self._jobs, self._background)
+        return self._closing or any(todo)
 
     def _step(self) -> None:
         started = time.perf_counter()
         self._sweep(started)
-        if self._scheduler.waiting:
-            self._scheduler.admit(started)
+        self._scheduler.admit(started)
         for request in self._scheduler.shift():
             self._speculator.restart(request)
         if self._speculator.active:
             self._speculator.propose(self._scheduler.decoding(), self._scheduler.draft_room)
         step = self._scheduler.plan()
         if step is not None:
+            began, rows = time.perf_counter(), len(step.batch.tokens)
             try:
+                self._runner.use_threads(self._threads.choose(rows, step.n_prompt, step.repeats))
                 self._runner.run(step.batch)
             except Exception as error:
                 self._recover(error)
@@ -222,8 +222,9 @@ class Engine:
                 self._cache.prompt_cache.clear()
                 self._recover(error)
                 return
+            self._threads.learn(rows, time.perf_counter() - began)
             if self._speculator.active and not step.n_prompt:
-                self._speculator.learn_time(len(step.batch.tokens), time.perf_counter() - started)
+                self._speculator.learn_time(rows, time.perf_counter() - started)
 
     def _sweep(self, now: float) -> None:
         """End what was cancelled or has come to its deadline."""
@@ -390,8 +391,7 @@ class Engine:
         """No request will be served any more: say so to all that wait."""
         with self._changed:
             self._dead = self._dead or error
-            late, self._inbox = self._inbox, []
-            jobs, self._jobs = self._jobs, []
+            late, self._inbox, jobs, self._jobs = self._inbox, [], self._jobs, []
         reason = error if isinstance(error, EngineDeadError) else EngineDeadError(str(error))
         for future, _ in jobs:
             future.set_exception(reason)

@@ -13,6 +13,9 @@ from codellama.engine.batch import Batch, TokenLogprob
 class Runner(Protocol):
     """The native side, as the engine sees it. Only the engine's thread calls it."""
 
+    def use_threads(self, n: int) -> None:
+        """Compute with `n` threads from the next batch on."""
+
     def run(self, batch: Batch) -> None:
         """Carry out the KV edits and decode the rows; raises if it cannot."""
 

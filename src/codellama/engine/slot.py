@@ -102,6 +102,12 @@ class Step:
     scored: list[Scored] = field(default_factory=list)
     n_prompt: int = 0  # rows of prompts
 
+    @property
+    def repeats(self) -> bool:
+        """Whether one of the requests is to give the same answer each time."""
+        requests = (slot.request for slot, _ in self.decoded)
+        return any(request is not None and request.reuse is not Reuse.ALL for request in requests)
+
     def telling(self) -> list[Request]:
         """The requests that are to say how far their prompts are."""
         requests = [slot.request for slot, _ in self.decoded if slot.request is not None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from codellama.engine.batch import Scales
 from codellama.engine.request import Request
 from codellama.engine.slot import Slot
+from codellama.engine.threads import ThreadStatus
 
 
 @dataclass
@@ -18,6 +19,7 @@ class EngineStatus:
     decoded, `busy_slots` the requests in all of them together, `longest` the most tokens that a prompt and
     its answer had. `prompt_seconds` and `decode_seconds` are what ended requests spent on
     `timed_prompt_tokens` and on `timed_answer_tokens`. `started` is when the engine was, by `time.monotonic`.
+    `threads` are those that steps compute with, and why.
     """
 
     n_slots: int
@@ -38,6 +40,7 @@ class EngineStatus:
     decode_seconds: float = 0.0
     started: float = 0.0
     dead: bool = False
+    threads: ThreadStatus = ThreadStatus()
 
     def decoded(self, prompt_tokens: int, busy_slots: int = 1) -> None:
         """Count a batch with so many tokens of prompts."""

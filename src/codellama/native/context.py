@@ -80,7 +80,22 @@ class Context:
         self._table_address = 0
         self._adapters: list[LoraAdapter] = []
         self._applied: Scales = ()
+        self._threads = 0  # llama.cpp was told of both numbers of the settings
+        self._followers: list[Context] = []
         self._closed = False
+
+    def follow(self, other: Context) -> None:
+        """Compute with as many threads as `other` from its next change on."""
+        other._followers.append(self)
+
+    def use_threads(self, n: int) -> None:
+        """Compute with `n` threads, whatever the number of rows, from the next batch on."""
+        if n != self._threads:
+            self._threads = n
+            llama_cpp.llama_set_n_threads(self._handle, n, n)
+            for context in self._followers:
+                if not context._closed:
+                    context.use_threads(n)
 
     def use_adapters(self, adapters: Sequence[LoraAdapter]) -> None:
         """From now on batches say how much of each of these adapters they want."""

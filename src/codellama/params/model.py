@@ -24,6 +24,8 @@ SpecialTags = Literal["literal", "reject"]
 Guesser = Literal["auto", "none", "ngram", "draft"]
 RopeScaling = Literal["none", "linear", "yarn"]
 Layers = int | Literal["all", "auto"]
+Threads = int | Literal["auto"]
+MAX_THREADS = 512  # GGML_MAX_N_THREADS of ggml
 KV_TYPES: tuple[KVType, ...] = get_args(KVType)
 CONTEXT_POLICIES: tuple[ContextPolicy, ...] = get_args(ContextPolicy)
 POOLING_TYPES: tuple[Pooling, ...] = get_args(Pooling)
@@ -99,11 +101,12 @@ class ModelConfig:
     prefill_chunk: int = setting(
         256, "Prompt tokens per step while others are answered.", SERVING, low=1, high=2**20
     )
-    n_threads: int | None = setting(
-        None, "CPU threads for answers.", DEVICES, low=1, high=4096, default_text="one per core"
-    )
-    n_threads_batch: int | None = setting(
-        None, "CPU threads for prompts.", DEVICES, low=1, high=4096, default_text="as {n_threads}"
+    n_threads: Threads = setting(
+        "auto", "CPU threads for answers.", DEVICES,
+        default_text="auto, one per core to begin with, fewer while other programs take cores",
+    )  # fmt: skip
+    n_threads_batch: Threads | None = setting(
+        None, "CPU threads for prompts.", DEVICES, default_text="as {n_threads}"
     )
     n_gpu_layers: Layers = setting(
         "auto", "Layers on the GPU.", DEVICES, default_text="auto, as many as fit"
@@ -224,6 +227,7 @@ class ModelConfig:
                     name,
                     value=layers,
                 )
+        self._check_threads()
         self._check_draft()
         object.__setattr__(self, "lora", tuple(path_and_scale(entry) for entry in self.lora))
         self._check_batches()
@@ -234,6 +238,17 @@ class ModelConfig:
                 "set {flash_attn} to auto or on",
                 kind=self.type_v,
             )
+
+    def _check_threads(self) -> None:
+        for name, kinds in (("n_threads", ("auto",)), ("n_threads_batch", ("auto", None))):
+            value = getattr(self, name)
+            if value not in kinds and (not is_int(value) or not 1 <= value <= MAX_THREADS):
+                raise InvalidRequestError(
+                    "{param} must be a whole number from 1 to {most} or 'auto'; got {value!r}",
+                    name,
+                    most=MAX_THREADS,
+                    value=value,
+                )
 
     def _check_batches(self) -> None:
         object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))
@@ -262,11 +277,6 @@ class ModelConfig:
         return make(cls, options)
 
     @property
-    def threads(self) -> int:
-        """Threads for decoding: `n_threads`, or one per physical core (as llama.cpp does)."""
-        return self.n_threads or max(1, (os.cpu_count() or 1) // _threads_per_core())
-
-    @property
     def adapters(self) -> tuple[tuple[str, float], ...]:
         """Path and default scale of every LoRA adapter."""
         pairs = [path_and_scale(entry) for entry in self.lora]
@@ -282,13 +292,3 @@ class ModelConfig:
     def max_outputs(self) -> int:
         """Most rows of a step that have logits: one per request, and the drafted tokens."""
         return min(self.n_batch, self.n_seq_max + MAX_DRAFTED)
-
-
-def _threads_per_core() -> int:
-    """Hardware threads per core as Linux reports them; 1 where it does not."""
-    try:
-        with open("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list") as f:
-            siblings = f.read().strip()
-    except OSError:
-        return 1
-    return max(1, len(siblings.replace("-", ",").split(",")))

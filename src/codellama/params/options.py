@@ -20,6 +20,7 @@ from codellama.params.model import (
     RopeScaling,
     SpecialTags,
     SplitMode,
+    Threads,
     Switch,
 )
 from codellama.variants import ChatFormatName

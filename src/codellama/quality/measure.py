@@ -225,7 +225,8 @@ class _Work:
 
 
 def _config(job: QualityJob) -> ModelConfig:
-    return ModelConfig.of(n_ctx=job.chunk_tokens, n_seq_max=1, n_threads=job.threads)
+    threads = job.threads or "auto"
+    return ModelConfig.of(n_ctx=job.chunk_tokens, n_seq_max=1, n_threads=threads)
 
 
 def _plan(job: QualityJob, header: GGUFHeader, base: GGUFHeader | None) -> LoadPlan:

@@ -19,6 +19,8 @@ from codellama.engine import (
     PromptCache,
     Scheduler,
     Speculator,
+    ThreadCount,
+    Threads,
 )
 from codellama.errors import ModelLoadError, UnsupportedError
 from codellama.files.gguf_header import GGUFHeader
@@ -118,9 +120,10 @@ def shift_problem(plan: LoadPlan, context: Context, config: ModelConfig) -> str 
 
 
 def open_drafters(
-    plan: LoadPlan, config: ModelConfig, substitute: int, undo: ExitStack
+    plan: LoadPlan, config: ModelConfig, main: Context, substitute: int, undo: ExitStack
 ) -> list[Drafter]:
-    """Who guesses ahead. The draft model sees the token `substitute` where it does not know one."""
+    """Who guesses ahead. The draft model sees the token `substitute` where it does not know one, and computes
+    with as many threads as the `main` context."""
     drafters: list[Drafter] = []
     if config.spec_type != "none":
         drafters.append(FormDrafter())
@@ -129,6 +132,7 @@ def open_drafters(
     if plan.draft is not None:
         model = open_model(plan.draft, undo)
         context = open_context(model, plan.draft.context, undo)
+        context.follow(main)
         drafters.append(
             ModelDrafter(
                 context,
@@ -156,4 +160,14 @@ def start_engine(
         PromptCache(plan.prompt_cache_bytes, plan.model.kv_bytes_per_cell),
     )
     speculator = Speculator(drafters, config.spec_draft_n_max)
-    return Engine(context, scheduler, config.max_queue, speculator)
+    return Engine(context, scheduler, config.max_queue, speculator, engine_threads(plan))
+
+
+def engine_threads(plan: LoadPlan) -> Threads:
+    """How many threads the engine begins with, and what it may make of that."""
+    threads, most = plan.threads, plan.threads.most
+    return Threads(
+        ThreadCount(threads.n, most, threads.reason, adapts=threads.adapts),
+        ThreadCount(threads.n_batch, most, threads.reason, adapts=threads.adapts_batch),
+        one_row_varies=plan.model.context.flash_attn != "off",
+    )

@@ -1,14 +1,17 @@
 """`/metrics`: what the engine tells of itself in Prometheus' text format, under llama-server's names.
 
 Format: https://prometheus.io/docs/instrumenting/exposition_formats; names: llama.cpp's
-tools/server/server-task.cpp. `n_tokens_max` is a counter there, so it is one here.
+tools/server/server-task.cpp. `n_tokens_max` is a counter there, so it is one here. Those of threads are ours;
+their label says why they are as many.
 """
 
 from __future__ import annotations
 
+import re
 import time
 
 from codellama.engine.status import EngineStatus
+from codellama.engine.threads import ThreadStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STARTED = "Process-Start-Time-Unix"
@@ -44,7 +47,7 @@ class Metrics:
         last, self._last = self._last, now
         if now.started != last.started:  # the model has been loaded again
             last = EngineStatus(n_slots=0)
-        rows = [(*row[::2], "counter", getattr(now, row[1])) for row in _COUNTERS]
+        rows = [(*row[::2], "counter", f" {getattr(now, row[1])}") for row in _COUNTERS]
         prompt_n = now.timed_prompt_tokens - last.timed_prompt_tokens
         answer_n = now.timed_answer_tokens - last.timed_answer_tokens
         prompt_s = now.prompt_seconds - last.prompt_seconds
@@ -59,15 +62,34 @@ class Metrics:
                 _rate(now.busy_slots, now.steps),
             ),
         ]
-        rows += [(name, text, "gauge", value) for name, text, value in gauges]
+        rows += [(name, text, "gauge", f" {value}") for name, text, value in gauges]
+        rows += _threads(now.threads)
         lines: list[str] = []
         for name, text, kind, value in rows:
             lines += [
                 f"# HELP {_PREFIX}{name} {text}",
                 f"# TYPE {_PREFIX}{name} {kind}",
-                f"{_PREFIX}{name} {value}",
+                f"{_PREFIX}{name}{value}",
             ]
         return "\n".join(lines) + "\n"
+
+
+def _threads(threads: ThreadStatus) -> list[tuple[str, str, str, str]]:
+    """The rows of threads; the value of a gauge follows its label."""
+    rows = [
+        ("threads", "Threads of steps that decode answers", threads.n, threads.why),
+        ("threads_batch", "Threads of steps with prompts", threads.n_batch, threads.why_batch),
+    ]
+    changes = ("thread_changes_total", "Changes of the two", "counter", f" {threads.changes}")
+    return [
+        *((name, text, "gauge", f'{{why="{_label(why)}"}} {n}') for name, text, n, why in rows),
+        changes,
+    ]
+
+
+def _label(words: str) -> str:
+    """Words as a label without blanks, which not every reader of this format expects."""
+    return re.sub(r"\W+", "_", words).strip("_")
 
 
 def _rate(n: float, of: float) -> float:

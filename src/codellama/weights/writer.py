@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from codellama.devices.processors import choose_threads, this_processors
 from codellama.errors import ConversionError
 from codellama.params import Progress
-from codellama.system import n_cores
 from codellama.weights.encode import SlabEncoder
 from codellama.weights.hashing import hash_files
 from codellama.weights.output import Output
@@ -199,5 +199,5 @@ def _in_pool(
 
 
 def default_threads() -> int:
-    """As many threads as cores this process may use."""
-    return n_cores()
+    """As many threads as a model begins to answer with (`devices.processors`)."""
+    return choose_threads(this_processors()).n

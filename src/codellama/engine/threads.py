@@ -1,0 +1,293 @@
+"""How many threads steps compute with: pure arithmetic over how long they took.
+
+All threads of a step meet hundreds of times, so a core that another program takes holds up all of them. When
+steps get slower, a few are therefore tried with a thread fewer, and what is quicker stays. While there are
+fewer than to begin with, more are tried again and again, as the core may be free by now. In between, longer
+and longer intervals, it is asked whether the number to begin with was the right one at all.
+
+Steps of different sizes are compared by what steps of their size usually take.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+
+log = logging.getLogger("codellama.engine")
+
+# What steps take now is the median of so many of the latest; of long ones, in seconds, the latest alone.
+WINDOW, LONG_STEP = 3, 0.15
+# A trial is decided when so many of its steps agree: of fewer threads after steps got slower, of more because
+# a core may be free, and of others without such a reason.
+DOWN_VOTES, UP_VOTES, LOOK_VOTES = 2, 3, 5
+# Steps are slow above this much of what they usually take, and twice their usual deviation more.
+SLOW = 1.15
+# A step of a trial is good below this much of the time before it. What wins must win clearly, but threads
+# whose cores other programs took need only not lose. Above the last the trial ends at once.
+BETTER, AS_GOOD, GIVE_UP = 0.96, 1.01, 1.1
+# Seconds of decoding between two trials, doubled each time until the last: of fewer threads while steps are
+# slow and of more while a core is taken; of others without a reason, with so many steps at least.
+FIRST_PAUSE, LAST_PAUSE = 0.1, 0.8
+FIRST_LOOK, LAST_LOOK, LOOK_STEPS = 0.5, 64.0, 100
+# With more threads than memory feeds steps are this much slower at most, else a core is taken. Where none is,
+# there is no hurry to try more.
+SATURATED, LAST_SATURATED = 1.4, 32.0
+# A core that is taken again within so many seconds was hardly free.
+LUCK = 1.0
+# How far a step moves what is usual, and the most that this may grow in a second: a slow time is not usual.
+_FOLLOW, _GROW = 0.02, 0.05
+_LARGEST_EXACT = 16  # rows; more of them are alike if they are so within a power of two
+
+
+@dataclass
+class UsualTimes:
+    """What steps take at a level of 1, by their number of rows."""
+
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    def ratio(self, rows: int, seconds: float, level: float) -> float:
+        """The step's time against the usual one; a step of a new size is taken to be as the others were."""
+        size, unit = _size(rows)
+        usual = self.seconds.setdefault(size, seconds / unit / level)
+        return seconds / unit / usual
+
+    def learn(self, rows: int, off: float) -> None:
+        """Steps of this size took `off` times what others of the same time did."""
+        size, _ = _size(rows)
+        self.seconds[size] *= 1 + _FOLLOW * max(-0.1, min(off - 1, 0.1))
+
+
+def _size(rows: int) -> tuple[int, int]:
+    """A key for steps that are alike, and the rows by which their times are divided."""
+    if rows <= _LARGEST_EXACT:
+        return rows, 1
+    return -rows.bit_length(), rows
+
+
+@dataclass
+class _Trial:
+    """Steps with `n` threads instead. Below `bar` a step is good; `votes` of them decide.
+
+    `slow` says that steps had become slow before.
+    """
+
+    n: int
+    slow: bool
+    bar: float
+    votes: int
+    good: int = 0
+    bad: int = 0
+    ratios: list[float] = field(default_factory=list)
+
+
+class ThreadCount:
+    """The number of threads `n` for steps of one kind, between 1 and `most`, and in words `why`.
+
+    Before a step ask `choose`, after it tell `learn`. Without `adapts` the number stays `start`.
+    """
+
+    def __init__(self, start: int, most: int, why: str, *, adapts: bool = True) -> None:
+        self.n = self.home = start
+        self.most = most
+        self.why = self._why = why
+        self._adapts = adapts and most > 1
+        self._times = UsualTimes()
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._usual = 0.0  # level, 0 before the first steps
+        self._noise = 0.05
+        self._trial: _Trial | None = None
+        self._now = 0.0  # seconds of steps so far
+        self._steps = 0
+        self._stride = 1
+        self._down_at = self._up_at = 0.0
+        self._went_up = -LUCK
+        self._down_pause = self._up_pause = FIRST_PAUSE
+        self._look_at, self._look_steps, self._look_pause = FIRST_LOOK, LOOK_STEPS, FIRST_LOOK
+        self._looks = 0
+        self._taken = False
+
+    def choose(self) -> int:
+        """The number of threads for the next step."""
+        return self._trial.n if self._trial else self.n
+
+    def rested(self) -> None:
+        """Nothing has been computed for a while: what was taken may be free again."""
+        self._up_at, self._up_pause = self._now, FIRST_PAUSE
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """The step with the threads that were chosen had `rows` rows and took `seconds`."""
+        if not self._adapts:
+            return
+        self._now += seconds
+        self._steps += 1
+        level = self._level()
+        ratio = self._times.ratio(rows, seconds, level)
+        long = seconds > LONG_STEP
+        if self._trial:
+            self._vote(self._trial, ratio, level, 1 if long else self._trial.votes)
+            return
+        if long:
+            self._recent.clear()
+        self._recent.append(ratio)
+        if long or len(self._recent) == WINDOW:
+            self._watch(rows, ratio, seconds)
+            self._consider(self._level())
+
+    def _level(self) -> float:
+        """What steps take now, against what is usual."""
+        return statistics.median(self._recent) if self._recent else 1.0
+
+    def _is_slow(self, level: float) -> bool:
+        return level > self._usual * (SLOW + 2 * self._noise)
+
+    def _watch(self, rows: int, ratio: float, seconds: float) -> None:
+        """Follow what is usual, and how far steps are off it."""
+        level = self._level()
+        self._usual = self._usual or level
+        self._times.learn(rows, ratio / level)
+        off = abs(ratio / self._usual - 1)
+        if not self._is_slow(level):
+            self._noise += _FOLLOW * (min(off, 0.3) - self._noise)
+        change = _FOLLOW * (level - self._usual)
+        self._usual += min(change, _GROW * seconds * self._usual)
+
+    def _consider(self, level: float) -> None:
+        """Begin a trial if it is time for one."""
+        if self._is_slow(level) and self.n > 1 and self._now >= self._down_at:
+            n = max(1, self.n - self._stride)
+            self._trial = _Trial(n, True, BETTER * level, DOWN_VOTES)
+        elif self.n < self.home and self._now >= self._up_at:
+            n = min(self.home, self.n + self._stride)
+            bar = AS_GOOD + self._noise if self._taken else BETTER
+            self._trial = _Trial(n, False, bar * level, UP_VOTES)
+        elif self._now >= self._look_at and self._steps >= self._look_steps:
+            self._look(level)
+
+    def _look(self, level: float) -> None:
+        """Try clearly more or fewer threads, in turns, without a reason to."""
+        self._looks += 1
+        self._look_pause = min(2 * self._look_pause, LAST_LOOK)
+        self._look_at = self._now + self._look_pause
+        self._look_steps = self._steps + LOOK_STEPS * 2 ** min(self._looks, 6)
+        far = max(1, self.home // 4)
+        fewer, more = max(1, self.n - far), min(self.most, self.n + far)
+        wanted = [n for n in (fewer, more, self.most) if n != self.n]
+        if wanted:
+            n = wanted[self._looks % len(wanted)]
+            self._trial = _Trial(n, False, BETTER * level, LOOK_VOTES)
+
+    def _vote(self, trial: _Trial, ratio: float, level: float, votes: int) -> None:
+        trial.ratios.append(ratio)
+        if ratio < trial.bar:
+            trial.good += 1
+        else:
+            trial.bad += 1
+        if trial.good >= votes:
+            self._won(trial, level)
+        elif trial.bad >= votes or (ratio > GIVE_UP * level and not trial.slow):
+            self._lost(trial, ratio / level)
+
+    def _won(self, trial: _Trial, level: float) -> None:
+        self._trial = None
+        down, ideal = trial.n < self.n, self._usual * self.n / trial.n
+        self.n = trial.n
+        self._recent = deque(trial.ratios, maxlen=WINDOW)
+        taken = trial.slow or self._taken or (down and level > SATURATED * self._level())
+        self._taken = taken and self.n < self.home
+        # Fewer threads take at most so much longer; if steps are above that, more cores are taken.
+        self._usual = min(self._level(), ideal) if trial.slow else self._level()
+        self._stride = self._stride * (1 if trial.slow else 2) if self.n != self.home else 1
+        self._down_at, self._down_pause = self._now, FIRST_PAUSE
+        lucky = down and self._now - self._went_up < LUCK
+        self._up_pause = LAST_PAUSE if lucky else FIRST_PAUSE
+        self._up_at = self._now + (self._up_pause if down else 0.0)
+        self._went_up = self._went_up if down else self._now
+        if self.n == self.home:
+            self.why = self._why
+        elif self.n > self.home:
+            self.why = f"more than the {self.home} to begin with are quicker"
+        elif self._taken:
+            self.why = f"other programs take processors: {self.home} were slower"
+        else:
+            self.why = f"fewer than the {self.home} to begin with are quicker"
+
+    def _lost(self, trial: _Trial, loss: float) -> None:
+        self._trial = None
+        if trial.slow and trial.n > 1:
+            self._stride *= (
+                2  # as long as more cores are taken than threads are missing, nothing changes
+            )
+            return
+        self._stride = 1
+        if trial.slow:
+            self._down_at = self._now + self._down_pause
+            self._down_pause = min(2 * self._down_pause, LAST_PAUSE)
+        elif trial.n > self.n:
+            hurry = self._taken or loss > SATURATED
+            self._up_at = self._now + self._up_pause
+            self._up_pause = min(2 * self._up_pause, LAST_PAUSE if hurry else LAST_SATURATED)
+
+
+@dataclass(frozen=True)
+class ThreadStatus:
+    """Threads in use for answers, `n`, and for prompts, `n_batch`; why, in words; how often they changed."""
+
+    n: int = 1
+    n_batch: int = 1
+    why: str = ""
+    why_batch: str = ""
+    changes: int = 0
+
+
+class Threads:
+    """The numbers of threads of an engine: for steps that only decode answers, and for those with prompts.
+
+    A step of one row rounds by its number of threads where `one_row_varies`: llama.cpp's flash attention on a
+    CPU gives each thread a part of the cache. Such steps of requests that are to repeat take the number to
+    begin with.
+    """
+
+    def __init__(
+        self, answers: ThreadCount, prompts: ThreadCount, *, one_row_varies: bool = False
+    ) -> None:
+        self._answers, self._prompts = answers, prompts
+        self._one_row_varies = one_row_varies
+        self._count: ThreadCount | None = None  # that learns from this step
+        self._changes = 0
+
+    @classmethod
+    def fixed(cls, n: int = 1) -> Threads:
+        """Always `n`."""
+        count = ThreadCount(n, n, "as asked for", adapts=False)
+        return cls(count, count)
+
+    def choose(self, rows: int, n_prompt: int, repeats: bool) -> int:
+        """The number for a step of `rows` rows, `n_prompt` of prompts; `repeats`: a request is to repeat."""
+        count = self._prompts if n_prompt else self._answers
+        if repeats and rows == 1 and self._one_row_varies:
+            self._count = None
+            return count.home
+        self._count = count
+        return count.choose()
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """The step took so long, with all around it."""
+        if self._count is not None:
+            before = self._count.n
+            self._count.learn(rows, seconds)
+            if self._count.n != before:
+                self._changes += 1
+                log.info("%d threads instead of %d: %s", self._count.n, before, self._count.why)
+
+    def rested(self) -> None:
+        """The engine had nothing to do."""
+        self._answers.rested()
+        self._prompts.rested()
+
+    @property
+    def status(self) -> ThreadStatus:
+        """A snapshot."""
+        answers, prompts = self._answers, self._prompts
+        return ThreadStatus(answers.n, prompts.n, answers.why, prompts.why, self._changes)

@@ -1,0 +1,192 @@
+"""The policy of threads on made-up machines of 2 to 64 cores: what it finds, how soon, and what it costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from codellama.engine.threads import ThreadCount
+from tests.simulated_machine import Run, SimulatedMachine, run
+
+SIZES = [2, 3, 4, 6, 8, 12, 16, 32, 64]
+SEEDS = range(5)
+
+
+def machine_of(n: int, seed: int = 0, **more: object) -> SimulatedMachine:
+    """`n` equal cores; steps of 2 to 10 milliseconds."""
+    return SimulatedMachine([1.0] * n, work=0.004 * (n + 1), alone=0.01, seed=seed, **more)  # type: ignore[arg-type]
+
+
+def counting(n: int, most: int | None = None) -> ThreadCount:
+    return ThreadCount(n, most or n, "one per core")
+
+
+def settled(machine: SimulatedMachine, count: ThreadCount, seconds: float = 3.0) -> Run:
+    return run(machine, count, seconds)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_quiet_machine_pays_next_to_nothing(n: int, seed: int) -> None:
+    """Under half a percent beside the same steps with the right number throughout."""
+    machine = machine_of(n, seed, noise=0.0)
+    count, seconds = counting(n), 0.0
+    steps = 12000
+    for _ in range(steps):
+        time = machine.seconds(count.choose())
+        count.learn(1, time)
+        seconds += time
+    assert count.n == n
+    assert seconds / (steps * machine.plain(n)) < 1.005
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_core_that_is_taken_is_left_within_half_a_second(n: int, seed: int) -> None:
+    machine, count = machine_of(n, seed), counting(n)
+    settled(machine, count)
+    machine.taken = 1
+    found = run(machine, count, 4.0)
+    assert found.reached(max(1, n - 3), n - 1) < 0.5
+    assert count.n < n, "it stays away"
+    assert "other programs" in count.why
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_core_that_came_back_is_used_within_two_seconds(n: int, seed: int) -> None:
+    machine, count = machine_of(n, seed), counting(n)
+    settled(machine, count)
+    machine.taken = 1
+    run(machine, count, 10.0)
+    machine.taken = 0
+    assert run(machine, count, 4.0).reached(n, n) < 2.0
+    assert count.why == "one per core"
+
+
+@pytest.mark.parametrize("taken", [2, 5, 13, 20])
+def test_several_cores_are_left_together(taken: int) -> None:
+    machine, count = machine_of(32), counting(32)
+    settled(machine, count)
+    machine.taken = taken
+    run(machine, count, 3.0)
+    free = 32 - taken
+    assert 0.75 * free <= count.n <= free
+    machine.taken = 0
+    assert run(machine, count, 4.0).reached(32, 32) < 2.0
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_does_not_make_it_swing(n: int, seed: int) -> None:
+    """A tenth of deviation and a step of ten times its length now and then: a minute of it."""
+    machine, count = machine_of(n, seed, noise=0.1, burst_every=300), counting(n)
+    found = run(machine, count, 60.0)
+    away = sum(number != n for _, number in found.counts)
+    assert away / len(found.counts) < 0.05
+    assert found.changes <= 12
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 64])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_it_does_not_swing_while_a_core_is_taken(n: int, seed: int) -> None:
+    machine, count = machine_of(n, seed), counting(n)
+    settled(machine, count)
+    machine.taken = 1
+    run(machine, count, 2.0)
+    found = run(machine, count, 30.0)
+    assert found.changes <= 10
+    best = min(SimulatedMachine.plain(machine, m) for m in range(1, n))
+    assert found.seconds / (len(found.counts) * best) < 1.08
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_core_that_comes_and_goes(seed: int) -> None:
+    """Every three seconds: close to the best number of each phase."""
+    machine, count = machine_of(4, seed), counting(4)
+    spent = best = 0.0
+    for phase in range(10):
+        machine.taken = phase % 2
+        found = run(machine, count, 3.0)
+        spent += found.seconds
+        best += len(found.counts) * machine.plain(machine.best())
+    assert best / spent > 0.85
+
+
+def test_efficiency_cores_are_tried_and_left() -> None:
+    """Eight quick cores and eight that would hold all up."""
+    machine = SimulatedMachine([1.0] * 8 + [0.4] * 8, work=0.04, alone=0.01)
+    count = counting(8, 16)
+    spent = run(machine, count, 30.0)
+    assert count.n == 8
+    assert spent.seconds / (len(spent.counts) * machine.plain(8)) < 1.01
+
+
+def test_efficiency_cores_that_help_are_used() -> None:
+    machine = SimulatedMachine([1.0] * 4 + [0.8] * 8, work=0.04, alone=0.01)
+    count = counting(4, 12)
+    run(machine, count, 60.0)
+    assert count.n > 4
+    assert "more than the 4" in count.why
+
+
+def test_memory_that_feeds_fewer_cores_is_found_out() -> None:
+    """With 64 threads on memory for 12, meeting takes longer than it gains."""
+    machine = SimulatedMachine([1.0] * 64, work=0.02, alone=0.01, bandwidth=12.0)
+    count = counting(64)
+    run(machine, count, 60.0)
+    assert machine.plain(count.n) < 0.9 * machine.plain(64)
+
+
+def test_a_machine_that_was_busy_from_the_beginning() -> None:
+    machine, count = machine_of(2), counting(2)
+    machine.taken = 1
+    run(machine, count, 15.0)
+    assert count.n == 1
+    machine.taken = 0
+    assert run(machine, count, 4.0).reached(2, 2) < 2.0
+
+
+def test_steps_of_different_sizes_are_compared_by_their_size() -> None:
+    machine, count = machine_of(4, noise=0.0), counting(4)
+    found = run(machine, count, 20.0, rows=(1, 8, 3, 33, 500, 1, 1))
+    assert count.n == 4
+    assert found.changes == 0
+
+
+def test_long_steps_are_judged_one_by_one() -> None:
+    """A model whose tokens take a second: three slow steps are enough to leave a core."""
+    machine, count = machine_of(4), counting(4)
+    machine.work = 4.0
+    for _ in range(10):
+        count.learn(1, machine.seconds(count.choose()))
+    for _ in range(5):
+        count.learn(1, machine.seconds(count.choose()) * (2.5 if count.choose() == 4 else 1.0))
+    assert count.n == 3
+
+
+def test_a_context_that_grows_is_no_reason_to_change() -> None:
+    """Steps that become three times as long within twenty seconds, bit by bit."""
+    machine, count = machine_of(4, noise=0.02), counting(4)
+    numbers = set()
+    for i in range(4000):
+        count.learn(1, machine.seconds(count.choose()) * (1 + i / 2000))
+        numbers.add(count.n)
+    assert numbers == {4}
+
+
+def test_after_a_rest_more_threads_are_tried_at_once() -> None:
+    machine, count = machine_of(2), counting(2)
+    settled(machine, count)
+    machine.taken = 1
+    run(machine, count, 10.0)
+    assert count.n == 1
+    machine.taken = 0
+    count.rested()
+    assert run(machine, count, 1.0).reached(2, 2) < 0.1
+
+
+def test_a_fixed_number_stays() -> None:
+    machine, count = machine_of(4), ThreadCount(3, 3, "as asked for", adapts=False)
+    machine.taken = 2
+    run(machine, count, 5.0)
+    assert (count.n, count.choose(), count.why) == (3, 3, "as asked for")
