@@ -21,6 +21,7 @@ from bench.client import BenchError
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 PULSE_S = 3.0
+COMPUTE = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 @asynccontextmanager
@@ -112,7 +113,7 @@ def quota(cores: float) -> Iterator[tuple[str, ...]]:
 
 
 def _spin() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    return subprocess.Popen([sys.executable, "-c", COMPUTE])
 
 
 def _end(programs: list[subprocess.Popen[bytes]]) -> None:

@@ -231,3 +231,26 @@ def test_defaults_that_no_request_could_use_end_the_server_at_its_start(
     done = invoke("serve", tiny_gguf, "--port", "0", *options)
     assert done.exit_code == 1
     assert words in done.stderr
+
+
+def test_bench_measures_quiet_and_busy(tiny_gguf: Path) -> None:
+    small = ("-p", "16", "-n", "8", "-r", "2")
+    document = json.loads(
+        invoke("bench", tiny_gguf, *small, "--busy", "1", "-t", "auto", "-t", "1", "--json").stdout
+    )
+    assert (document["n_prompt"], document["n_tokens"]) == (16, 8)
+    rows = [(row["busy"], row["threads"]) for row in document["rows"]]
+    assert rows == [(0, "auto"), (0, 1), (1, "auto"), (1, 1)]
+    for row in document["rows"]:
+        assert len(row["prompt"]) == len(row["answer"]) == 2
+        assert min(row["prompt"] + row["answer"]) > 0
+        assert row["threads"] == "auto" or (row["used"], row["why"]) == (1, "as asked for")
+    table = invoke("bench", tiny_gguf, *small, "-t", "1").stdout.splitlines()
+    assert [line.split()[:2] for line in table] == [["machine", "threads"], ["quiet", "1"]]
+
+
+def test_bench_refuses_what_is_no_number_of_threads(tiny_gguf: Path) -> None:
+    for wrong in ("0", "many", "9999"):
+        result = invoke("bench", tiny_gguf, "-t", wrong)
+        assert result.exit_code == 2
+        assert "threads" in result.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codellama.engine.threads import ThreadCount
+from codellama.engine.threads import ThreadCount, Threads
 from tests.simulated_machine import Run, SimulatedMachine, run
 
 SIZES = [2, 3, 4, 6, 8, 12, 16, 32, 64]
@@ -190,3 +190,46 @@ def test_a_fixed_number_stays() -> None:
     machine.taken = 2
     run(machine, count, 5.0)
     assert (count.n, count.choose(), count.why) == (3, 3, "as asked for")
+
+
+def both(**options: bool) -> tuple[Threads, ThreadCount, ThreadCount]:
+    answers, prompts = counting(4), ThreadCount(3, 4, "one per core")
+    return Threads(answers, prompts, **options), answers, prompts
+
+
+def test_answers_and_prompts_have_numbers_of_their_own() -> None:
+    threads, answers, prompts = both()
+    assert (threads.choose(1, 0, False), threads.choose(300, 299, False)) == (4, 3)
+    for _ in range(200):
+        threads.choose(1, 0, False)
+        threads.learn(1, 0.003)
+    while answers.n == 4:
+        slow = threads.choose(1, 0, False) == 4
+        threads.learn(1, 0.03 if slow else 0.004)
+    assert (answers.n, prompts.n) == (3, 3)
+    assert threads.status.n == 3
+    assert threads.status.n_batch == 3
+    assert threads.status.changes == 1
+    assert "other programs" in threads.status.why
+    assert threads.status.why_batch == "one per core"
+
+
+def test_a_row_that_rounds_by_the_number_of_threads_keeps_it() -> None:
+    """Of requests that are to repeat, whatever a trial or other programs make of the number."""
+    threads, answers, _ = both(one_row_varies=True)
+    answers.n = 2
+    assert threads.choose(1, 0, True) == 4
+    threads.learn(1, 9.9)
+    assert threads.choose(1, 0, False) == 2
+    assert threads.choose(2, 0, True) == 2, "rows of several do not depend on it"
+    plain, answers, _ = both(one_row_varies=False)
+    answers.n = 2
+    assert plain.choose(1, 0, True) == 2
+
+
+def test_no_threads_to_choose_from() -> None:
+    threads = Threads.fixed(2)
+    assert {threads.choose(rows, rows - 1, False) for rows in (1, 2, 300)} == {2}
+    threads.learn(1, 1.0)
+    threads.rested()
+    assert threads.status.changes == 0

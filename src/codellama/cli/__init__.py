@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Talk and write": ("chat", "sessions", "edit", "complete", "infill", "demo"),
     "Serve": ("serve",),
     "Get models": ("models", "plan", "pull", "convert", "quantize", "imatrix", "verify"),
-    "Look inside": ("doctor", "inspect", "tokenize", "quality"),
+    "Look inside": ("doctor", "bench", "inspect", "tokenize", "quality"),
     "This command": ("completion",),
 }
 """The subcommands under their headings; each is the module of that name in this package."""

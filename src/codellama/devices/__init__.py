@@ -1,6 +1,9 @@
 """Where layers and caches go: what the machine has, how much fits it, and the plan that is made of both.
 
-- `machine.this_machine()` looks at memory and GPUs; with `host_memory` and `facts` it is all that is impure.
+- `machine.this_machine()` looks at memory, GPUs and processors; with `host_memory`, `facts` and `processors`,
+  which it asks, it is all that is impure.
+- `processors` and `quota` read what Linux tells of cores and control groups. `thread_plan` says how many
+  threads to begin with.
 - `planner.plan_load(header, config, machine, draft)` makes a `LoadPlan`, with a reason for each choice.
 - `layers` chooses what goes to which device. `fitting` searches, `placement` adds up what then lies where,
   and `compute` knows the scratch memory of llama.cpp's graphs.

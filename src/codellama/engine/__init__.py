@@ -50,6 +50,10 @@ is saved and restored first, which gives it cells of its own.
 **Background work.** Embeddings are computed on the engine's thread, a chunk between two steps
 (`Background`). So one thread computes at a time, and a stream waits for one chunk at most.
 
+**Threads.** `Threads` chooses how many a step computes with, from what steps took (`threads`). With flash
+attention on a CPU a step of one row rounds by that number, over 512 cells or more: llama.cpp gives each
+thread a part of the cache. So a request that is to repeat has the same number in such steps each time.
+
 **Limits.** `timeout_s` is checked at the start of a step, like a cancel. `t_max_predict_ms` and
 `n_indent` end an answer inside a step, token by token. All three report "length", as llama-server
 does.
