@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codellama.devices.layers import DeviceLayers
+from codellama.devices.placement import DeviceLayers
 from codellama.devices.processors import (
     Core,
     Processors,
@@ -174,7 +174,7 @@ def test_this_machine_has_what_the_process_may_use() -> None:
 
 
 CHOICE = ThreadChoice(4, 8, "one per core")
-ON_CPU, ON_GPU = DeviceLayers("CPU", 33, 0), DeviceLayers("CPU", 0, 0)
+ON_CPU, ON_GPU = DeviceLayers("CPU", 33, 0, 0, 0), DeviceLayers("CPU", 0, 0, 0, 0)
 
 
 def test_what_is_asked_for_is_not_changed() -> None:

@@ -1,4 +1,4 @@
-"""What a machine has for a model: memory, GPUs, processors, and what its llama.cpp does with weights and keys.
+"""What a machine has for a model: memory, GPUs, processors, and what llama.cpp does with weights and keys.
 
 `this_machine` is the one look at the real one; everything that is planned takes a `Machine`, which can as
 well be made up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from codellama.devices.layers import DeviceLayers
+from codellama.devices.placement import DeviceLayers
 from codellama.devices.processors import ThreadChoice
 from codellama.params import ModelConfig
 

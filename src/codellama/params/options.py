@@ -20,8 +20,8 @@ from codellama.params.model import (
     RopeScaling,
     SpecialTags,
     SplitMode,
-    Threads,
     Switch,
+    Threads,
 )
 from codellama.variants import ChatFormatName
 
@@ -88,8 +88,8 @@ class ModelOptions(TypedDict, total=False):
     n_batch: int
     n_ubatch: int
     prefill_chunk: int
-    n_threads: int | None
-    n_threads_batch: int | None
+    n_threads: Threads
+    n_threads_batch: Threads | None
     n_gpu_layers: Layers
     main_gpu: int
     split_mode: SplitMode

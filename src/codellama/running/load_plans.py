@@ -13,6 +13,7 @@ from codellama.devices.fitting import MARGIN
 from codellama.devices.machine import Machine, this_machine
 from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
+from codellama.devices.processors import choose_threads
 from codellama.errors import CodeLlamaError, ModelLoadError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.native.bandwidth import read_bandwidth
@@ -83,7 +84,9 @@ def measured(machine: Machine, header: GGUFHeader, config: ModelConfig) -> Machi
     """The machine with the bandwidth of its memory, if the model is one whose speed depends on it."""
     if sum(tensor.nbytes for tensor in header.tensors) < _LARGE:
         return machine
-    return replace(machine, bandwidth=read_bandwidth(config.threads))
+    n = config.n_threads
+    n = choose_threads(machine.processors).n if n == "auto" else n
+    return replace(machine, bandwidth=read_bandwidth(n))
 
 
 def _smaller(
