@@ -14,9 +14,11 @@ from codellama.cli import doctor as command
 from codellama.cli import main
 from codellama.devices import facts as looking
 from codellama.devices.doctor import MachineFacts, diagnose, facts_json
+from codellama.devices.processors import Core, Processors
 from codellama.native.backends import Device, backend_names
 from tests.made_up import GIB, machine
 
+EIGHT_CORES = Processors(16, tuple(Core((i, i + 8)) for i in range(8)))
 CPU = Device("CPU", "a processor", "cpu", 0, 64 * GIB, "CPU")
 CUDA = Device("CUDA0", "NVIDIA GeForce RTX 4090", "gpu", 23 * GIB, 24 * GIB, "CUDA", bandwidth=1e12)
 HEALTHY = MachineFacts(
@@ -25,9 +27,7 @@ HEALTHY = MachineFacts(
     backends=("RPC", "CPU"),
     devices=(CPU,),
     features="CPU : AVX2 = 1 | REPACK = 1 | ",
-    machine=machine(64),
-    cores=8,
-    processors=16,
+    machine=replace(machine(64), processors=EIGHT_CORES),
     processor_features=frozenset({"avx2"}),
 )
 
@@ -85,6 +85,7 @@ def test_lines_and_json_have_the_devices() -> None:
     text = "\n".join(command.lines(facts))
     assert "RPC0 (NVIDIA GeForce RTX 4090) at gpu.lan:50052: 23.0 GiB of 24.0 GiB free" in text
     assert "8 cores, 16 processors" in text
+    assert "8: one per core; 16 hardware threads are 8 cores" in text
     document = facts_json(facts, diagnose(facts))
     assert json.loads(json.dumps(document)) == document
     assert document["devices"][0]["endpoint"] == "gpu.lan:50052"

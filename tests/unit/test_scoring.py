@@ -88,7 +88,7 @@ def test_a_failing_score_ends_its_request_only() -> None:
     it, runner = engine()
     score = runner.logprob
 
-    def fail(row: int, token: int, n_top: int) -> TokenLogprob:
+    def fail(row: int, token: int, n_top: int, sampler: object = None) -> TokenLogprob:
         if token == 13:
             raise ValueError("no")
         return score(row, token, n_top)

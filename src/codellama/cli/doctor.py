@@ -50,9 +50,11 @@ def command(rpc: tuple[str, ...], as_json: bool) -> None:
 
 def lines(facts: MachineFacts) -> list[str]:
     """The facts for people, one a line."""
+    from codellama.devices.processors import choose_threads
     from codellama.devices.sizes import size_text
 
     machine = facts.machine
+    processors, threads = machine.processors, choose_threads(machine.processors)
     rows = [
         ("versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items()))
     ]
@@ -62,10 +64,11 @@ def lines(facts: MachineFacts) -> list[str]:
         speed = f", {device.bandwidth / 1e9:.0f} GB/s" if device.bandwidth else ""
         memory = f"{size_text(device.free_bytes)} of {size_text(device.total_bytes)} free{speed}"
         if device.kind == "cpu" and not device.endpoint:
-            memory = f"{facts.cores} cores, {facts.processors} processors"
+            memory = f"{len(processors.cores)} cores, {processors.n_cpus} processors"
         rows.append(("device", f"{device.name} ({device.description}){where}: {memory}"))
     free = f"{size_text(machine.room)} of {size_text(machine.memory_bytes)} free"
     rows.append(("memory", f"{free}, read at {machine.bandwidth / 1e9:.1f} GB/s"))
+    rows.append(("threads", f"{threads.n}: {threads.reason}"))
     kinds = ", ".join(sorted(machine.rearranges)) or "none"
     rows.append(("rearranged", f"on the CPU: {kinds}"))
     return [f"{name:<13} {text}" for name, text in rows]

@@ -107,10 +107,11 @@ def file_verdict(path: Path) -> str:
 def here() -> Machine:
     """This machine, with the bandwidth of its memory measured."""
     from codellama.devices.machine import this_machine
+    from codellama.devices.processors import choose_threads
     from codellama.native.bandwidth import read_bandwidth
-    from codellama.params import ModelConfig
 
-    return replace(this_machine(), bandwidth=read_bandwidth(ModelConfig().threads))
+    machine = this_machine()
+    return replace(machine, bandwidth=read_bandwidth(choose_threads(machine.processors).n))
 
 
 def document(found: Sequence[RunOutlook], machine: Machine, **more: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codellama.devices.machine import Machine
+from codellama.devices.processors import choose_threads
 from codellama.devices.sizes import size_text
 from codellama.native.backends import Device
 
@@ -18,9 +19,9 @@ _SET_UP = "scripts/setup"
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """`cards` are the makers of the graphics cards that the system shows, nvidia, amd or intel. `cores` are
-    physical, `processors` with hardware threads. `programs` are those of a tool kit that were found.
-    `pinned` is the version of llama-cpp-python that this package was made for.
+    """`cards` are the makers of the graphics cards that the system shows, nvidia, amd or intel. `programs`
+    are those of a tool kit that were found. `pinned` is the version of llama-cpp-python that this package
+    was made for.
     """
 
     versions: Mapping[str, str]
@@ -29,8 +30,6 @@ class MachineFacts:
     devices: tuple[Device, ...]
     features: str
     machine: Machine
-    cores: int
-    processors: int
     cards: frozenset[str] = frozenset()
     programs: frozenset[str] = frozenset()
     lanes: bool = True
@@ -129,6 +128,7 @@ def _small_problems(facts: MachineFacts) -> Iterator[Problem]:
 
 def facts_json(facts: MachineFacts, problems: list[Problem]) -> dict[str, Any]:
     """As one JSON object; sizes in bytes, bandwidths in bytes a second."""
+    threads = choose_threads(facts.machine.processors)
     return {
         "versions": dict(facts.versions),
         "backends": list(facts.backends),
@@ -148,8 +148,9 @@ def facts_json(facts: MachineFacts, problems: list[Problem]) -> dict[str, Any]:
         "memory_bytes": facts.machine.memory_bytes,
         "available_bytes": facts.machine.room,
         "memory_bandwidth": round(facts.machine.bandwidth),
-        "cores": facts.cores,
-        "processors": facts.processors,
+        "cores": len(facts.machine.processors.cores),
+        "processors": facts.machine.processors.n_cpus,
+        "threads": {"n": threads.n, "reason": threads.reason},
         "rearranges": sorted(facts.machine.rearranges),
         "cpu_features": facts.features.strip(),
         "problems": [{"text": problem.text, "command": problem.command} for problem in problems],

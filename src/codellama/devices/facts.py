@@ -15,11 +15,11 @@ from pathlib import Path
 from codellama.devices.bandwidth import known_bandwidth
 from codellama.devices.doctor import MachineFacts
 from codellama.devices.machine import this_machine
+from codellama.devices.processors import choose_threads
 from codellama.kernels.library import MissingLanesError, lanes
 from codellama.native.backends import backend_names, devices, rpc_devices
 from codellama.native.bandwidth import read_bandwidth
 from codellama.native.library import library
-from codellama.params import ModelConfig
 
 _MAKERS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 _PROGRAMS = ("nvcc", "nvidia-smi", "hipcc", "glslc", "vulkaninfo")
@@ -30,10 +30,10 @@ _MEASURING_S = 1.0
 def gather(rpc: Sequence[str] = ()) -> MachineFacts:
     """The facts of this machine, with the devices that others lend at the endpoints `rpc`."""
     lib = library()
-    cores = ModelConfig().threads
+    machine = this_machine(rpc)
     lent = [device for endpoint in rpc for device in rpc_devices(endpoint)]
     found = [replace(d, bandwidth=known_bandwidth(d.description)) for d in (*lent, *devices())]
-    bandwidth = read_bandwidth(cores, _MEASURING_S)
+    bandwidth = read_bandwidth(choose_threads(machine.processors).n, _MEASURING_S)
     return MachineFacts(
         versions={
             "codellama-runtime": metadata.version("codellama-runtime"),
@@ -45,9 +45,7 @@ def gather(rpc: Sequence[str] = ()) -> MachineFacts:
         backends=backend_names(),
         devices=tuple(found),
         features=lib.features,
-        machine=replace(this_machine(rpc), bandwidth=bandwidth),
-        cores=cores,
-        processors=os.cpu_count() or 1,
+        machine=replace(machine, bandwidth=bandwidth),
         cards=_cards(Path("/sys/bus/pci/devices")),
         programs=frozenset(name for name in _PROGRAMS if shutil.which(name)),
         lanes=_has_lanes(),
