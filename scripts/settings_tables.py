@@ -30,6 +30,7 @@ sys.path.insert(0, str(PACKAGE.parent))
 
 from codellama.cli.options import COMMAND_LINE, flags_of  # noqa: E402
 from codellama.params import ModelConfig, SamplingParams  # noqa: E402
+from codellama.protocol.fields import SamplingFields  # noqa: E402
 from codellama.protocol.known import ALIASES  # noqa: E402
 from codellama.settings import Setting, settings_of  # noqa: E402
 
@@ -39,6 +40,15 @@ def values(setting: Setting) -> str:
     if setting.choices:
         return ", ".join(f"`{choice}`" for choice in setting.choices)
     return f"{type_name(setting.kind)} {setting.limits}".rstrip()
+
+
+def wire_values(setting: Setting) -> str:
+    """The same for the body of an HTTP request, where an object is never given as its text."""
+    if get_origin(setting.kind) not in (Union, types.UnionType):
+        return values(setting)
+    accepted = get_args(SamplingFields.model_fields[setting.name].annotation)
+    kinds = [kind for kind in get_args(setting.kind) if kind is not str or str in accepted]
+    return " or ".join(map(type_name, kinds))
 
 
 def type_name(kind: Any) -> str:
@@ -108,7 +118,7 @@ def server_table() -> str:
     rows = [row("field", "values", "what it is", "`serve`'s option"), "|---|---|---|---|\n"]
     for s in settings_of(SamplingParams):
         if "HTTP" in s.faces:
-            rows.append(row(wire_names(s), values(s), s.sentence(quoted), flags(s)))
+            rows.append(row(wire_names(s), wire_values(s), s.sentence(quoted), flags(s)))
     return "".join(rows)
 
 

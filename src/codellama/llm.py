@@ -51,7 +51,7 @@ from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, begin, delivery
 from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
 from codellama.running.form import Forms
-from codellama.running.intake import RequestMaker, close
+from codellama.running.intake import RequestMaker, check_count, close
 from codellama.running.load_plans import first_that_fits, plans
 from codellama.running.mailbox import Mailbox
 from codellama.running.opening import (
@@ -299,6 +299,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         and EngineDeadError before anything is decoded. With a seed, choice i is drawn with seed + i.
         """
         candidates = n_candidates(n, best_of)
+        check_count(candidates, self.config)
         params = params.with_defaults(self.config)
         if best_of is not None:
             params = replace(params, logprobs=params.logprobs or 0)

@@ -15,7 +15,7 @@ from tests.fuzzing.kinds import KINDS
 from tests.fuzzing.weight_kinds import WEIGHT_KINDS
 
 CASES = {"safetensors": 4000, "gguf": 2000, "index": 2000, "tokenizer.model": 2000}
-CASES |= {"config.json": 2000, "small": 1000}
+CASES |= {"config.json": 2000, "small": 1000, "lost scores": 150}
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *BROUGHT, *WEIGHT_KINDS])

@@ -388,6 +388,8 @@ def test_queue_full_and_closed(tiny_gguf: Path) -> None:
         running = [llm.complete("x", ignore_eos=True, max_tokens=900) for _ in range(2)]
         with pytest.raises(QueueFullError):
             llm.complete("y")
+        with pytest.raises(InvalidRequestError, match="n: 3 answers at once are more than the 2"):
+            llm.complete("y", n=3)
         running[0].cancel()
         running[1].cancel()
         assert llm.drain(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,3 +134,8 @@ def test_the_largest_seed_is_named_to_the_last_digit() -> None:
         InvalidRequestError, match="to 18446744073709551615; got 18446744073709551616"
     ):
         SamplingParams(seed=2**64)
+
+
+def test_one_adapter_needs_no_list() -> None:
+    assert ModelConfig(lora="a.gguf").lora == ModelConfig(lora=("a.gguf",)).lora  # type: ignore[arg-type]
+    assert ModelConfig(lora=Path("a.gguf")).adapters == (("a.gguf", 1.0),)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from codellama.errors import CheckpointError
-from codellama.files.peft_adapter import read_adapter
+from codellama.files.peft_adapter import check_adapter_is_there, read_adapter
 from codellama.weights.adapter import Fitted, fit
 from codellama.weights.adapter_gguf import plan_adapter
 from codellama.weights.config import LlamaConfig, read_config
@@ -195,3 +195,18 @@ def test_one_scale_for_the_file_and_the_rest_in_b(tmp_path: Path, config: LlamaC
     two = {**SHAPES, "model.layers.1.self_attn.q_proj": (64, 64)}
     folder = write_peft(tmp_path / "b", low_rank(two), alpha_pattern={"down_proj": 4})
     assert plan_adapter(fit(read_adapter(folder), config)).alpha == 16
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("acme/some-lora", "`hf download acme/some-lora` fetches it"),
+        ("acme/some-lora:Q8_0", "`hf download acme/some-lora` fetches it"),
+        ("/tmp/x/y/z.gguf", "there is no such file or folder"),
+        ("nowhere.gguf", "there is no such file or folder"),
+    ],
+)
+def test_an_adapter_that_is_not_there(path: str, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said) as caught:
+        check_adapter_is_there(Path(path))
+    assert str(caught.value).startswith(f"{path}: there is no such")

@@ -274,6 +274,15 @@ def test_malformed_bodies(live: Live, llm: FakeLLM, content: bytes, message: str
     assert message in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+def test_more_answers_than_can_ever_wait_are_no_matter_of_patience(live: Live, path: str) -> None:
+    most = ModelConfig().n_seq_max + ModelConfig().max_queue
+    reply = live.post(path, prompt=["x"] * (most // 4 + 1), n=4)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["param"] == "n"
+    assert f"more than the {most} that may run and wait" in reply.json()["error"]["message"]
+
+
 HALF = "a\ud800"
 MESSAGE = {"role": "user", "content": "hi"}
 

@@ -64,6 +64,7 @@ _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 _MOST_PATTERNS = 4096
 _MOST_LOOSE = 16
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_.|()^$*+?-]|\\[.dw]|\[0-9\]){1,256}", re.ASCII)
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?::[\w.-]+)?", re.ASCII)
 _LOOPS_IN_LOOPS = re.compile(r"\)[*+?]|\(\?|[*+?][*+?]")
 
 
@@ -119,6 +120,7 @@ def read_adapter(path: Path) -> PeftAdapter:
             that is not known, or that changes the model in a way no adapter of a GGUF can.
     """
     folder = path.parent if path.name in WEIGHTS else path
+    check_adapter_is_there(folder)
     if folder.is_file():
         raise CheckpointError(f"{folder}: is a file: name the folder of a PEFT adapter")
     if not is_adapter_folder(folder):
@@ -139,6 +141,18 @@ def read_adapter(path: Path) -> PeftAdapter:
         invocation=config.invocation(),
         config=config,
     )
+
+
+def check_adapter_is_there(path: Path) -> None:
+    """Raise CheckpointError if there is nothing at this path; many name a repository there."""
+    if path.exists():
+        return
+    if repository := _REPOSITORY.fullmatch(str(path)):
+        raise CheckpointError(
+            f"{path}: there is no such folder, and adapters are not fetched from the hub",
+            f"`hf download {repository[1]}` fetches it and prints the folder to name",
+        )
+    raise CheckpointError(f"{path}: there is no such file or folder")
 
 
 def _modules(path: Path, tensors: list[SafeTensor]) -> tuple[PeftModule, ...]:

@@ -87,7 +87,8 @@ def _ollama_file(store: Path, manifest: Path) -> Path:
         layers = read_json(manifest).get("layers")
     except CheckpointError as error:
         raise ModelLoadError(str(error)) from error
-    kinds: list[Any] = [layer for layer in layers or () if isinstance(layer, dict)]
+    listed = layers if isinstance(layers, list) else []
+    kinds: list[Any] = [layer for layer in listed if isinstance(layer, dict)]
     files = [layer for layer in kinds if layer.get("mediaType") == _MODEL_LAYER]
     digest = _DIGEST.fullmatch(str(files[0].get("digest"))) if len(files) == 1 else None
     if digest is None:

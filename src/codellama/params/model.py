@@ -229,6 +229,8 @@ class ModelConfig:
                 )
         self._check_threads()
         self._check_draft()
+        if isinstance(self.lora, (str, os.PathLike)):
+            object.__setattr__(self, "lora", (self.lora,))
         object.__setattr__(self, "lora", tuple(path_and_scale(entry) for entry in self.lora))
         self._check_batches()
         if self.type_v.startswith(("q", "iq")) and self.flash_attn == "off":

@@ -56,8 +56,10 @@ def adapter_bytes(adapters: Sequence[AdapterFile]) -> int:
 
 
 def _plan(path: str, scale: float, model: GGUFHeader) -> AdapterFile:
+    from codellama.files.peft_adapter import check_adapter_is_there, read_adapter
+
+    check_adapter_is_there(Path(path))
     if _is_peft(Path(path)):
-        from codellama.files.peft_adapter import read_adapter
         from codellama.weights.adapter import fit
         from codellama.weights.adapter_base import base_of_gguf
         from codellama.weights.adapter_gguf import plan_adapter

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING
 
 from codellama.engine.detokenizer import Detokenizer
 from codellama.engine.request import NO_LIMIT, ContextShift, Request, Reuse, Sink
-from codellama.errors import ContextLengthError, UnsupportedError, unknown_token
+from codellama.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    UnsupportedError,
+    unknown_token,
+)
 from codellama.native.hooks import TokenHooks
 from codellama.native.model import Tokenizer
 from codellama.native.sampler import Sampler
-from codellama.params import Prompt, SamplingParams
+from codellama.params import ModelConfig, Prompt, SamplingParams
 from codellama.prompts.tools import CALL
 from codellama.running.adapters import AdapterTable
 from codellama.running.completion import Deliver
@@ -143,6 +148,19 @@ class RequestMaker:
         for token in tokens:
             if token >= self.tokenizer.n_vocab:
                 raise unknown_token(param, token, self.tokenizer.n_vocab)
+
+
+def check_count(count: int, config: ModelConfig) -> None:
+    """Raise InvalidRequestError for so many answers at once that they can never be taken in together."""
+    most = config.n_seq_max + config.max_queue
+    if count > most:
+        raise InvalidRequestError(
+            "{param}: {count} answers at once are more than the {most} that may run and wait",
+            "n",
+            "ask for fewer, or load the model with a larger {max_queue}",
+            count=count,
+            most=most,
+        )
 
 
 def reuse(params: SamplingParams) -> Reuse:

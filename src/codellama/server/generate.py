@@ -25,6 +25,7 @@ from codellama.protocol.dialects import Dialect, dialect_of
 from codellama.protocol.errors import status_and_type
 from codellama.running.collected import Collected
 from codellama.running.completion import delivery
+from codellama.running.intake import check_count
 from codellama.running.mailbox import Mailbox
 from codellama.server.access import note_answers
 from codellama.server.guard import path_of
@@ -122,6 +123,7 @@ def submit(request: GenerationRequest, llm: LanguageModel) -> Job:
     try:
         params = request.sampling(llm.tokenizer)
         prompts, n = request.prompts(llm), request.candidates
+        check_count(n * len(prompts), llm.config)
         for prompt in prompts:
             deliver = delivery(mailbox, len(answers))
             completion = llm.generate(
