@@ -187,6 +187,7 @@ def request(
     n_ctx: int = NO_LIMIT,
     shift: ContextShift | None = None,
     reuse: Reuse = Reuse.ALL,
+    id_slot: int = -1,
 ) -> Request:
     """A request whose tokens read as "<17>"."""
     return Request(
@@ -202,4 +203,5 @@ def request(
         n_ctx=n_ctx,
         shift=shift,
         reuse=reuse,
+        id_slot=id_slot,
     )

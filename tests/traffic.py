@@ -57,6 +57,7 @@ class Ask:
     n_top: int | None = None  # alternatives in the prompt's log probabilities; None: not scored
     shift: ContextShift | None = None
     reuse: Reuse = Reuse.ALL
+    id_slot: int = -1
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def _submits(features: Features) -> st.SearchStrategy[Operation]:
         n_top=st.sampled_from([None, 0, 1, 3]) if features.scoring else st.none(),
         shift=shift if features.shift else st.none(),
         reuse=st.sampled_from(Reuse),
+        id_slot=st.integers(-1, 5),
     )
     return st.builds(
         Submit,

@@ -230,6 +230,7 @@ class Driver:
             n_ctx=n_ctx,
             shift=ask.shift,
             reuse=ask.reuse,
+            id_slot=ask.id_slot,
         )
         asked = Asked(req, expected(prompt, most, ask.scales, n_ctx, ask.shift))
         req.sink = asked.deltas.append

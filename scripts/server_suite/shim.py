@@ -69,6 +69,8 @@ def for_ours(given: list[tuple[str, str | None]], model: str, known: set[str]) -
             dropped.append(name)
     if "--metrics" not in options:
         args.append("--no-metrics")
+    if "--cors-origins" not in options:
+        args += ["--cors-origin", "*"]  # llama-server's default
     with Path(os.environ["SUITE_DROPPED"]).open("a") as file:
         file.writelines(f"{name}\n" for name in dropped)
     return args

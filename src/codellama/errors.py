@@ -118,16 +118,18 @@ class InvalidRequestError(CodeLlamaError, ValueError):
 class ContextLengthError(InvalidRequestError):
     """The prompt does not fit the context; `n_prompt` and `n_ctx` are in tokens.
 
-    `trained` is the context that the model was trained for: a larger one is no remedy.
+    `trained` is the context that the model was trained for: a larger one is no remedy. The words are those
+    by which clients of llama-server know what is wrong.
     """
 
     def __init__(
         self, n_prompt: int, n_ctx: int, param: str = "prompt", *, trained: int | None = None
     ) -> None:
         largest = trained is not None and n_ctx >= trained
+        what = "the text is too large" if param == "input" else "the prompt is too long"
         super().__init__(
-            "the prompt is too long, with {n_prompt} tokens it exceeds the available context size of "
-            "{n_ctx} tokens",
+            what
+            + ", with {n_prompt} tokens it exceeds the available context size of {n_ctx} tokens",
             param,
             "shorten the prompt; the model was trained for no more"
             if largest

@@ -329,6 +329,10 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
             tasks=tuple(request.id for request in requests),
         )
 
+    def check(self, params: SamplingParams) -> None:
+        """Raise what a request with these would raise; nothing is decoded."""
+        self._requests.check(self.complete_prompt(""), params.with_defaults(self.config))
+
     def _cancel(self, requests: Iterable[Request]) -> None:
         for request in requests:
             self._engine.cancel(request)

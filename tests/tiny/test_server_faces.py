@@ -19,6 +19,7 @@ from codellama.llm import LLM
 from codellama.server.config import ServerConfig
 from tests.live_server import Live, running, wait_until
 
+BY_POSITION = "spec_decode_num_accepted_tokens_per_pos_total"
 LONG = "def fibonacci(n):\n    return n if n < 2 else"
 
 
@@ -103,10 +104,11 @@ def test_slots_tell_what_runs(live: Live) -> None:
     wait_until(lambda: not any(s["is_processing"] for s in live.get("/slots").json()))
 
 
-def test_the_model_has_the_names_it_was_given(live: Live) -> None:
+def test_the_model_has_the_names_it_was_given(live: Live, tiny_gguf: Path) -> None:
     model = live.get("/v1/models").json()["data"][0]
     assert (model["id"], model["aliases"], model["tags"]) == ("alias", ["alias", "other"], ["chat"])
-    assert live.get("/v1/models/other").json()["id"] == "alias"
+    for name in ("other", tiny_gguf.stem):
+        assert live.get(f"/v1/models/{name}").json()["id"] == "alias"
     assert live.get("/v1/models/nobody").status_code == 404
     asked: list[tuple[str, dict[str, Any]]] = [
         ("/completion", {"prompt": "x", "n_predict": 1}),
@@ -132,6 +134,16 @@ def test_metrics(live: Live) -> None:
     assert rates["n_tokens_max"] >= 8
     assert 1 <= rates["n_busy_slots_per_decode"] <= 2
     assert rates.keys() >= {"spec_decode_num_drafts_total", "requests_deferred"}
+    repeated: dict[str, Any] = {
+        "json_schema": {"const": "x" * 40},
+        "n_predict": 60,
+    }  # guessed ahead
+    assert live.post("/completion", prompt="x", **repeated).status_code == 200
+    counted = metrics(live)
+    by_position = [counted[name] for name in counted if name.startswith(BY_POSITION)]
+    assert sum(by_position) == counted["spec_decode_num_accepted_tokens_total"] > 0
+    assert by_position == sorted(by_position, reverse=True)
+    assert f'{BY_POSITION}{{position="0"}}' in counted
     started = int(live.get("/metrics").headers["Process-Start-Time-Unix"])
     assert 0 <= time.time() - started < 3600
 
@@ -154,6 +166,23 @@ def test_a_slot_is_saved_erased_and_restored(live: Live, folder: Path) -> None:
     reused = live.post("/completion", **body).json()
     assert reused["timings"]["prompt_n"] == 1
     assert reused["content"] == first["content"]
+
+
+def test_a_slot_that_is_free_can_be_asked_for(live: Live) -> None:
+    for slot, got in ((1, 1), (0, 0), (3, 1), (-1, None)):
+        asked = live.post("/completion", prompt="x", n_predict=1, id_slot=slot)
+        assert asked.json()["id_slot"] == got or got is None
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    told = live.post("/v1/chat/completions", **chat, id_slot=0, verbose=True).json()
+    assert told["__verbose"]["id_slot"] == 0
+
+
+def test_a_dialog_that_is_too_long_is_told_so_whatever_else_is_wrong(live: Live) -> None:
+    wrong = [{"role": "system", "content": "x"}, {"role": "user", "content": "hello"}]
+    short, long = (live.post("/v1/chat/completions", messages=wrong * n).json() for n in (2, 200))
+    assert short["error"]["type"] == "invalid_request_error"
+    assert long["error"]["type"] == "exceed_context_size_error"
+    assert long["error"]["n_prompt_tokens"] > long["error"]["n_ctx"] == 256
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,9 @@ def test_progress_and_timings_of_a_stream(live: Live, route: str) -> None:
         done = [s["processed"] for s in steps]
         assert done == sorted(set(done)) and done[-1] == steps[0]["total"]
         assert all(s["time_ms"] >= 0 for s in steps)
+        times = [c["timings"] for c in seen if "prompt_progress" in c]
+        assert times[0]["prompt_n"] == times[0]["prompt_ms"] == times[0]["predicted_n"] == 0
+        assert [t["prompt_n"] for t in times] == [n - steps[0]["cache"] for n in done]
         counts = [c["timings"]["predicted_n"] for c in seen if "timings" in c and c not in steps]
         assert counts == sorted(counts) and counts[-1] == 5
         assert len(counts) >= 5

@@ -224,6 +224,33 @@ def test_plain_llama_cpp_python_calls_too(llama: llama_cpp.Llama, stream: bool) 
     jsonschema.validate(json.loads(arguments), WEATHER)
 
 
+def test_plain_llama_cpp_python_calls_several_functions(
+    tiny_gguf: Path, bias: dict[str, float]
+) -> None:
+    handler = CodeLlama70BInstructHandler(parallel_tool_calls=True)
+    model = llama_cpp.Llama(str(tiny_gguf), n_ctx=1024, verbose=False)
+    ask: dict[str, Any] = {
+        "messages": [QUESTION],
+        "tools": [function("now", None)],
+        "tool_choice": "required",
+        "max_tokens": 400,
+        "logit_bias": bias,
+    }
+
+    def most(handler: CodeLlama70BInstructHandler, **more: Any) -> int:
+        replies = [
+            handler(llama=model, **ask, **more, seed=seed, temperature=1) for seed in range(9)
+        ]
+        return max(len(reply["choices"][0]["message"].get("tool_calls", ())) for reply in replies)
+
+    try:
+        assert most(handler) > 1
+        assert most(handler, parallel_tool_calls=False) == 1
+        assert most(CodeLlama70BInstructHandler(), parallel_tool_calls=True) > 1
+    finally:
+        model.close()
+
+
 def test_plain_llama_cpp_python_reads_results_and_refuses_what_llm_refuses(
     llama: llama_cpp.Llama,
 ) -> None:

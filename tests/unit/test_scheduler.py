@@ -7,7 +7,7 @@ import pytest
 from codellama.engine.batch import Fork, Trim
 from codellama.engine.prefix import common_prefix
 from codellama.engine.prompt_cache import WORTH_KEEPING
-from codellama.engine.request import Request, State
+from codellama.engine.request import Request, Reuse, State
 from codellama.engine.scheduler import WORTH_WAITING
 from tests.fake_runner import expected, next_token, request
 from tests.scheduler_loop import Loop, answer
@@ -57,6 +57,26 @@ def test_a_busy_slot_is_forked() -> None:
     assert second.cached_tokens == 18
     assert answer(second) == expected(second.prompt, 3)
     assert answer(first) == expected(first.prompt, 30)
+
+
+@pytest.mark.parametrize("reuse", Reuse)
+def test_a_slot_that_is_free_can_be_asked_for(reuse: Reuse) -> None:
+    loop = Loop(n_slots=3)
+    first = request(range(20), 3, reuse=reuse, id_slot=5)
+    loop.submit(first)
+    loop.run()
+    assert first.slot == 2, "numbers go round"
+    again = request(range(20), 3, reuse=reuse, id_slot=1)
+    loop.submit(again)
+    loop.run()
+    assert again.slot == 1
+    assert answer(again) == expected(range(20), 3)
+    busy = [request([7, 8, n], 3, reuse=reuse, id_slot=0) for n in range(2)]
+    for one in busy:
+        loop.submit(one)
+    loop.run()
+    assert busy[0].slot == 0 != busy[1].slot
+    assert [answer(one) for one in busy] == [expected(one.prompt, 3) for one in busy]
 
 
 def test_a_small_share_does_not_cost_another_conversation_its_cache() -> None:

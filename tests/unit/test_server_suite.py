@@ -37,6 +37,9 @@ def test_options_become_ours(dropped: Path) -> None:
         *("--parallel", "2", "--slots", "--cors-origin", "localhost", "--no-metrics"),
     ]
     assert dropped.read_text() == "--no-jinja\n"
+    assert for_ours([("--port", "1"), ("--metrics", None)], "m.gguf", KNOWN) == [
+        *("serve", "m.gguf", "--port", "1", "--cors-origin", "*")
+    ]
 
 
 def test_llama_server_gets_its_own_options_and_the_stand_in() -> None:

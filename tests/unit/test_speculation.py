@@ -82,6 +82,7 @@ def test_right_guesses_are_counted_and_save_steps(start: Start) -> None:
     assert final.timings is not None
     assert final.timings.draft_n == final.timings.draft_accepted == 24
     assert (engine.status.draft_tokens, engine.status.draft_accepted) == (24, 24)
+    assert engine.status.accepted_at == [3] * 8
     assert engine.status.tokens_decoded == 28
     assert engine.status.prompt_tokens == 3
     assert closed_once(new)
@@ -95,6 +96,7 @@ def test_wrong_guesses_change_nothing(start: Start) -> None:
     assert final.timings is not None
     assert final.timings.draft_accepted == 0
     assert final.timings.draft_n > 0
+    assert engine.status.accepted_at == [0] * 8
 
 
 def test_a_draft_ends_where_it_no_longer_fits_the_answers_form(

@@ -21,6 +21,7 @@ from codellama.cli.options import (
     serving_options,
 )
 from codellama.errors import InvalidRequestError
+from codellama.params import SamplingParams
 from codellama.params.options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     help="Ignore fields that nobody knows, and name them in the answer's header X-Codellama-Ignored.",
 )
 @click.option(
+    "--verbose",
+    is_flag=True,
+    help="Show llama.cpp's log, and give chats and completions __verbose: all about the answer.",
+)
+@click.option(
     "-a",
     "--alias",
     multiple=True,
@@ -175,6 +181,7 @@ def command(
     max_body_mib: int,
     tools: bool,
     lenient: bool,
+    verbose: bool,
     alias: tuple[str, ...],
     tags: tuple[str, ...],
     page: bool,
@@ -196,6 +203,8 @@ def command(
     from codellama.cli.loading import model_file
     from codellama.server.config import MIB, ServerConfig
 
+    if verbose:
+        logging.getLogger("codellama").setLevel(logging.DEBUG)
     try:
         config = ServerConfig(
             host=",".join(host),
@@ -207,6 +216,7 @@ def command(
             tools=tools,
             sampling=sampling_params(options),
             lenient=lenient,
+            verbose=verbose,
             aliases=separated(alias),
             tags=separated(tags),
             page=page,
@@ -253,9 +263,8 @@ def _load(
     """
     llm = make(path, **fields)
     if sampling:
-        nothing: SamplingOptions = {**sampling, "max_tokens": 0}
         try:
-            llm.complete("", **nothing).result()
+            llm.check(SamplingParams.of(**sampling))
         except BaseException:
             llm.close()
             raise

@@ -14,9 +14,9 @@ from codellama.errors import ChatFormatError, InvalidRequestError
 from codellama.params import RANDOM_SEED, Message
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
-_UNUSED_MESSAGE_FIELDS = (  # in OpenAI's messages; accepted when they say nothing
-    *("refusal", "audio", "annotations", "reasoning_content"),
-)
+UNREAD = ("name", "reasoning_content", "reasoning", "refusal", "annotations")
+"""What messages may say beside their text, and these models have no place for: it is left out."""
+_UNUSED_MESSAGE_FIELDS = ("audio",)  # accepted when it says nothing
 
 _CALLS = ("tool_calls", "tool_call_id", "function_call")
 _ROLES = {"developer": "system", "function": "tool"}
@@ -109,13 +109,7 @@ def _text_message(index: int, message: Any) -> Message:
 
 def _check_fields(index: int, message: Mapping[str, Any]) -> None:
     for name, value in message.items():
-        if name in (
-            "role",
-            "content",
-            "destination",
-            "name",
-            *_CALLS,
-        ):  # these models know no names
+        if name in ("role", "content", "destination", *UNREAD, *_CALLS):
             continue
         if name not in _UNUSED_MESSAGE_FIELDS:
             raise ChatFormatError("{param}[{i}] has an unknown field {name!r}", i=index, name=name)

@@ -91,9 +91,8 @@ class Reply:
         """Copies of a chunk that say how far the prompt is, if that was asked for and there is news."""
         if not self.progress:
             return []
-        return [
-            {**chunk, "prompt_progress": step} for step in progress_json(answer, delta, self.begun)
-        ]
+        steps = progress_json(answer, delta, self.begun, self.timed)
+        return [{**chunk, **step} for step in steps]
 
     def _verbose(self, answer: Collected) -> Json:
         return {} if self.verbose is None else {"__verbose": self.verbose(answer)}
@@ -101,7 +100,7 @@ class Reply:
     def _figures(self, chunks: list[Json], answer: Collected, delta: Delta) -> list[Json]:
         """The chunks, the last of which has the figures that were asked for."""
         if chunks and self.timed and not delta.finish_reason:
-            chunks[-1]["timings"] = timings_json(answer.timings, answer.usage)
+            chunks[-1].setdefault("timings", timings_json(answer.timings, answer.usage))
         return chunks
 
     def _usage(self, answers: Sequence[Collected]) -> Json:
@@ -264,20 +263,24 @@ class ChatReply(Reply):
         return self._envelope("chat.completion.chunk", "chatcmpl-", [choice])
 
 
-def progress_json(answer: Collected, delta: Delta, begun: set[int]) -> list[Json]:
-    """llama-server's `prompt_progress`, of none or several events: tokens of the prompt, those found in the
-    cache and those done, and milliseconds. `begun` are the answers whose first event has been sent: it tells
-    what was in the cache."""
+def progress_json(answer: Collected, delta: Delta, begun: set[int], timed: bool) -> list[Json]:
+    """What none or several events say of a prompt that is being decoded: llama-server's `prompt_progress`
+    (tokens of the prompt, those found in the cache and those done, and milliseconds), and if `timed` its
+    `timings`. `begun` are the answers whose first event has been sent: it tells what was in the cache."""
     if delta.processed is None:
         return []
     total, cached = answer.usage.prompt_tokens, answer.usage.cached_tokens
-    done = {delta.processed: round(1000 * answer.timings.prompt_s)}
+    done = {delta.processed: answer.timings}
     if answer.index not in begun:
         begun.add(answer.index)
-        done = {cached: 0, **done}
-    return [
-        {"total": total, "cache": cached, "processed": n, "time_ms": ms} for n, ms in done.items()
-    ]
+        done = {cached: Timings(slot=answer.timings.slot), **done}
+    events: list[Json] = []
+    for n, timings in done.items():
+        time_ms = round(1000 * timings.prompt_s)
+        step = {"total": total, "cache": cached, "processed": n, "time_ms": time_ms}
+        more = {"timings": timings_json(timings, answer.usage)} if timed else {}
+        events.append({"prompt_progress": step, **more})
+    return events
 
 
 def select_fields(body: Mapping[str, Any], names: Sequence[str]) -> Json:

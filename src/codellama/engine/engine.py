@@ -139,6 +139,7 @@ class Engine:
         """A snapshot."""
         return replace(
             self._totals,
+            accepted_at=list(self._totals.accepted_at),
             n_running=self._scheduler.n_running,
             n_waiting=len(self._scheduler.waiting),
             dead=self._dead is not None,
@@ -300,8 +301,7 @@ class Engine:
         """Draw a token per row for as long as the row's history is what was drawn."""
         request, row, draft = sample
         request.draft_n += len(draft)
-        self._totals.draft_tokens += len(draft)
-        self._totals.drafts += bool(draft)
+        self._totals.guessed(len(draft))
         hits = 0
         for guess in (*draft, None):
             token = self._runner.sample(request.sampler, row)
@@ -309,9 +309,9 @@ class Engine:
             if request.logprobs is not None:
                 logprobs = (self._runner.logprob(row, token, request.logprobs, request.sampler),)
             if token == guess:
+                self._totals.accepted(hits)
                 hits += 1
                 request.draft_accepted += 1
-                self._totals.draft_accepted += 1
             self._accept(request, token, logprobs)
             if token != guess or request.cancelled or request.state is State.FINISHED:
                 break

@@ -78,17 +78,15 @@ class KVCache:
         reserved: int,
         waiting: Iterable[Request],
     ) -> Slot:
-        """Give `request` a slot: the donor's own if most of it is shared, else the stalest one.
+        """Give `request` a slot: that which it asks for, else the donor's own if most of it is shared, else
+        the stalest one.
 
         `reserved` are the cells of the running requests; `waiting` ones keep what they share.
         """
         stored, stored_share = self._stored(request, shared, reserved)
         if stored is not None:
             shared = 0
-        idle = self.idle()
-        continues = donor.request is None and 2 * shared >= len(donor.tokens)
-        others = [slot for slot in idle if slot is not donor] or idle
-        slot = donor if continues else min(others, key=lambda s: (bool(s.tokens), s.last_used))
+        slot = self._asked_for(request) or self._fitting(donor, shared)
         scores = _scores(request, donor, shared)
         if slot is donor:
             self._give_up(slot, shared)
@@ -107,10 +105,25 @@ class KVCache:
             self._restore(slot, stored, stored_share)
         return slot
 
+    def _asked_for(self, request: Request) -> Slot | None:
+        if request.id_slot < 0:
+            return None
+        slot = self.slots[request.id_slot % len(self.slots)]
+        return slot if slot.request is None else None
+
+    def _fitting(self, donor: Slot, shared: int) -> Slot:
+        idle = self.idle()
+        if donor.request is None and 2 * shared >= len(donor.tokens):
+            return donor
+        others = [slot for slot in idle if slot is not donor] or idle
+        return min(others, key=lambda s: (bool(s.tokens), s.last_used))
+
     def place_alone(self, request: Request) -> Slot:
         """Give `request` a slot when nothing else runs or waits, so that each time it finds the same: free
         cells, or its own beginning in the first of them, as decoding it anew would leave it there."""
-        shares = [(self._equal_share(slot, request), slot) for slot in self.slots]
+        asked_for = self._asked_for(request)
+        slots = self.slots if asked_for is None else [asked_for]
+        shares = [(self._equal_share(slot, request), slot) for slot in slots]
         share, slot = max(shares, key=lambda pair: pair[0])
         stored, stored_share = None, 0
         if _takes_equals(request):

@@ -153,7 +153,8 @@ class Request:
     `prompt_logprobs`, the prompt's own log probabilities are computed too, with so many alternatives
     each. `scales` are the scales of the LoRA adapters. At most `n_ctx` tokens are held at once; with
     `shift`, the answer then goes on without some of the older ones. No guess is longer than `n_draft_max`;
-    with `steady` only those are made that would be made again.
+    with `steady` only those are made that would be made again. `id_slot` is the slot that it would like to
+    have, counted round; below 0: any.
     `cursor` is the number of `tokens` (prompt and answer, without the `n_dropped` ones) whose KV is in the
     cache; the slot holds exactly those. `draft` are guesses at what comes next, for the next step only.
     """
@@ -175,6 +176,7 @@ class Request:
     reuse: Reuse = Reuse.ALL
     n_draft_max: int = NO_LIMIT
     steady: bool = False
+    id_slot: int = -1
 
     id: int = field(default_factory=lambda: next(_ids))
     state: State = State.WAITING
@@ -232,10 +234,11 @@ class Request:
         now = time.perf_counter()
         admitted = self.admitted_at or now
         first = self.first_token_at or now
+        read = self.cursor if self.state is State.PREFILL else len(self.prompt)
         return Timings(
             prompt_s=first - admitted,
             decode_s=now - first,
-            prompt_n=len(self.prompt) - self.cached_tokens,
+            prompt_n=read - self.cached_tokens,
             decode_n=max(0, self.generated - 1),  # the first token comes out of the prompt's step
             draft_n=self.draft_n,
             draft_accepted=self.draft_accepted,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codellama.engine.batch import Scales
 from codellama.engine.request import Request
@@ -15,7 +15,8 @@ from codellama.engine.threads import ThreadStatus
 class EngineStatus:
     """Requests after the latest step, counts since the start, and whether the engine lives.
 
-    Of `draft_tokens` guessed ahead in `drafts` guesses, `draft_accepted` were right. `steps` are batches
+    Of `draft_tokens` guessed ahead in `drafts` guesses, `draft_accepted` were right; `accepted_at` has how
+    many of these stood first in their guess, second and so on. `steps` are batches
     decoded, `busy_slots` the requests in all of them together, `longest` the most tokens that a prompt and
     its answer had. `prompt_seconds` and `decode_seconds` are what ended requests spent on
     `timed_prompt_tokens` and on `timed_answer_tokens`. `started` is when the engine was, by `time.monotonic`.
@@ -31,6 +32,7 @@ class EngineStatus:
     drafts: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0
+    accepted_at: list[int] = field(default_factory=list)
     steps: int = 0
     busy_slots: int = 0
     longest: int = 0
@@ -47,6 +49,17 @@ class EngineStatus:
         self.prompt_tokens += prompt_tokens
         self.busy_slots += busy_slots
         self.steps += 1
+
+    def guessed(self, n: int) -> None:
+        """Count a guess at `n` tokens (0: none)."""
+        self.draft_tokens += n
+        self.drafts += bool(n)
+        self.accepted_at += [0] * (n - len(self.accepted_at))
+
+    def accepted(self, position: int) -> None:
+        """Count a guessed token that was right: the first of its guess is at 0."""
+        self.draft_accepted += 1
+        self.accepted_at[position] += 1
 
     def ended(self, request: Request, prompt_s: float, decode_s: float) -> None:
         """Count a request that took so long for its prompt and its answer."""

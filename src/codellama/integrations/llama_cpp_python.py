@@ -57,11 +57,16 @@ class CodeLlama70BInstructHandler:
     """A `chat_handler` for `llama_cpp.Llama`; one object serves any number of models.
 
     `special_tags` says what `<step>` and its kin in a message are: "literal" (text like any other)
-    or "reject" (ChatFormatError, as Meta's code has it).
+    or "reject" (ChatFormatError, as Meta's code has it). With `parallel_tool_calls` an answer may call
+    several functions; `Llama.create_chat_completion` has no such parameter, so it is said here. Who calls
+    the handler may say it each time.
     """
 
-    def __init__(self, special_tags: SpecialTags = "literal") -> None:
+    def __init__(
+        self, special_tags: SpecialTags = "literal", parallel_tool_calls: bool = False
+    ) -> None:
         self._special_tags = special_tags
+        self._parallel_tool_calls = parallel_tool_calls
         self._models: weakref.WeakKeyDictionary[llama_cpp.Llama, _Model] = (
             weakref.WeakKeyDictionary()
         )
@@ -75,6 +80,7 @@ class CodeLlama70BInstructHandler:
         function_call: Any = None,
         tools: Any = None,
         tool_choice: Any = None,
+        parallel_tool_calls: bool | None = None,
         temperature: float = 0.2,
         max_tokens: int | None = None,
         stream: bool = False,
@@ -95,7 +101,8 @@ class CodeLlama70BInstructHandler:
         UnsupportedError before anything is decoded, also when streaming.
         """
         schema = response_schema(response_format)
-        offer = offered(tools, tool_choice, None, functions, function_call)
+        parallel = self._parallel_tool_calls if parallel_tool_calls is None else parallel_tool_calls
+        offer = offered(tools, tool_choice, parallel, functions, function_call)
         for name, form in (("response_format", schema), ("tools", offer)):
             if form is not None and grammar is not None:
                 raise InvalidRequestError(

@@ -72,6 +72,8 @@ class SamplingOptions(TypedDict, total=False):
     n_discard: int
     cache_prompt: bool
     spec_draft_n_max: int | None
+    repeatable: bool | None
+    id_slot: int
     # end of sampling
 
 

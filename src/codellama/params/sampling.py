@@ -28,7 +28,7 @@ SAMPLING, REPETITION, LIMITS, FORM = "Sampling", "Repetition", "Limits", "Form o
 ADAPTERS, SHIFT, REPEATING = "LoRA adapters", "Context", "Cache and guesses"
 EVERYWHERE: tuple[Face, ...] = ("Python", "command line", "HTTP")
 # On the command line `lora`, `context_shift`, `n_keep` and `spec_draft_n_max` are the model's; `logprobs`
-# needs JSON to be seen.
+# needs JSON to be seen, and `id_slot` a server with several.
 NOT_AN_OPTION: tuple[Face, ...] = ("Python", "HTTP")
 
 
@@ -58,8 +58,10 @@ class SamplingParams:
     A drawn answer with a `seed` repeats: a request that comes while nothing else runs gets the same answer
     each time, bit for bit. So it is decoded without guesses but what its form leaves no choice about,
     unless `spec_draft_n_max` asks for them. And it takes over from earlier requests only whole pieces of its
-    prompt. With `cache_prompt` False nothing is
-    taken over. `spec_draft_n_max` has no effect beyond the model's own.
+    prompt. With `repeatable` False the seed still gives the same random numbers, but none of this is done.
+    With `cache_prompt` False nothing is taken over. `spec_draft_n_max` has no effect beyond the model's own.
+    `id_slot` says where the answer's KV state is to lie, for who saves it from there; what is said is the
+    same in each slot.
     """
 
     faces = EVERYWHERE
@@ -185,6 +187,14 @@ class SamplingParams:
         default_text="as the model was loaded; with a seed, only what the answer's form forces",
         faces=NOT_AN_OPTION,
     )  # fmt: skip
+    repeatable: bool | None = setting(
+        None, "Whether a drawn answer is to be the same again, bit for bit, when nothing else runs.",
+        REPEATING, default_text="with a seed it is",
+    )  # fmt: skip
+    id_slot: int = setting(
+        -1, "Slot that is preferred if it is free, counted round; below 0: any.", REPEATING,
+        faces=NOT_AN_OPTION,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -251,7 +261,8 @@ class SamplingParams:
     def repeats(self) -> bool:
         """Whether the answer is drawn, and is to be drawn again by the same request."""
         greedy = self.temperature == 0 and "temperature" in self.samplers
-        return self.seed is not None and not greedy
+        wanted = self.seed is not None if self.repeatable is None else self.repeatable
+        return wanted and not greedy
 
     def with_defaults(self, config: ModelConfig) -> SamplingParams:
         """These parameters, with what the model was loaded with where they leave it to that."""

@@ -100,8 +100,8 @@ class EmbeddingRequest(Fields):
             raise InvalidRequestError(
                 "{param} must not hold more than {most} texts", name, most=limits.PROMPTS
             )
-        if not texts or "" in texts:
-            raise InvalidRequestError("{param} must not be empty, nor hold an empty text", name)
+        if not texts:
+            raise InvalidRequestError("{param} must not be empty", name)
 
     def _vector_json(self, vector: Vectors) -> str:
         if self.encoding_format == "float":

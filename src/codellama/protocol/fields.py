@@ -18,6 +18,7 @@ from codellama.errors import InvalidRequestError, check_text, unknown_token
 from codellama.params import FORMS, SamplingOptions, SamplingParams
 from codellama.protocol import limits
 from codellama.protocol.body import Fields, respell
+from codellama.protocol.guided import GuidedFields, exclusive
 from codellama.protocol.known import ALIASES
 from codellama.protocol.lora import parse_lora
 from codellama.protocol.tolerance import note_ignored
@@ -83,7 +84,7 @@ else:
     )
 
 
-class SamplingFields(PlainFields):
+class SamplingFields(GuidedFields, PlainFields):
     """How an answer is drawn and delivered, in both dialects. Defaults are the server's (`default_to`)
     or else `SamplingParams`'s."""
 
@@ -116,9 +117,11 @@ class SamplingFields(PlainFields):
 
     _defaults: SamplingOptions = PrivateAttr(default_factory=SamplingOptions)
 
-    def default_to(self, defaults: SamplingOptions) -> None:
+    def default_to(self, defaults: SamplingOptions, verbose: bool = False) -> None:
         """Take these for what the request does not say."""
         self._defaults = defaults
+        if "verbose" not in self.model_fields_set:
+            self.verbose = verbose
 
     @property
     def limit(self) -> int | None:
@@ -139,6 +142,8 @@ class SamplingFields(PlainFields):
         options["max_tokens"] = self.limit
         if self.seed is not None:
             options["seed"] = seed_or_random(self.seed)
+        elif "seed" in options:
+            options.setdefault("repeatable", False)  # nobody asked for it, and it costs caches
         if self.stop is not None:
             options["stop"] = self.stop or ()  # an empty text is no stop, as in llama-server
         if self.logit_bias is not None:
@@ -168,7 +173,7 @@ class SamplingFields(PlainFields):
 
     def respell(self, error: InvalidRequestError) -> None:
         """Put the error in the client's own spelling of the parameter."""
-        spelling = self._spelling
+        spelling = self._spelling | {param: field for param, (field, _) in self._guided.items()}
         if self.response_format is not None:
             spelling = {**spelling, "json_schema": "response_format"}
         respell(error, spelling)
@@ -176,9 +181,15 @@ class SamplingFields(PlainFields):
     def _form(self) -> dict[str, Any]:
         """What the answer may be, if the request says anything about it."""
         form = {name: getattr(self, name) for name in FORMS}
-        if self.response_format is None and all(value is None for value in form.values()):
+        guided = {param: value for param, (_, value) in self._guided.items()}
+        given = (self.response_format, *form.values(), *guided.values())
+        if all(value is None for value in given):
             return {}
-        return form | {"grammar": self.grammar or None, "json_schema": self._schema()}
+        form |= {"grammar": self.grammar or None, "json_schema": self._schema()}
+        for param, (field, _) in self._guided.items():
+            if form[param] is not None:
+                raise exclusive(field, self._spelling.get(param, "response_format"))
+        return form | guided
 
     @property
     def candidates(self) -> int:

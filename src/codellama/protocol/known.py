@@ -44,6 +44,9 @@ IGNORED: Mapping[str, tuple[Any, ...]] = {
     "backend_sampling": (False,),
     "input_type": (),
     "num_ctx": (),
+    "guided_decoding_backend": (),
+    "guided_whitespace_pattern": (),
+    "web_search_options": (),  # OpenAI's server searches, this one does not
 }
 FIGURES: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
     ("timings_per_token", "return_progress", "verbose"), (False,)
@@ -63,7 +66,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
-    "web_search_options": (),
     "moderation": (),
     # llama-server
     "min_keep": (0,),

@@ -25,6 +25,8 @@ EXTRA_TEXTS = 1000
 """Texts of other files in a request to infill."""
 LIST_ITEMS = 256
 """Stop strings and all other lists of settings; each may cost time at every token."""
+CHOICES = 1000
+"""Texts of which an answer is to be one."""
 BIASES = 100_000
 """Entries of `logit_bias`: every token of a vocabulary three times."""
 STOP_CHARS = 4096

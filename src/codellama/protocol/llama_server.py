@@ -230,7 +230,7 @@ class NativeReply:
         if self.params.logprobs:
             state = self.states.setdefault(answer.index, Shown(self.piece))
             shown = state.take(answer, delta.logprobs)
-        steps = progress_json(answer, delta, self.begun) if self.progress else []
+        steps = progress_json(answer, delta, self.begun, self.timed) if self.progress else []
         if delta.text or delta.tokens or shown or steps:
             chunk: Json = {
                 "index": answer.index,
@@ -245,7 +245,7 @@ class NativeReply:
                 chunk["completion_probabilities"] = self._probabilities(shown)
             if self.timed:
                 chunk["timings"] = timings_json(answer.timings, answer.usage)
-            chunks += [{**chunk, "prompt_progress": step} for step in steps] or [chunk]
+            chunks += [{**chunk, **step} for step in steps] or [chunk]
         if delta.finish_reason:
             chunks.append(self.final(answer))
         return chunks
@@ -324,6 +324,8 @@ def generation_settings(params: SamplingParams, stream: bool, ends: Sequence[int
     """The parameters that were used, under llama-server's names; `ends` are what `ignore_eos` bans."""
     settings = asdict(params)
     max_tokens, logprobs = settings.pop("max_tokens"), settings.pop("logprobs")
+    for name in ("id_slot", "repeatable"):  # these are about where it is computed
+        del settings[name]
     limit = -1 if max_tokens is None else max_tokens
     biases = list(params.logit_bias.items())
     biases += [(token, -math.inf) for token in ends if params.ignore_eos]

@@ -15,7 +15,12 @@ from pydantic import Field
 from codellama.compat.openai import chat_logprobs_count
 from codellama.compat.replies import ChatReply, Json, TextReply
 from codellama.compat.tool_replies import Calls
-from codellama.errors import InvalidRequestError, check_text
+from codellama.errors import (
+    ChatFormatError,
+    ContextLengthError,
+    InvalidRequestError,
+    check_text,
+)
 from codellama.params import ContextPolicy, Prompt, SamplingParams
 from codellama.prompts.prompts import prompt_text
 from codellama.protocol.fields import SamplingFields
@@ -59,12 +64,19 @@ class ChatRequest(Dialog, ToolFields, SamplingFields):
 
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
-        messages, policy = self.dialog(), self.context_policy
-        return [
-            llm.chat_prompt(
-                messages, context_policy=policy, max_tokens=self.limit, tools=self.offer()
+        messages, policy, tools = self.dialog(), self.context_policy, self.offer()
+        try:
+            prompt = llm.chat_prompt(
+                messages, context_policy=policy, max_tokens=self.limit, tools=tools
             )
-        ]
+        except ChatFormatError:
+            # Clients trim a dialog that is too long: they hear of that first, whatever else is wrong.
+            n = sum(len(llm.tokenizer.encode(message["content"])) for message in messages)
+            if n < llm.n_ctx:
+                raise
+            trained = llm.plan.n_ctx_train
+            raise ContextLengthError(n, llm.n_ctx, "messages", trained=trained) from None
+        return [prompt]
 
     def sampling(self, tokenizer: TextTokenizer) -> SamplingParams:
         """The sampling parameters asked for."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from codellama.compat.openai import text_messages
+from codellama.compat.openai import UNREAD, text_messages
 from codellama.errors import InvalidRequestError, check_text, unknown_token
 from codellama.params import Message
 from codellama.protocol import limits
@@ -54,10 +54,11 @@ if TYPE_CHECKING:
 def read_messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
     """OpenAI's messages as plain ones. Raises ChatFormatError.
 
-    That a message bears a name is noted as ignored: no format of these models has a place for it.
+    What is left out of them (a name, thoughts) is noted as ignored.
     """
-    if any(message.get("name") for message in raw):
-        note_ignored("messages.name")
+    for name in UNREAD:
+        if any(message.get(name) for message in raw):
+            note_ignored(f"messages.{name}")
     return text_messages(raw)
 
 
@@ -99,12 +100,22 @@ def _prompt(raw: Any, llm: LanguageModel) -> Prompt:
 
 
 def _text_of(raw: Mapping[str, Any]) -> Any:
-    """The text of `{"prompt_string": text}` or of `{"content": text or parts}`, parts joined by line ends."""
-    if raw.keys() == {"prompt_string"}:
-        return raw["prompt_string"]
-    if raw.keys() == {"content"} and raw["content"]:
-        return text_messages([{"role": "user", **raw}])[0]["content"]
+    """The text of `{"prompt_string": text}` or of `{"content": parts}`, parts one after the other."""
+    match raw:
+        case {"prompt_string": text} if len(raw) == 1:
+            return text
+        case {"content": [_, *_] as parts} if len(raw) == 1:
+            return "".join(_text_of_part(part) for part in parts)
     raise _prompt_error()
+
+
+def _text_of_part(part: Any) -> str:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text
+    raise InvalidRequestError(
+        "{param}: a part must be of type text: the model only reads text", "prompt"
+    )
 
 
 def mixed_tokens(

@@ -73,11 +73,10 @@ class ResponseReply:
         return events
 
     def _progress(self, answer: Collected, delta: Delta) -> list[Json]:
-        steps = progress_json(answer, delta, self.begun)
+        steps = progress_json(answer, delta, self.begun, self.timed)
         response = self._response("in_progress", [], None)
         return [
-            self.items.event("response.in_progress", response=response, prompt_progress=step)
-            for step in steps
+            self.items.event("response.in_progress", response=response, **step) for step in steps
         ]
 
     def tail(self, answers: Sequence[Collected]) -> list[Json]:

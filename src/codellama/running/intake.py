@@ -81,6 +81,10 @@ class RequestMaker:
             raise
         return requests
 
+    def check(self, prompt: Prompt, params: SamplingParams) -> None:
+        """Raise what `make` would raise."""
+        close(self.make(prompt, params, 1, lambda index, delta: None, echo=False))
+
     def _shift(self, prompt: Prompt, params: SamplingParams) -> ContextShift | None:
         if not params.context_shift:
             return None
@@ -130,6 +134,7 @@ class RequestMaker:
             shift=shift,
             reuse=reuse(params),
             steady=params.spec_draft_n_max is None,
+            id_slot=params.id_slot,
             n_draft_max=NO_LIMIT if params.spec_draft_n_max is None else params.spec_draft_n_max,
         )
 

@@ -50,7 +50,7 @@ class Answering:
         return await run_in_threadpool(_count, body, self.serving.llm())
 
     def _prepare(self, body: GenerationRequest) -> None:
-        body.default_to(self.config.sampling)
+        body.default_to(self.config.sampling, self.config.verbose)
         if not self.config.tools and isinstance(body, ToolFields):
             body.forbid_calls()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
@@ -118,16 +119,29 @@ def _add_middleware(app: FastAPI, config: ServerConfig, sleep: Sleep) -> None:
     )
     if config.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            Pages,
             allow_origins=config.cors_origins,
             allow_origin_regex=LOCAL_ORIGINS if LOCALHOST in config.cors_origins else None,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE", "OPTIONS"],  # llama-server's
             allow_headers=["*"],
+            allow_credentials=True,  # some pages send them wherever they ask; nothing hangs on them
             expose_headers=[HEADER],
         )
     if config.access_log:
         paths = [getattr(route, "path", "{") for route in app.routes]
         app.add_middleware(AccessLog, paths=frozenset(p for p in paths if "{" not in p))
+
+
+class Pages(CORSMiddleware):
+    """Tells browsers which web pages may call. A page that may not hears nothing of it, as of llama-server:
+    its browser keeps it from calling."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks first."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == 400:
+            return Response(headers={"vary": "Origin"})
+        return response
 
 
 def _add_information(app: FastAPI, serving: Serving, config: ServerConfig, sleep: Sleep) -> None:
@@ -156,7 +170,7 @@ def _add_information(app: FastAPI, serving: Serving, config: ServerConfig, sleep
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Json:
         llm = serving.llm()
-        if model not in (llm.name, *config.aliases):
+        if model not in (llm.name, llm.path.stem, *config.aliases):
             raise HTTPException(404, f"the model {model!r} is not here; this server has {llm.name}")
         meta = await run_in_threadpool(model_meta, llm)
         return model_json(llm.name, serving.created, meta, names)

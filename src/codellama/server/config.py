@@ -24,8 +24,9 @@ class ServerConfig:
     comment every `ping_interval` seconds, so that nobody on the way closes it. `sampling` holds fields
     of `SamplingParams` for requests that do not set them. Without `tools` the model never hears of the
     functions that a chat offers: it answers in words, and a request that insists on a call is an error.
-    With `lenient`, fields that nobody knows are ignored and named in a header of the answer, in place of
-    an error.
+    With `verbose`, chats and completions tell all about their answers (`__verbose`) unless they say
+    otherwise. With `lenient`, fields that nobody knows are ignored and named in a header of the answer, in
+    place of an error.
 
     `host` may be several addresses with commas between them. The first of `aliases` is what answers call
     the model, instead of its file's name; the others and `tags` are told beside it. `page` says whether
@@ -45,6 +46,7 @@ class ServerConfig:
     tools: bool = True
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     lenient: bool = False
+    verbose: bool = False
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     page: bool = True

@@ -16,6 +16,7 @@ from codellama.engine.threads import ThreadStatus
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STARTED = "Process-Start-Time-Unix"
 _PREFIX = "llamacpp:"
+_BY_POSITION = "spec_decode_num_accepted_tokens_per_pos_total"
 
 _COUNTERS = (
     ("prompt_tokens_total", "prompt_tokens", "Prompt tokens decoded, without those in the cache"),
@@ -64,14 +65,17 @@ class Metrics:
         ]
         rows += [(name, text, "gauge", f" {value}") for name, text, value in gauges]
         rows += _threads(now.threads)
-        lines: list[str] = []
-        for name, text, kind, value in rows:
-            lines += [
-                f"# HELP {_PREFIX}{name} {text}",
-                f"# TYPE {_PREFIX}{name} {kind}",
-                f"{_PREFIX}{name}{value}",
-            ]
+        lines = [line for name, *row in rows for line in _metric(name, *row)]
+        if now.accepted_at:
+            values = [f'{{position="{i}"}} {n}' for i, n in enumerate(now.accepted_at)]
+            lines += _metric(_BY_POSITION, "Of these by place in their guess", "counter", *values)
         return "\n".join(lines) + "\n"
+
+
+def _metric(name: str, text: str, kind: str, *values: str) -> list[str]:
+    """A metric's lines; each value follows its label, or a blank."""
+    head = [f"# HELP {_PREFIX}{name} {text}", f"# TYPE {_PREFIX}{name} {kind}"]
+    return head + [f"{_PREFIX}{name}{value}" for value in values]
 
 
 def _threads(threads: ThreadStatus) -> list[tuple[str, str, str, str]]:
