@@ -93,8 +93,7 @@ def quota(cores: float) -> Iterator[tuple[str, ...]]:
 
     Raises BenchError where none can be made, as without root.
     """
-    old = GROUPS / "cpu" if (GROUPS / "cpu").is_dir() else GROUPS
-    folder = old / f"bench-busy-{os.getpid()}"
+    folder = _own_group() / f"bench-busy-{os.getpid()}"
     limit = int(cores * PERIOD_US)
     try:
         folder.mkdir()
@@ -110,6 +109,18 @@ def quota(cores: float) -> Iterator[tuple[str, ...]]:
     finally:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _own_group() -> Path:
+    """The control group that this process is in, of version 1; the root of version 2, where a group that has
+    processes may have no groups below it."""
+    if not (GROUPS / "cpu").is_dir():
+        return GROUPS
+    for line in Path("/proc/self/cgroup").read_text("ascii").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(","):
+            return GROUPS / "cpu" / path.lstrip("/")
+    return GROUPS / "cpu"
 
 
 def _spin() -> subprocess.Popen[bytes]:

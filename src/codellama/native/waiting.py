@@ -1,10 +1,10 @@
 """How long llama.cpp's threads spin when they wait for each other, before they sleep.
 
-All threads of a step meet hundreds of times. GNU's OpenMP lets who comes first spin for up to about ten
-milliseconds, which is right as long as no other program needs a processor. On a busy machine the spinning
-thread uses up its turn while the one that it waits for has none. A spin of some ten microseconds covers
-nearly all meetings of a quiet machine; behind it the thread sleeps, and the system wakes it before others.
-The figures are in scripts/bench/README.md.
+All threads of a step meet hundreds of times. GNU's OpenMP lets who comes first spin for milliseconds, which is
+right as long as no other program needs a processor. On a busy machine the spinning thread uses up its turn
+while the one that it waits for has none. A spin of a fraction of a millisecond covers nearly all meetings of a
+quiet machine, and the Python between two steps. Behind it the thread sleeps, and the system wakes it before
+others. The figures are in scripts/bench/README.md.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import importlib
 import os
 
-SPINS = 1000
-"""Rounds of a spin, of some ten nanoseconds each; 300,000 are GNU's own."""
+SPINS = 10_000
+"""Rounds of a spin, of some ten nanoseconds each; GNU's own are 300,000."""
 
 _NAME = "GOMP_SPINCOUNT"
 _WISHES = (_NAME, "OMP_WAIT_POLICY")
