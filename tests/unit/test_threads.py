@@ -199,12 +199,12 @@ def both(**options: bool) -> tuple[Threads, ThreadCount, ThreadCount]:
 
 def test_answers_and_prompts_have_numbers_of_their_own() -> None:
     threads, answers, prompts = both()
-    assert (threads.choose(1, 0, False), threads.choose(300, 299, False)) == (4, 3)
+    assert (threads.choose(0, 1, 0, False), threads.choose(0, 300, 299, False)) == (4, 3)
     for _ in range(200):
-        threads.choose(1, 0, False)
+        threads.choose(0, 1, 0, False)
         threads.learn(1, 0.003)
     while answers.n == 4:
-        slow = threads.choose(1, 0, False) == 4
+        slow = threads.choose(0, 1, 0, False) == 4
         threads.learn(1, 0.03 if slow else 0.004)
     assert (answers.n, prompts.n) == (3, 3)
     assert threads.status.n == 3
@@ -218,18 +218,28 @@ def test_a_row_that_rounds_by_the_number_of_threads_keeps_it() -> None:
     """Of requests that are to repeat, whatever a trial or other programs make of the number."""
     threads, answers, _ = both(one_row_varies=True)
     answers.n = 2
-    assert threads.choose(1, 0, True) == 4
+    assert threads.choose(0, 1, 0, True) == 4
     threads.learn(1, 9.9)
-    assert threads.choose(1, 0, False) == 2
-    assert threads.choose(2, 0, True) == 2, "rows of several do not depend on it"
+    assert threads.choose(0, 1, 0, False) == 2
+    assert threads.choose(0, 2, 0, True) == 2, "rows of several do not depend on it"
     plain, answers, _ = both(one_row_varies=False)
     answers.n = 2
-    assert plain.choose(1, 0, True) == 2
+    assert plain.choose(0, 1, 0, True) == 2
 
 
 def test_no_threads_to_choose_from() -> None:
     threads = Threads.fixed(2)
-    assert {threads.choose(rows, rows - 1, False) for rows in (1, 2, 300)} == {2}
+    assert {threads.choose(0, rows, rows - 1, False) for rows in (1, 2, 300)} == {2}
     threads.learn(1, 1.0)
-    threads.rested()
     assert threads.status.changes == 0
+
+
+def test_only_a_long_pause_is_a_rest() -> None:
+    """Requests that follow each other closely must not cost a trial each."""
+    threads, answers, _ = both()
+    rests: list[float] = []
+    answers.rested = lambda: rests.append(now)  # type: ignore[method-assign]
+    for now in (10.0, 10.5, 11.2, 20.0, 20.9):
+        threads.choose(now, 1, 0, False)
+        threads.learn(1, 0.1)
+    assert rests == [10.0, 20.0]

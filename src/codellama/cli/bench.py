@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codellama.cli.options import json_option, model_argument
+from codellama.cli.options import Decorator, json_option, model_argument
 from codellama.cli.options import threads as number_or_auto
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ class Row:
         return f"{machine:<16} {self.threads!s:>8} {prompt:>18.1f} {answer:>18.1f}  {self.used} ({self.why})"
 
 
+def _number(short: str, long: str, name: str, default: int, help: str) -> Decorator:
+    return click.option(
+        short, long, name, type=click.IntRange(1), default=default,
+        show_default=True, show_envvar=True, help=help,
+    )  # fmt: skip
+
+
 @click.command("bench")
 @model_argument
 @click.option(
@@ -54,6 +61,7 @@ class Row:
     "busy",
     type=click.IntRange(min=1, max=4096),
     multiple=True,
+    show_envvar=True,
     help="Also beside so many programs that compute all the time. Repeatable.",
 )
 @click.option(
@@ -63,11 +71,12 @@ class Row:
     type=number_or_auto,
     multiple=True,
     metavar="NUMBER|auto",
+    show_envvar=True,
     help="CPU threads. Repeatable. [default: auto, the number that it begins with, and 1]",
 )
-@click.option("-p", "--prompt", "n_prompt", type=click.IntRange(1), default=256, show_default=True)
-@click.option("-n", "--tokens", "n_tokens", type=click.IntRange(1), default=64, show_default=True)
-@click.option("-r", "--runs", type=click.IntRange(1), default=3, show_default=True)
+@_number("-p", "--prompt", "n_prompt", 256, "Tokens of the prompt.")
+@_number("-n", "--tokens", "n_tokens", 64, "Tokens of the answer.")
+@_number("-r", "--runs", "runs", 3, "How often each row is measured.")
 @json_option
 def command(
     model: str,

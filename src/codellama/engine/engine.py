@@ -182,9 +182,7 @@ class Engine:
     def _take_inbox(self) -> bool:
         """Wait for work and take it in; False when it is time to stop."""
         with self._changed:
-            if not self._is_awake():
-                self._threads.rested()
-                self._changed.wait_for(self._is_awake)
+            self._changed.wait_for(self._is_awake)
             jobs, self._jobs = self._jobs, []
             for request in self._inbox:
                 self._scheduler.submit(request)
@@ -209,7 +207,8 @@ class Engine:
         if step is not None:
             began, rows = time.perf_counter(), len(step.batch.tokens)
             try:
-                self._runner.use_threads(self._threads.choose(rows, step.n_prompt, step.repeats))
+                n = self._threads.choose(began, rows, step.n_prompt, step.repeats)
+                self._runner.use_threads(n)
                 self._runner.run(step.batch)
             except Exception as error:
                 self._recover(error)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 log = logging.getLogger("codellama.engine")
@@ -34,6 +34,8 @@ FIRST_LOOK, LAST_LOOK, LOOK_STEPS = 0.5, 64.0, 100
 # With more threads than memory feeds steps are this much slower at most, else a core is taken. Where none is,
 # there is no hurry to try more.
 SATURATED, LAST_SATURATED = 1.4, 32.0
+# After so many seconds without a step a core that was taken may be free.
+REST = 1.0
 # A core that is taken again within so many seconds was hardly free.
 LUCK = 1.0
 # How far a step moves what is usual, and the most that this may grow in a second: a slow time is not usual.
@@ -43,9 +45,10 @@ _LARGEST_EXACT = 16  # rows; more of them are alike if they are so within a powe
 
 @dataclass
 class UsualTimes:
-    """What steps take at a level of 1, by their number of rows."""
+    """What steps take at a level of 1, by their number of rows. The first ones of a size move it most."""
 
     seconds: dict[int, float] = field(default_factory=dict)
+    counts: Counter[int] = field(default_factory=Counter)
 
     def ratio(self, rows: int, seconds: float, level: float) -> float:
         """The step's time against the usual one; a step of a new size is taken to be as the others were."""
@@ -56,7 +59,10 @@ class UsualTimes:
     def learn(self, rows: int, off: float) -> None:
         """Steps of this size took `off` times what others of the same time did."""
         size, _ = _size(rows)
-        self.seconds[size] *= 1 + _FOLLOW * max(-0.1, min(off - 1, 0.1))
+        self.counts[size] += 1
+        share = max(_FOLLOW, 1 / (1 + self.counts[size]))
+        most = max(0.1, share)
+        self.seconds[size] *= 1 + share * max(-most, min(off - 1, most))
 
 
 def _size(rows: int) -> tuple[int, int]:
@@ -256,6 +262,7 @@ class Threads:
         self._one_row_varies = one_row_varies
         self._count: ThreadCount | None = None  # that learns from this step
         self._changes = 0
+        self._began = self._ended = 0.0
 
     @classmethod
     def fixed(cls, n: int = 1) -> Threads:
@@ -263,8 +270,13 @@ class Threads:
         count = ThreadCount(n, n, "as asked for", adapts=False)
         return cls(count, count)
 
-    def choose(self, rows: int, n_prompt: int, repeats: bool) -> int:
-        """The number for a step of `rows` rows, `n_prompt` of prompts; `repeats`: a request is to repeat."""
+    def choose(self, now: float, rows: int, n_prompt: int, repeats: bool) -> int:
+        """The number for a step of `rows` rows, `n_prompt` of prompts, that begins `now`, in seconds of any
+        clock; `repeats`: a request is to repeat."""
+        if now - self._ended > REST:
+            self._answers.rested()
+            self._prompts.rested()
+        self._began = now
         count = self._prompts if n_prompt else self._answers
         if repeats and rows == 1 and self._one_row_varies:
             self._count = None
@@ -274,17 +286,13 @@ class Threads:
 
     def learn(self, rows: int, seconds: float) -> None:
         """The step took so long, with all around it."""
+        self._ended = self._began + seconds
         if self._count is not None:
             before = self._count.n
             self._count.learn(rows, seconds)
             if self._count.n != before:
                 self._changes += 1
                 log.info("%d threads instead of %d: %s", self._count.n, before, self._count.why)
-
-    def rested(self) -> None:
-        """The engine had nothing to do."""
-        self._answers.rested()
-        self._prompts.rested()
 
     @property
     def status(self) -> ThreadStatus:

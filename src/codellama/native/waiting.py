@@ -1,9 +1,9 @@
 """How long llama.cpp's threads spin when they wait for each other, before they sleep.
 
-All threads of a step meet hundreds of times. GNU's OpenMP lets who comes first spin for milliseconds, which is
-right as long as no other program needs a processor. On a busy machine the spinning thread uses up its turn
-while the one that it waits for has none. A spin of a fraction of a millisecond covers nearly all meetings of a
-quiet machine, and the Python between two steps. Behind it the thread sleeps, and the system wakes it before
+All threads of a step meet hundreds of times. GNU's OpenMP lets who comes first spin for milliseconds, which
+is right as long as no other program needs a processor. On a busy machine the spinning thread uses up its turn
+while the one that it waits for has none. A spin of a fraction of a millisecond covers nearly all meetings of
+a quiet machine, and the Python between two steps. Behind it the thread sleeps, and the system wakes it before
 others. The figures are in scripts/bench/README.md.
 """
 
