@@ -201,3 +201,15 @@ def test_a_short_soak(tiny_gguf: Path) -> None:
     assert found["failed"] == found["wrong"] == []
     assert sum(found["requests"].values()) > 10
     assert found["figures"]["memory_mb"] > 10
+
+
+def test_a_busy_machine(tiny_gguf: Path) -> None:
+    """Beside a program that computes, and confined to one core; the programs are gone afterwards."""
+    cases = ("--case", "busy", "--case", "affinity", "--fixed", "1", "--alone")
+    found = document("bench_busy.py", str(tiny_gguf), *cases, "--runs", "2", "--seconds", "0.2")
+    rows = results(found)
+    assert set(rows) == {"busy_rate", "busy_worst", "affinity_rate", "affinity_worst"}
+    for row in rows.values():
+        assert set(row["values"]) == {"codellama", "1 threads"}
+    assert rows["busy_rate"]["medians"]["codellama"] > 0
+    assert found["settings"]["runs"] == 2

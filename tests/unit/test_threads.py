@@ -200,6 +200,7 @@ def both(**options: bool) -> tuple[Threads, ThreadCount, ThreadCount]:
 def test_answers_and_prompts_have_numbers_of_their_own() -> None:
     threads, answers, prompts = both()
     assert (threads.choose(0, 1, 0, False), threads.choose(0, 300, 299, False)) == (4, 3)
+    assert threads.choose(0, 12, 8, False) == 4, "a short prompt among answers"
     for _ in range(200):
         threads.choose(0, 1, 0, False)
         threads.learn(1, 0.003)

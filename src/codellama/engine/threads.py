@@ -11,8 +11,8 @@ Steps of different sizes are compared by what steps of their size usually take.
 from __future__ import annotations
 
 import logging
-import statistics
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 log = logging.getLogger("codellama.engine")
@@ -34,6 +34,8 @@ FIRST_LOOK, LAST_LOOK, LOOK_STEPS = 0.5, 64.0, 100
 # With more threads than memory feeds steps are this much slower at most, else a core is taken. Where none is,
 # there is no hurry to try more.
 SATURATED, LAST_SATURATED = 1.4, 32.0
+# Steps with so many rows of prompts at most compute as answers do.
+FEW = 32
 # After so many seconds without a step a core that was taken may be free.
 REST = 1.0
 # A core that is taken again within so many seconds was hardly free.
@@ -72,6 +74,10 @@ def _size(rows: int) -> tuple[int, int]:
     return -rows.bit_length(), rows
 
 
+def _median(ratios: Sequence[float]) -> float:
+    return sorted(ratios)[len(ratios) // 2]
+
+
 @dataclass
 class _Trial:
     """Steps with `n` threads instead. Below `bar` a step is good; `votes` of them decide.
@@ -101,7 +107,8 @@ class ThreadCount:
         self._adapts = adapts and most > 1
         self._times = UsualTimes()
         self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._usual = 0.0  # level, 0 before the first steps
+        self._level = 1.0  # what steps take now, against what is usual
+        self._usual = 0.0  # level; 0 before the first steps
         self._noise = 0.05
         self._trial: _Trial | None = None
         self._now = 0.0  # seconds of steps so far
@@ -128,7 +135,7 @@ class ThreadCount:
             return
         self._now += seconds
         self._steps += 1
-        level = self._level()
+        level = self._level
         ratio = self._times.ratio(rows, seconds, level)
         long = seconds > LONG_STEP
         if self._trial:
@@ -137,20 +144,17 @@ class ThreadCount:
         if long:
             self._recent.clear()
         self._recent.append(ratio)
+        self._level = _median(self._recent)
         if long or len(self._recent) == WINDOW:
             self._watch(rows, ratio, seconds)
-            self._consider(self._level())
-
-    def _level(self) -> float:
-        """What steps take now, against what is usual."""
-        return statistics.median(self._recent) if self._recent else 1.0
+            self._consider(self._level)
 
     def _is_slow(self, level: float) -> bool:
         return level > self._usual * (SLOW + 2 * self._noise)
 
     def _watch(self, rows: int, ratio: float, seconds: float) -> None:
         """Follow what is usual, and how far steps are off it."""
-        level = self._level()
+        level = self._level
         self._usual = self._usual or level
         self._times.learn(rows, ratio / level)
         off = abs(ratio / self._usual - 1)
@@ -200,10 +204,11 @@ class ThreadCount:
         down, ideal = trial.n < self.n, self._usual * self.n / trial.n
         self.n = trial.n
         self._recent = deque(trial.ratios, maxlen=WINDOW)
-        taken = trial.slow or self._taken or (down and level > SATURATED * self._level())
+        self._level = _median(self._recent)
+        taken = trial.slow or self._taken or (down and level > SATURATED * self._level)
         self._taken = taken and self.n < self.home
         # Fewer threads take at most so much longer; if steps are above that, more cores are taken.
-        self._usual = min(self._level(), ideal) if trial.slow else self._level()
+        self._usual = min(self._level, ideal) if trial.slow else self._level
         self._stride = self._stride * (1 if trial.slow else 2) if self.n != self.home else 1
         self._down_at, self._down_pause = self._now, FIRST_PAUSE
         lucky = down and self._now - self._went_up < LUCK
@@ -277,7 +282,7 @@ class Threads:
             self._answers.rested()
             self._prompts.rested()
         self._began = now
-        count = self._prompts if n_prompt else self._answers
+        count = self._prompts if n_prompt > FEW else self._answers
         if repeats and rows == 1 and self._one_row_varies:
             self._count = None
             return count.home
