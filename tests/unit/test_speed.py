@@ -122,7 +122,7 @@ def test_outlooks_say_what_fits() -> None:
     slow = outlook(header, one, machine(24), "Q4_K_M")
     assert not slow.fits and slow.plan is not None
     assert slow.verdict.startswith("does not fit: 40.")
-    none = outlook(header, replace(one, n_ctx=16384), machine(4), "Q4_K_M")
+    none = outlook(header, replace(one, n_ctx=16384, beyond_training=True), machine(4), "Q4_K_M")
     assert none.plan is None and none.verdict.startswith("does not run: n_ctx: ")
     assert none.to_json()["problem"].startswith("n_ctx: ")
     assert outlook(header, one, machine(64, 48), "Q4_K_M").on_gpus

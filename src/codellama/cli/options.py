@@ -308,9 +308,9 @@ running_options = _bundle(
     *(
         _MODEL[name]
         for name in (
-            "n_ctx", "n_seq_max", "kv_cells", "n_gpu_layers", "tensor_split", "split_mode", "main_gpu",
-            "offload_kqv", "type_k", "type_v", "n_batch", "n_ubatch", "flash_attn", "use_mmap", "use_mlock",
-            "repack", "embeddings",
+            "n_ctx", "beyond_training", "n_seq_max", "kv_cells", "n_gpu_layers", "tensor_split",
+            "split_mode", "main_gpu", "offload_kqv", "type_k", "type_v", "n_batch", "n_ubatch",
+            "flash_attn", "use_mmap", "use_mlock", "repack", "embeddings",
         )
     )
 )  # fmt: skip

@@ -257,10 +257,7 @@ def _show_log(ctx: click.Context) -> None:
 def _load(
     make: Callable[..., LLM], path: Path, fields: Mapping[str, Any], sampling: SamplingOptions
 ) -> LLM:
-    """The model, and its plan in a line on stderr.
-
-    Raises too if it cannot answer with the defaults in `sampling`, which shows only here.
-    """
+    """The model; raises too if it cannot answer with the defaults in `sampling`, which shows only here."""
     llm = make(path, **fields)
     if sampling:
         try:
@@ -268,7 +265,6 @@ def _load(
         except BaseException:
             llm.close()
             raise
-    click.echo(f"ready: {llm.plan.line}", err=True)
     return llm
 
 

@@ -96,14 +96,15 @@ class LoadPlan:
     @property
     def line(self) -> str:
         """The plan in one line, without the reasons."""
-        context, model = self.model.context, self.model
-        parts = [
-            model.path.name,
-            f"{_layers_text(model)}, {model.host}",
-            f"{context.n_seq_max} x {self.n_ctx} tokens",
-            *([str(model.expected)] if model.expected else []),
-        ]
-        return "; ".join(parts)
+        size = f"{self.model.context.n_seq_max} x {self.n_ctx} tokens"
+        return f"{self.model.path.name}; {size}; layers: {self.where}"
+
+    @property
+    def where(self) -> str:
+        """Where the layers are and how weights lie in main memory, in bytes too, and the speed to expect."""
+        model = self.model
+        speed = f"; {model.expected}" if model.expected else ""
+        return f"{_layers_text(model)}, {model.host}{speed}"
 
     @property
     def state_settings(self) -> tuple[object, ...]:

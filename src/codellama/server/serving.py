@@ -151,10 +151,9 @@ class Serving:
 
 
 def ready_line(llm: LanguageModel) -> str:
-    """What serves now: the model, the context of a request, how many at a time, and where its layers are."""
-    layers = ", ".join(f"{p.layers} on {p.device}" for p in llm.plan.model.placements if p.layers)
+    """What serves now: the model, the context of a request, how many at a time, and the plan in one line."""
     slots = llm.config.n_seq_max
-    return f"ready: {llm.name}, context {llm.n_ctx} tokens, {slots} slots, layers: {layers}"
+    return f"ready: {llm.name}, context {llm.n_ctx} tokens, {slots} slots, layers: {llm.plan.where}"
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:
