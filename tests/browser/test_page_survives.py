@@ -120,7 +120,7 @@ def test_a_full_context_says_which_turns_would_go(tab: Tab, served: Live, demo: 
         tab.ask(f"Question {n}{many if n == 1 else ''}")
         tab.answered("", n)
     tab.ask(f"Question 3{many}{many[:-600]}")
-    tab.see("tokens, and the context holds 1,024. These turns, the oldest, would be left out.")
+    tab.see("tokens, and the context holds 1,024. The oldest turns would be kept from the model")
     going = tab.page.locator(".problem li").all_inner_texts()
     assert going[0].startswith("You: Question 1")
     assert len(going) % 2 == 0

@@ -370,6 +370,27 @@ def test_keys_come_from_options_commas_files_and_the_environment(tmp_path: Path)
     assert (code, text) == (1, "Error: --api-key must not be empty\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "page", "log"),
+    [
+        ((), True, True),
+        (("--no-page",), False, True),
+        (("--no-webui", "--no-access-log"), False, False),
+    ],
+)
+def test_the_page_and_the_log_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[str, ...], page: bool, log: bool
+) -> None:
+    served: list[ServerConfig] = []
+    monkeypatch.setattr(
+        "codellama.server.run.serve", lambda load, config, announce, loading: served.append(config)
+    )
+    model = tmp_path / "model.gguf"
+    model.touch()
+    assert invoke(str(model), *options) == (0, "")
+    assert [(config.page, config.access_log) for config in served] == [(page, log)]
+
+
 def test_help_is_complete() -> None:
     result = CliRunner().invoke(main, ["serve", "--help"])
     assert result.exit_code == 0

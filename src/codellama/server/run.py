@@ -45,6 +45,8 @@ class Server(uvicorn.Server):
         self._serving = serving
         self._drain_timeout = drain_timeout
         self._signals = 0
+        self.failed = False
+        """Whether the model could not be loaded: why is said elsewhere."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; uvicorn would raise it again after the end."""
@@ -58,15 +60,15 @@ class Server(uvicorn.Server):
         """Refuse new connections, wait for the running answers, cut short what is left."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._drain_timeout, self._cut)
-        running = len(self._serving.running)
-        log.info(
-            "stopping: no new connections; %d running, %g s to finish", running, self._drain_timeout
-        )
+        running, seconds = len(self._serving.running), self._drain_timeout
+        if not self.failed:
+            log.info("stopping: no new connections; %d running, %g s to finish", running, seconds)
         try:
             await super().shutdown(sockets)
         finally:
             timer.cancel()
-        log.info("stopped")
+        if not self.failed:
+            log.info("stopped")
 
     def _cut(self) -> None:
         log.info("stopping: cutting %d short", len(self._serving.running))
@@ -110,7 +112,7 @@ def build(
     """A server that is not running yet; for `loading` and `on_warm` see `create_app`."""
 
     def failed(error: BaseException) -> None:
-        server.should_exit = True
+        server.should_exit = server.failed = True
         if on_failure is not None:
             on_failure(error)
 

@@ -242,7 +242,7 @@ export class Chat {
     const size = `The conversation has ${number(n_prompt_tokens)} tokens, and the context holds ${number(n_ctx)}.`;
     if (!going?.length) return () => [h("p", {}, `${size} This question is too long by itself: shorten it with Edit.`)];
     return () => [
-      h("p", {}, `${size} These turns, the oldest, would be left out. They stay here:`),
+      h("p", {}, `${size} The oldest turns would be kept from the model; here they stay:`),
       h("ol", {}, ...going.map((i) => h("li", {}, `${messages[i].role === "user" ? "You" : "codellama"}: ${firstWords(messages[i].content)}`))),
       button("Leave them out", async () => {
         await store.change(conversation.id, { policy: "drop_oldest" });
