@@ -141,10 +141,10 @@ def spelled(error: CodeLlamaError, more: Mapping[str, str] | None = None) -> str
 
 
 class StderrHandler(logging.Handler):
-    """Log records as lines on what stderr is at that moment."""
+    """Log records as lines on what stderr is at that moment, above a bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        sys.stderr.write(f"{self.format(record)}\n")
 
 
 def set_level(ctx: click.Context, log: logging.Logger, level: int) -> None:
