@@ -43,7 +43,7 @@ def build(folder: Path) -> tuple[Path, Path]:
 def hatch(source: Path, folder: Path, target: str) -> None:
     """Build one target. Raises CalledProcessError."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
-    subprocess.run(command, cwd=source, check=True, env=clean(), stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=source, check=True, stdout=subprocess.DEVNULL)
 
 
 def clean() -> dict[str, str]:
