@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from codellama.cli.questions import from_template
 from codellama.cli.streams import read_stdin, stream_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from codellama.cli.keeper import Keeper
     from codellama.params import SamplingOptions
@@ -181,13 +182,14 @@ def _answer_one(
     answer = session.ask(question, **sampling)
     keeper.begin(answer)
     try:
-        stream_text(_kept(keeper, _pieces(answer)))
+        with contextlib.closing(_kept(keeper, _pieces(answer))) as pieces:  # also after Ctrl-C
+            stream_text(pieces)
     finally:
         keeper.save(session)
         keeper.close(session)
 
 
-def _kept(keeper: Keeper, pieces: Iterator[str]) -> Iterator[str]:
+def _kept(keeper: Keeper, pieces: Iterator[str]) -> Generator[str, None, None]:
     for text in pieces:
         keeper.say(text)
         yield text

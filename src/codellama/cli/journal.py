@@ -8,6 +8,7 @@ is locked while it is open, so that one process at a time goes on with a convers
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,16 +30,19 @@ class AnswerJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY
-        self._file = os.open(path, flags, 0o600)
-        if not lock(self._file) or not path.exists():
-            os.close(self._file)
-            raise InvalidRequestError(
-                "the conversation {name} is open in another terminal",
-                None,
-                "close it there, or give another --session",
-                name=path.name.removesuffix(".json.now"),
-            )
+        while True:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o600)
+            if not lock(self._file):
+                os.close(self._file)
+                raise InvalidRequestError(
+                    "the conversation {name} is open in another terminal",
+                    None,
+                    "close it there, or give another --session",
+                    name=path.name.removesuffix(".json.now"),
+                )
+            if path.exists() and os.path.samestat(os.fstat(self._file), path.stat()):
+                return
+            os.close(self._file)  # whoever had it has just left and taken the file along
 
     def begin(self, saved: Sequence[Message], asked: Sequence[Message]) -> None:
         """A question begins: the last of the messages `asked`. `saved` is what is on disk."""
@@ -57,9 +61,15 @@ class AnswerJournal:
 
     def close(self) -> None:
         """Give the lock back; an empty journal goes."""
-        if os.fstat(self._file).st_size == 0:
-            self.path.unlink(missing_ok=True)
+        empty = os.fstat(self._file).st_size == 0
+        if empty:
+            with contextlib.suppress(PermissionError):  # Windows keeps a file that is open
+                self.path.unlink(missing_ok=True)
+                empty = False
         os.close(self._file)
+        if empty:
+            with contextlib.suppress(PermissionError):
+                self.path.unlink(missing_ok=True)
 
     def _write(self, entry: dict[str, Any]) -> None:
         data = json.dumps(entry).encode() + b"\n"

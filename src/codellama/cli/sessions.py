@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, as_json: bool) -> None:
     """List, show, delete or export the conversations that `chat` keeps.
 
-    They are in XDG_STATE_HOME/codellama/sessions, or ~/.local/state/codellama/sessions.
+    They are in XDG_STATE_HOME/codellama/sessions, or ~/.local/state/codellama/sessions. Beside each is the
+    model's state, which saves reading it all again. Of conversations without a name only the latest has one.
     """
     if ctx.invoked_subcommand is None:
         _print_list(as_json)
