@@ -45,6 +45,7 @@ OUTSIDE = {
     "huggingface_hub": {"weights"},
     "llama_cpp": {"native", "integrations"},
     "llguidance": {"constraints"},
+    "lm_eval": {"quality"},
     "markdown_it": {"cli"},
     "matplotlib": {"quality"},
     "numpy": {
@@ -65,6 +66,7 @@ OUTSIDE = {
     "pydantic_core": {"server"},
     "rich": {"cli"},
     "starlette": {"server"},
+    "tqdm": {"quality"},
     "typing_extensions": {
         "compat",
         "errors",

@@ -16,6 +16,7 @@ PAGES = [
     ROOT / "src/codellama/server/README.md",
     ROOT / "src/codellama/server/SERVICE.md",
     ROOT / "src/codellama/server/page/README.md",
+    ROOT / "src/codellama/quality/README.md",
     ROOT / "scripts/bench/README.md",
     ROOT / ".github/CONTRIBUTING.md",
 ]

@@ -1,6 +1,7 @@
 """`codellama quality`: perplexity of a file over a text, and how far it is from a base.
 
-A group whose other commands begin with a word of their own: `card` and `code`. Anything else is a model.
+A group whose other commands begin with a word of their own: `card`, `code` and `tasks`. Anything else is a
+model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from codellama.cli.options import json_option, model_argument
 from codellama.errors import CodeLlamaError
 
 MEASURE = "measure"
-_OTHERS = {"card": "quality_card", "code": "quality_code"}
+_OTHERS = {"card": "quality_card", "code": "quality_code", "tasks": "quality_tasks"}
 """The other commands, each the `command` of a module in this package."""
 
 
@@ -56,7 +57,7 @@ def command() -> None:
     """How good is this quantized file?
 
     `codellama quality MODEL --against BASE` measures one file (see `codellama quality measure --help`). The
-    others make a card of several files, or have a model solve programming problems.
+    others make a card of several files, have a model solve problems, and run a harness's tasks.
     """
 
 

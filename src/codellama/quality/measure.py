@@ -25,9 +25,6 @@ from codellama.errors import ConversionError, InvalidRequestError
 from codellama.files.gguf_header import GGUFHeader
 from codellama.files.identity import weights_digest
 from codellama.files.loadable import read_model
-from codellama.files.lost_scores import mended_vocabulary
-from codellama.native.model import Model
-from codellama.native.settings import WeightSettings
 from codellama.params import ModelConfig, Progress
 from codellama.quality.base_file import KEPT, MOST_TOKENS, RECORD
 from codellama.quality.chunk_journal import ChunkJournal
@@ -41,6 +38,7 @@ from codellama.quality.scoring import (
     score_with,
 )
 from codellama.quality.statistics import ALONE, COMPARED, Summary, by_position, summarize
+from codellama.quality.vocabulary import open_vocabulary
 from codellama.weights.imatrix import read_text, text_chunks
 from codellama.weights.naming import check_folder
 
@@ -261,11 +259,8 @@ def _plan(job: QualityJob, header: GGUFHeader, base: GGUFHeader | None) -> LoadP
 def _chunks(job: QualityJob, plan: LoadPlan) -> list[list[int]]:
     """All chunks of the text in the model's tokens."""
     text = read_text(job.text) if job.text else _own_text()
-    settings = WeightSettings(vocab_only=True, overrides=plan.model.weights.overrides)
-    with mended_vocabulary(read_model(job.model)) as mended:
-        opened = Model(mended or job.model, settings)
-    with opened as vocabulary:
-        tokenizer = vocabulary.tokenizer
+    with ExitStack() as undo:
+        tokenizer = open_vocabulary(plan.model, undo)
         tokens = tokenizer.encode(text, add_bos=tokenizer.add_bos)
         bos = tokenizer.bos if tokenizer.add_bos else None
     chunks = list(text_chunks(tokens, job.chunk_tokens, bos))
