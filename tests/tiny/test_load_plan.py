@@ -145,6 +145,9 @@ def test_the_server_shows_the_plan(tiny_gguf: Path) -> None:
     llm = LLM(tiny_gguf, n_threads=1)
     with running(lambda: llm) as live, live.client() as client:
         meta = client.get("/v1/models").json()["data"][0]["meta"]
+        props = client.get("/props").json()
+    assert props["plan"] == llm.plan.to_json()
+    assert props["plan"]["line"] == llm.plan.line
     assert meta["plan"] == llm.plan.to_json()
     assert (meta["n_params"], meta["size"]) == (
         llm.plan.model.n_params,

@@ -141,6 +141,14 @@ def test_weights_are_rearranged_only_where_they_fit() -> None:
         plan(on=taken, repack="on")
 
 
+def test_what_a_gpu_borrows_is_not_rearranged() -> None:
+    on = machine(64, 24)
+    assert plan(on=on).model.host.way == "rearranged"
+    borrowing = replace(on, gpus=(replace(on.gpus[0], host_buffer=True),))
+    found = plan(on=borrowing).model
+    assert (found.host.way, found.host.rearranged, found.weights.rearrange) == ("mapped", 0, False)
+
+
 def test_what_was_asked_for_and_does_not_fit_is_refused() -> None:
     for name, value, way in (("use_mlock", True, "locked"), ("use_mmap", False, "read")):
         option: dict[str, Any] = {name: value}

@@ -66,7 +66,11 @@ def host_use(
         return HostUse("read", everything, 0, room), "read into memory, as asked for"
     mapped = HostUse("mapped", others, weights, room)
     if not rearranged or config.repack == "off":
-        why = "as asked for" if rearranged else "no type in it is one that is rearranged"
+        why = (
+            "as asked for"
+            if rearranged
+            else "nothing in it is of a type that is rearranged, or a GPU borrows it"
+        )
         return mapped, f"mapped: {why}"
     if config.repack == "on":
         _demand("repack", rearranged + others, room)

@@ -101,7 +101,11 @@ def made_up_machine(devices: tuple[str, ...], host: str | None, here: Machine) -
     gpus = []
     for index, text in enumerate(devices):
         size, speed = parse_memory(text, "devices")
-        gpus.append(Device(f"GPU{index}", text, "gpu", size, size, backend="CUDA", bandwidth=speed))
+        gpus.append(
+            Device(
+                f"GPU{index}", text, "gpu", size, size, "CUDA", host_buffer=True, bandwidth=speed
+            )
+        )
     if host is None:
         return Machine(
             here.memory_bytes,

@@ -155,6 +155,8 @@ class Work:
 
     def rearranged(self, split: Split) -> int:
         """Bytes of weights in main memory that llama.cpp's CPU code would rearrange."""
+        if any(gpu.host_buffer for gpu in self.gpus):
+            return 0
         first = self.n_layers - split.n_gpu_layers
         layers = self.sizes.layers
         ffn = sum(layer.rearranged_ffn for layer in layers[first : first + split.host_ffn])

@@ -25,9 +25,11 @@ class Device:
     """A device that llama.cpp can put layers on; memory in bytes, `kind` cpu, gpu, igpu or accel.
 
     `backend` is ggml's name of what drives it, `endpoint` the host and port of a device on another machine.
+    `bandwidth` is that of its memory in bytes a second, 0 where nobody knows it.
+
     `pipelines` says that it can work on one part of a prompt while the next device works on the part before,
-    for which llama.cpp then keeps four copies of what goes in. `bandwidth` is that of its memory in bytes a
-    second, 0 where nobody knows it.
+    for which llama.cpp then keeps four copies of what goes in. With `host_buffer` it borrows the CPU's weights
+    for prompts, so llama.cpp leaves them as they are and rearranges none.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Device:
     backend: str = ""
     endpoint: str = ""
     pipelines: bool = True
+    host_buffer: bool = False
     bandwidth: float = 0.0
 
 
@@ -190,6 +193,7 @@ def _device(handle: int, endpoint: str = "") -> Device:
         backend=RPC if endpoint else backend,
         endpoint=endpoint,
         pipelines=bool(props.caps.asynchronous and props.caps.events),
+        host_buffer=bool(props.caps.host_buffer),
     )
 
 
