@@ -72,9 +72,9 @@ class Tab:
         """What the page knows of the server."""
         return str(self.page.locator("#state").get_attribute("data-state"))
 
-    def ready(self) -> Tab:
+    def ready(self, deadline_s: float = 30.0) -> Tab:
         """Wait until the server is."""
-        self.page.locator("#state[data-state=ready]").wait_for()
+        self.page.locator("#state[data-state=ready]").wait_for(timeout=1000 * deadline_s)
         return self
 
     def shown(self) -> list[tuple[str, str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from codellama.models import resolve_model
 from codellama.server.run import bind, url_of
 from tests.browser.driver import Tab
 
+SLOW_S = 180.0  # in which a server starts, on a machine that others keep busy
 GONE = ("net::ERR", "503", "401")
 """What a browser's console says of a server that is not there, not ready, or not open to all."""
 
@@ -17,20 +19,28 @@ GONE = ("net::ERR", "503", "401")
 class Killable:
     """`codellama serve` of the demo model, as a process that can be killed; always at the same port."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         with bind("127.0.0.1", 0) as free:
             self.url = url_of(free)
         self.path = resolve_model("demo")
+        self.log = folder / "server.log"
         self.start()
 
     def start(self) -> None:
         port = self.url.rpartition(":")[2]
         command = [sys.executable, "-m", "codellama", "serve", str(self.path), "--port", port]
-        self.process = subprocess.Popen([*command, "-t", "1"], stderr=subprocess.DEVNULL)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([*command, "-t", "1"], stderr=log)
 
     def kill(self) -> None:
+        assert self.process.poll() is None, self.said
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    @property
+    def said(self) -> str:
+        """The end of what it has written to stderr."""
+        return self.log.read_text()[-2000:]
 
 
 def loads(tab: Tab, url: str, view: str = "") -> bool:

@@ -10,12 +10,13 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.driver import Tab
-from tests.browser.killable import GONE, Killable, loads
+from tests.browser.killable import GONE, SLOW_S, Killable, loads
 from tests.live_server import wait_until
 
 pytestmark = pytest.mark.slow
@@ -60,8 +61,8 @@ class Watch:
 
 
 @pytest.fixture
-def killable() -> Iterator[Killable]:
-    server = Killable()
+def killable(tmp_path: Path) -> Iterator[Killable]:
+    server = Killable(tmp_path)
     yield server
     server.kill()
 
@@ -90,7 +91,7 @@ def test_nothing_that_was_shown_is_lost(profile: Any, killable: Killable) -> Non
                 tab = watch.tab = _tab(profile, killable.url, where)
                 closed += 1
                 tab.page.locator(".turn").first.wait_for()
-        tab.ready()
+        tab.ready(SLOW_S)
         _finish(watch)
         watch.compare()
     tab.page.reload()
@@ -105,8 +106,8 @@ def test_nothing_that_was_shown_is_lost(profile: Any, killable: Killable) -> Non
 def _tab(profile: Any, url: str, view: str = "") -> Tab:
     tab = Tab(profile)
     tab.expected = (*GONE, "400")
-    wait_until(lambda: loads(tab, url, view))
-    return tab.ready()
+    wait_until(lambda: loads(tab, url, view), SLOW_S)
+    return tab.ready(SLOW_S)
 
 
 def _watch_for(watch: Watch, seconds: float) -> None:

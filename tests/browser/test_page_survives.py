@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,22 +14,22 @@ from codellama.server.config import ServerConfig
 from codellama.server.run import bind, build, url_of
 from codellama.server.serving import Loading
 from tests.browser.driver import Tab
-from tests.browser.killable import GONE, Killable, loads
+from tests.browser.killable import GONE, SLOW_S, Killable, loads
 from tests.fake_llm import FakeLLM, say
 from tests.live_server import Live, running, wait_until
 
 
 @pytest.fixture
-def killable() -> Iterator[Killable]:
-    server = Killable()
+def killable(tmp_path: Path) -> Iterator[Killable]:
+    server = Killable(tmp_path)
     yield server
     server.kill()
 
 
 def test_a_server_that_is_killed_in_the_middle(tab: Tab, killable: Killable) -> None:
     tab.expected = GONE
-    wait_until(lambda: loads(tab, killable.url))
-    tab.ready()
+    wait_until(lambda: loads(tab, killable.url), SLOW_S)
+    tab.ready(SLOW_S)
     settings = '{"temperature": 0, "seed": 1, "max_tokens": 900, "repeat_penalty": 1.3}'
     tab.page.evaluate(f"localStorage.setItem('codellama-sampling', '{settings}')")
     tab.ask("Write a long story about a list of numbers in Python.")
@@ -40,7 +41,7 @@ def test_a_server_that_is_killed_in_the_middle(tab: Tab, killable: Killable) -> 
     shown = answer.inner_text()
     assert len(shown) > 20
     killable.start()
-    tab.ready()
+    tab.ready(SLOW_S)
     assert answer.inner_text() == shown
     assert tab.page.locator(".notice").count() == 0
     tab.press("Continue")

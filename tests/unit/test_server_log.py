@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -82,6 +83,14 @@ def test_a_stream_is_logged_when_it_has_ended(said: pytest.LogCaptureFixture, ll
             list(lines)
         wait_until(lambda: len(requests(said)) == 1)
     assert "POST /completion 200 prompt=2 cached=1 answer=5 end=length id=" in requests(said)[0]
+
+
+def test_all_prompts_and_answers_are_counted(said: pytest.LogCaptureFixture, llm: FakeLLM) -> None:
+    with running(lambda: llm) as live:
+        body: dict[str, Any] = {"prompt": ["x", "yz"], "n": 2}
+        usage = live.post("/v1/completions", **body).json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (2 + 3, 4 * 5)
+    assert " prompt=5 cached=2 answer=20 end=stop id=" in requests(said)[0]
 
 
 def test_a_client_that_leaves_is_logged(said: pytest.LogCaptureFixture, llm: FakeLLM) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codellama.running.collected import Collected
+from codellama.running.collected import Collected, total_usage
 from codellama.server.browser import FILES
 from codellama.server.guard import path_of
 
@@ -29,10 +29,11 @@ _RECORD = "access_record"
 
 @dataclass
 class AccessRecord:
-    """What is known of a request by its end."""
+    """What is known of a request by its end; there are `n` answers to each prompt."""
 
     id: str = ""
     answers: Sequence[Collected] = ()
+    n: int = 1
     status: int = 0
     begun: float = field(default_factory=time.perf_counter)
 
@@ -44,11 +45,11 @@ class AccessRecord:
         line = f"{when} {method} {route} {self.status or 499} {seconds:.3f}s"
         if not self.answers:
             return line
-        usages = [answer.usage for answer in self.answers]
+        usage = total_usage(self.answers, self.n)
         written = sum(len(answer.tokens) for answer in self.answers)
         ends = {str(a.finish_reason.value) if a.finish_reason else "left" for a in self.answers}
         return (
-            f"{line} prompt={usages[0].prompt_tokens} cached={usages[0].cached_tokens} "
+            f"{line} prompt={usage.prompt_tokens} cached={usage.cached_tokens} "
             f"answer={written} end={','.join(sorted(ends))} id={self.id}"
         )
 
@@ -86,8 +87,8 @@ class AccessLog:
         return path if path in self._paths else getattr(scope.get("route"), "path", "-")
 
 
-def note_answers(scope: Scope, identity: str, answers: Sequence[Collected]) -> None:
-    """Tell the log of the answers to a request, which go on growing; `identity` is their id."""
+def note_answers(scope: Scope, identity: str, answers: Sequence[Collected], n: int) -> None:
+    """Tell the log of the answers to a request, `n` to each prompt, which go on growing."""
     record = scope.get("state", {}).get(_RECORD)
     if record is not None:
-        record.id, record.answers = identity, answers
+        record.id, record.answers, record.n = identity, answers, n

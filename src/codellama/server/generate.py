@@ -96,7 +96,7 @@ async def generate(
     """Answer `request`, whole or as a stream."""
     # Tokenizing and compiling a grammar take milliseconds that other streams should not wait for.
     job = await run_in_threadpool(submit, request, serving.llm())
-    note_answers(http.scope, job.completions[0].id, job.answers)
+    note_answers(http.scope, job.completions[0].id, job.answers, request.candidates)
     if request.stream:
         dialect = dialect_of(path_of(http.scope))
         return EventStream(
