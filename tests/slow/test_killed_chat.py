@@ -1,4 +1,7 @@
-"""A conversation through a pseudo-terminal, killed at random moments: nothing that was shown is lost."""
+"""A conversation through a pseudo-terminal, killed at random moments: nothing that was shown is lost.
+
+CODELLAMA_CHAT_ROUND_S makes the rounds longer than their 5 seconds; 300 make half an hour.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from codellama.cli.streams import printable
 pytestmark = pytest.mark.slow
 
 KILLS = 10
+ROUND_S = float(os.environ.get("CODELLAMA_CHAT_ROUND_S", "5"))
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 FIGURES = re.compile(r"\n?\d+ tokens, [\d.]+ tokens/s, context")
 NOTE = re.compile(r"^(> *$|the context has no room for [^\n]*\n?)")
@@ -108,7 +112,7 @@ def test_nothing_that_was_shown_is_lost(tmp_path: Path) -> None:
         assert chat.read(60, "/help lists the commands"), chat.screen
         time.sleep(0.3)
         number = 0
-        end = time.monotonic() + rng.uniform(0.2, 5.0)
+        end = time.monotonic() + rng.uniform(0.2, ROUND_S)
         while time.monotonic() < end:
             question = f"Question {round_}-{number}: how do I reverse a list?"
             chat.type(question)
