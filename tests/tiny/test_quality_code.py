@@ -14,14 +14,14 @@ from codellama.errors import UnsupportedError
 from codellama.llm import LLM
 from codellama.models import demo_gguf
 from codellama.quality.asking import code_in, prompt_of, stops_of
-from codellama.quality.problems import Problem
+from codellama.quality.problems import CodeProblem
 from codellama.quality.sandbox import Sandbox
 from tests import tiny_model
 
 PROBLEMS = Path(__file__).parents[1] / "data" / "problems.jsonl"
-FUNCTION = Problem("f", "function", "def f(x):\n", "check(f)", "f")
-TASK = Problem("t", "task", "Halve it.", "assert f(4) == 2")
-INFILL = Problem("i", "infill", "def f(x):\n", "check(f)", "f", suffix="    return y\n")
+FUNCTION = CodeProblem("f", "function", "def f(x):\n", "check(f)", "f")
+TASK = CodeProblem("t", "task", "Halve it.", "assert f(4) == 2")
+INFILL = CodeProblem("i", "infill", "def f(x):\n", "check(f)", "f", suffix="    return y\n")
 
 
 def invoke(*arguments: str | Path) -> tuple[int, str, str]:
@@ -100,7 +100,7 @@ def test_an_interrupted_run_asks_for_what_is_missing_only(
 
 def test_an_instruct_model_is_asked_in_a_chat_and_its_code_is_in_a_fence() -> None:
     with LLM(demo_gguf(), n_seq_max=1, n_threads=1) as llm:
-        told = Problem(**{**vars(FUNCTION), "instruction": "Write f."})
+        told = CodeProblem(**{**vars(FUNCTION), "instruction": "Write f."})
         assert prompt_of(llm, told).tokens == llm.chat_prompt("Write f.").tokens
         assert stops_of(llm, told) == ()
         assert code_in(llm, told, "Here:\n```python\nx\n```") == "x\n"

@@ -246,7 +246,7 @@ def test_system_is_set_and_shown() -> None:
 def test_stats() -> None:
     transcript = talk(ScriptedLLM(say("one")), "/stats", "hi", "/stats")
     assert transcript.startswith(
-        "> /stats\nanswers: 0, tokens in all: 0\ncontext: 0 of 64 tokens used\n"
+        "> /stats\nanswers: 0, tokens in all: 0\ncontext: 0 of 64 tokens used\nthreads: 1 (); 0 changes\n"
     )
     assert transcript.endswith(
         "> /stats\n"
@@ -254,6 +254,7 @@ def test_stats() -> None:
         "last answer: 3 tokens at 2.0 tokens/s, "
         "4 prompt tokens (1 more from the cache) at 8.0 tokens/s\n"
         "context: 12 of 64 tokens used\n"
+        "threads: 1 (); 0 changes\n"
     )
 
 

@@ -57,7 +57,8 @@ def test_every_sampling_parameter_has_an_option_or_is_the_models() -> None:
         for s in settings_of(SamplingParams)
         if s.name not in ModelConfig.__dataclass_fields__
     }
-    assert by_request - {param.name for param in probe.params} == {"logprobs"}
+    unseen = {"logprobs", "post_sampling_probs", "id_slot"}
+    assert by_request - {param.name for param in probe.params} == unseen
 
 
 def test_every_option_sets_a_field() -> None:

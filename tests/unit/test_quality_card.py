@@ -13,7 +13,7 @@ from codellama.quality.card import (
     BEGIN,
     END,
     GPUS_GB,
-    Row,
+    CardRow,
     cells,
     gpus_to_show,
     heads,
@@ -25,7 +25,7 @@ from codellama.quality.card import (
 from codellama.quality.pictures import POSITION, SIZE, pictures
 
 
-def made(kind: str, nbytes: int, mean: float | None, layers: tuple[int, ...] = (9,) * 4) -> Row:
+def made(kind: str, nbytes: int, mean: float | None, layers: tuple[int, ...] = (9,) * 4) -> CardRow:
     def estimate(value: float) -> dict[str, float]:
         return {"value": value, "error": value / 100}
 
@@ -45,7 +45,7 @@ def made(kind: str, nbytes: int, mean: float | None, layers: tuple[int, ...] = (
         "outside": None,
         "speed": {"prompt": 120.04, "decode": 8.26},
     }
-    return Row(kind, nbytes, result, 5 * 2**30, 9, layers)
+    return CardRow(kind, nbytes, result, 5 * 2**30, 9, layers)
 
 
 ROWS = [made("BF16", 4000, None), made("Q8_0", 2000, 0.001), made("Q4_K_M", 1000, 0.0123456)]
@@ -82,7 +82,7 @@ def test_markdown_is_a_table_with_pictures_beside_it() -> None:
 
 def test_what_a_base_file_leaves_out_is_said() -> None:
     rough = made("Q4_K_M", 1000, 0.01)
-    kept = Row(**{**vars(rough), "result": {**rough.result, "outside": 0.0321}})
+    kept = CardRow(**{**vars(rough), "result": {**rough.result, "outside": 0.0321}})
     assert "3.2 % of the base's probability was only drawn from" in markdown([ROWS[0], kept], {})
 
 

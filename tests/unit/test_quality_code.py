@@ -15,9 +15,9 @@ from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.params import SamplingParams
 from codellama.quality.asking import question
 from codellama.quality.pass_at_k import mean_pass_at_k, pass_at_k
-from codellama.quality.problems import Problem, read_problems
+from codellama.quality.problems import CodeProblem, read_problems
 from codellama.quality.sandbox import Limits, Sandbox, command
-from codellama.quality.solving import Answer, Answers, run_id, score
+from codellama.quality.solving import Answers, CodeAnswer, run_id, score
 
 OURS = Path(__file__).parents[1] / "data" / "problems.jsonl"
 HUMANEVAL = {
@@ -51,7 +51,7 @@ SANITIZED = {
 }
 
 
-def read(tmp_path: Path, *lines: Any) -> list[Problem]:
+def read(tmp_path: Path, *lines: Any) -> list[CodeProblem]:
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     return read_problems(path)
@@ -155,13 +155,13 @@ def test_answers_are_kept_and_a_later_verdict_replaces_none(tmp_path: Path) -> N
     path = tmp_path / "answers.jsonl"
     answers = Answers(path, "run")
     assert answers.missing(problem, 1)
-    answers.add([Answer(problem.task_id, i, f"code {i}", "run") for i in range(2)])
+    answers.add([CodeAnswer(problem.task_id, i, f"code {i}", "run") for i in range(2)])
     with path.open("ab") as file:
         file.write(b'{"task_id": "cut in the mid')
     again = Answers(path, "run")
     assert not again.missing(problem, 2) and again.missing(problem, 3)
     assert score(again, [1]) == {"problems": 1, "answers": 2, "right": None, "pass_at_k": {}}
-    again.add([Answer(problem.task_id, i, f"code {i}", "run", passed=i == 1) for i in range(2)])
+    again.add([CodeAnswer(problem.task_id, i, f"code {i}", "run", passed=i == 1) for i in range(2)])
     again.rewrite()
     assert len(path.read_text("utf-8").splitlines()) == 2
     assert score(Answers(path, "run"), [1, 2])["pass_at_k"] == {"1": 0.5, "2": 1.0}
@@ -184,7 +184,7 @@ def test_a_file_with_other_things_is_left_alone(tmp_path: Path, text: str) -> No
 def test_the_answers_of_another_run_are_left_alone(tmp_path: Path) -> None:
     (problem,) = read(tmp_path, HUMANEVAL)
     path = tmp_path / "answers.jsonl"
-    Answers(path, "a").add([Answer(problem.task_id, 0, "code", "a")])
+    Answers(path, "a").add([CodeAnswer(problem.task_id, 0, "code", "a")])
     with pytest.raises(InvalidRequestError, match="another model, other problems or other"):
         Answers(path, "b")
     one = run_id("digest", [problem], SamplingParams.of(temperature=0.0))

@@ -61,6 +61,7 @@ def test_they_count_where_the_request_says_nothing(path: str, body: dict[str, An
         samplers=("top_k", "temperature"),
         ignore_eos=True,
         top_p=0.5,
+        repeatable=False,  # who did not ask for a seed does not wait for what repeating costs
     )
 
 
@@ -107,7 +108,7 @@ def test_defaults_are_checked_before_the_server_starts(sampling: Any) -> None:
 def test_serve_takes_llama_servers_names(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[ServerConfig] = []
     monkeypatch.setattr(
-        "codellama.server.run.serve", lambda load, config, say: configs.append(config)
+        "codellama.server.run.serve", lambda load, config, *more: configs.append(config)
     )
     monkeypatch.setattr("codellama.models.resolve_model", lambda name, say: name)
     args = "serve m --temp 0.7 --seed 1 --n-predict 256 --top-k 20 --typical 0.9 --mirostat-lr 0.2"
@@ -131,7 +132,7 @@ def test_functions_can_be_kept_from_the_model(
 ) -> None:
     configs: list[ServerConfig] = []
     monkeypatch.setattr(
-        "codellama.server.run.serve", lambda load, config, say: configs.append(config)
+        "codellama.server.run.serve", lambda load, config, *more: configs.append(config)
     )
     monkeypatch.setattr("codellama.models.resolve_model", lambda name, say: name)
     result = CliRunner().invoke(main, f"serve m {option}".split())

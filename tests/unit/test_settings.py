@@ -99,11 +99,11 @@ def test_every_setting_has_a_sentence_and_a_default_that_passes(
 
 @pytest.mark.parametrize("declared", settings_of(SamplingParams), ids=lambda s: s.name)
 def test_a_sampling_parameter_is_where_its_faces_say(declared: Setting) -> None:
-    """What the command line lacks is the model's there, or is about `logprobs`: nobody would see them."""
+    """What the command line lacks is the model's there, or nobody would see it: `logprobs`, and slots."""
     assert [body for body in BODIES if declared.name not in body.model_fields] == []
     assert "HTTP" in declared.faces
     missing = [command for command in ASKING if declared.name not in options(command)]
-    unseen = declared.name in ("logprobs", "post_sampling_probs")
+    unseen = declared.name in ("logprobs", "post_sampling_probs", "id_slot")
     assert missing == (list(ASKING) if unseen else [])
 
 

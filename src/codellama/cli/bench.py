@@ -28,7 +28,7 @@ _HEADER = (
 
 
 @dataclass
-class Row:
+class BenchRow:
     """Tokens per second of prompts and answers, one value a run, beside `busy` programs.
 
     `threads` is what was asked for, `used` what the answers' steps computed with in the end, `why` in words.
@@ -93,7 +93,7 @@ def command(
     beside other programs, which are started for that.
     """
     numbers = threads or _numbers()
-    rows = [Row(n, t) for n in (0, *busy) for t in numbers]
+    rows = [BenchRow(n, t) for n in (0, *busy) for t in numbers]
     with ExitStack() as undo:
         models = {t: undo.enter_context(_open(model, t, n_prompt + n_tokens)) for t in numbers}
         for run in range(runs + 1):
@@ -119,7 +119,7 @@ def _open(model: str, threads: int | str, n_ctx: int) -> LLM:
     return open_model(model, {"n_threads": threads, "n_ctx": n_ctx, "spec_type": "none"})
 
 
-def _measure(llm: LLM, row: Row, n_prompt: int, n_tokens: int, *, warm_up: bool) -> None:
+def _measure(llm: LLM, row: BenchRow, n_prompt: int, n_tokens: int, *, warm_up: bool) -> None:
     n_vocab = llm.tokenizer.n_vocab
     ids = range(n_vocab // 4, n_vocab // 2)  # text in every vocabulary of these models
     answer = llm.complete(
@@ -149,7 +149,7 @@ def _programs(n: int) -> Iterator[None]:
             program.wait()
 
 
-def _document(model: str, n_prompt: int, n_tokens: int, rows: Sequence[Row]) -> dict[str, Any]:
+def _document(model: str, n_prompt: int, n_tokens: int, rows: Sequence[BenchRow]) -> dict[str, Any]:
     return {
         "model": model,
         "n_prompt": n_prompt,

@@ -12,7 +12,7 @@ import click
 from codellama.cli.quality import kept_on_interrupt, text_options, text_settings
 
 if TYPE_CHECKING:
-    from codellama.quality.card import Row
+    from codellama.quality.card import CardRow
 
 
 @click.command("card")
@@ -105,7 +105,7 @@ def model_files(sources: Sequence[Path]) -> list[Path]:
     return sorted(files, key=lambda path: (-_nbytes(path), "BF16" not in path.name, path.name))
 
 
-def write_card(output: Path, rows: Sequence[Row], with_pictures: bool) -> None:
+def write_card(output: Path, rows: Sequence[CardRow], with_pictures: bool) -> None:
     """Write the card, and for Markdown its pictures beside it."""
     from codellama.quality.card import markdown, page, put_into
     from codellama.quality.pictures import pictures

@@ -26,6 +26,7 @@ from codellama.params.options import SamplingOptions
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
+    from codellama.server.config import ServerConfig
 
 _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--max-body-mib"}
 """The fields of `ServerConfig` whose options have other names."""
@@ -104,6 +105,7 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
 @click.option(
     "--verbose",
     is_flag=True,
+    show_envvar=True,
     help="Show llama.cpp's log, and give chats and completions __verbose: all about the answer.",
 )
 @click.option(
@@ -230,8 +232,11 @@ def command(
     except InvalidRequestError as error:
         raise click.ClickException(spelled(error, _RENAMED)) from error
     model_fields = model_config(options)
-    path = model_file(model)
+    _serve(model_file(model), model_fields, config)
 
+
+def _serve(path: Path, fields: Mapping[str, Any], config: ServerConfig) -> None:
+    """Load the model in the background and serve it until the process is told to stop."""
     with imports.lasting():
         from codellama.llm import LLM
         from codellama.server.run import serve
@@ -240,7 +245,7 @@ def command(
     _show_log(click.get_current_context())
     loading = Loading()
     serve(
-        partial(_load, LLM, path, {**model_fields, "progress": loading}, config.sampling),
+        partial(_load, LLM, path, {**fields, "progress": loading}, config.sampling),
         config,
         lambda url: click.echo(f"listening on {url}", err=True),
         loading,

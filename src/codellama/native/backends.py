@@ -28,8 +28,8 @@ class Device:
     `bandwidth` is that of its memory in bytes a second, 0 where nobody knows it.
 
     `pipelines` says that it can work on one part of a prompt while the next device works on the part before,
-    for which llama.cpp then keeps four copies of what goes in. With `host_buffer` it borrows the CPU's weights
-    for prompts, so llama.cpp leaves them as they are and rearranges none.
+    for which llama.cpp then keeps four copies of what goes in. With `host_buffer` it borrows the CPU's
+    weights for prompts, so llama.cpp leaves them as they are and rearranges none.
     """
 
     name: str

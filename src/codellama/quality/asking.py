@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from codellama.params import Prompt
-from codellama.quality.problems import Kind, Problem
+from codellama.quality.problems import CodeProblem, Kind
 from codellama.running.language_model import LanguageModel
 
 STOPS: Mapping[Kind, tuple[str, ...]] = {
@@ -22,7 +22,7 @@ STOPS: Mapping[Kind, tuple[str, ...]] = {
 """What ends the code of a model that is not asked in a chat."""
 
 
-def prompt_of(llm: LanguageModel, problem: Problem) -> Prompt:
+def prompt_of(llm: LanguageModel, problem: CodeProblem) -> Prompt:
     """The prompt of a problem. Raises UnsupportedError for an infill problem and a model that cannot."""
     if problem.kind == "infill":
         return llm.infill_prompt(problem.prompt, problem.suffix)
@@ -31,19 +31,19 @@ def prompt_of(llm: LanguageModel, problem: Problem) -> Prompt:
     return llm.complete_prompt(_beginning(problem))
 
 
-def stops_of(llm: LanguageModel, problem: Problem) -> tuple[str, ...]:
+def stops_of(llm: LanguageModel, problem: CodeProblem) -> tuple[str, ...]:
     """The texts that end an answer to the problem."""
     chats = llm.chat_format is not None and problem.kind != "infill"
     return () if chats else STOPS[problem.kind]
 
 
-def code_in(llm: LanguageModel, problem: Problem, answer: str) -> str:
+def code_in(llm: LanguageModel, problem: CodeProblem, answer: str) -> str:
     """The code of an answer."""
     chats = llm.chat_format is not None and problem.kind != "infill"
     return problem.code_of(answer) if chats else answer
 
 
-def question(problem: Problem) -> str:
+def question(problem: CodeProblem) -> str:
     """What an Instruct model is asked."""
     if problem.instruction:
         return problem.instruction
@@ -55,7 +55,7 @@ def question(problem: Problem) -> str:
     )
 
 
-def _beginning(problem: Problem) -> str:
+def _beginning(problem: CodeProblem) -> str:
     if problem.kind == "function":
         return problem.prompt
     return f'"""\n{problem.prompt}\n{problem.tests}\n"""\n'

@@ -31,7 +31,7 @@ _HEAD = (
 
 
 @dataclass(frozen=True)
-class Row:
+class CardRow:
     """A file: its type, its bytes, its result, what it takes to run, and its layers on GPUs of `GPUS_GB`."""
 
     type: str
@@ -48,7 +48,7 @@ class Row:
         return found
 
 
-def row(header: GGUFHeader, nbytes: int, result: Mapping[str, Any]) -> Row:
+def row(header: GGUFHeader, nbytes: int, result: Mapping[str, Any]) -> CardRow:
     """The row of a file of `nbytes` with this header: what it takes is planned for one full context."""
     config = ModelConfig(n_seq_max=1)
     layers = []
@@ -56,7 +56,7 @@ def row(header: GGUFHeader, nbytes: int, result: Mapping[str, Any]) -> Row:
         gpu = Device("GPU", "", "gpu", size * 10**9, size * 10**9)
         layers.append(plan_load(header, config, Machine(2**40, (gpu,))).model.weights.n_gpu_layers)
     plan = plan_load(header, config, Machine(2**40)).model
-    return Row(
+    return CardRow(
         type=type_name(header),
         nbytes=nbytes,
         result=result,
@@ -73,12 +73,12 @@ def type_name(header: GGUFHeader) -> str:
     return names[0] if names else header.path.stem
 
 
-def ordered(rows: Sequence[Row]) -> list[Row]:
+def ordered(rows: Sequence[CardRow]) -> list[CardRow]:
     """The base first, then the others from the largest to the smallest."""
     return sorted(rows, key=lambda r: (r.divergence is not None, -r.nbytes, r.type))
 
 
-def cells(found: Row, n_gpus: int) -> list[str]:
+def cells(found: CardRow, n_gpus: int) -> list[str]:
     """A row as texts, in the order of `heads`."""
     summary, speed, other = found.result["summary"], found.result["speed"], found.divergence
     perplexity = summary["perplexity"]
@@ -100,7 +100,7 @@ def heads(n_gpus: int) -> list[str]:
     return [*_HEAD, *(f"{size} GB GPU" for size in GPUS_GB[:n_gpus])]
 
 
-def gpus_to_show(rows: Sequence[Row]) -> int:
+def gpus_to_show(rows: Sequence[CardRow]) -> int:
     """How many of `GPUS_GB`: none behind the first that holds every file wholly."""
     for count in range(1, len(GPUS_GB)):
         if all(found.gpu_layers[count - 1] == found.n_layers for found in rows):
@@ -108,7 +108,7 @@ def gpus_to_show(rows: Sequence[Row]) -> int:
     return len(GPUS_GB)
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
+def notes(rows: Sequence[CardRow]) -> list[str]:
     """What has to be said beside the table, a sentence each."""
     result = rows[-1].result
     text = (
@@ -133,7 +133,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def markdown(rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
+def markdown(rows: Sequence[CardRow], pictures: Mapping[str, str]) -> str:
     """The card as Markdown; `pictures` are addresses by what they show."""
     n_gpus = gpus_to_show(rows)
     names = heads(n_gpus)
@@ -144,7 +144,7 @@ def markdown(rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
     return "\n\n".join(["\n".join(lines), "\n".join(notes(rows)), *shown]) + "\n"
 
 
-def page(title: str, rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
+def page(title: str, rows: Sequence[CardRow], pictures: Mapping[str, str]) -> str:
     """The card as one HTML page; `pictures` are SVG elements by what they show."""
 
     def line(values: Sequence[str], kind: str) -> str:

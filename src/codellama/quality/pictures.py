@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from codellama.errors import UnsupportedError
-from codellama.quality.card import Row
+from codellama.quality.card import CardRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ _STYLE = {"svg.hashsalt": "codellama", "svg.fonttype": "none", "font.family": "s
 _MOST_CURVES = 8
 
 
-def pictures(rows: Sequence[Row]) -> dict[str, str]:
+def pictures(rows: Sequence[CardRow]) -> dict[str, str]:
     """Both pictures by what they show; none if no row was compared with a base.
 
     Raises UnsupportedError without matplotlib.
@@ -34,7 +34,7 @@ def pictures(rows: Sequence[Row]) -> dict[str, str]:
     return {SIZE: _svg(_draw_sizes, compared), POSITION: _svg(_draw_positions, compared)}
 
 
-def _svg(draw: Any, rows: Sequence[Row]) -> str:
+def _svg(draw: Any, rows: Sequence[CardRow]) -> str:
     try:
         from matplotlib import rc_context
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -54,7 +54,7 @@ def _svg(draw: Any, rows: Sequence[Row]) -> str:
     return text[text.index("<svg") :]
 
 
-def _draw_sizes(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_sizes(axes: Axes, rows: Sequence[CardRow]) -> None:
     scale, unit = next((u for u in _UNITS if max(r.nbytes for r in rows) >= u[0]), _UNITS[-1])
     sizes = [row.nbytes / scale for row in rows]
     means = [_mean(row) for row in rows]
@@ -68,7 +68,7 @@ def _draw_sizes(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(visible=True, alpha=0.3)
 
 
-def _draw_positions(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_positions(axes: Axes, rows: Sequence[CardRow]) -> None:
     step = -(-len(rows) // _MOST_CURVES)  # of many types some are enough to see it
     for row in rows[::step]:
         places, means = zip(*row.result["positions"], strict=True)
@@ -80,7 +80,7 @@ def _draw_positions(axes: Axes, rows: Sequence[Row]) -> None:
     axes.legend(fontsize=7, ncols=2)
 
 
-def _mean(row: Row) -> float:
+def _mean(row: CardRow) -> float:
     """The mean divergence; a file that is equal to its base is drawn at the lowest place of the axis."""
     assert row.divergence is not None
     return max(float(row.divergence["mean"]["value"]), 1e-9)

@@ -26,7 +26,7 @@ _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Problem:
+class CodeProblem:
     """A problem: `prompt` is code to go on with, or a task in words; `suffix` the code behind a gap.
 
     `tests` is code that fails for a wrong answer. `setup` stands before an answer that is a whole program.
@@ -62,7 +62,7 @@ class Problem:
         return self.prompt[: found.start()] if found else ""
 
 
-def read_problems(path: Path) -> list[Problem]:
+def read_problems(path: Path) -> list[CodeProblem]:
     """The problems of a JSONL file, in its order.
 
     Raises InvalidRequestError naming the line that is not one, OSError if the file cannot be read.
@@ -71,7 +71,7 @@ def read_problems(path: Path) -> list[Problem]:
         raise InvalidRequestError(
             "{param}: {path} has more than {most} bytes", "problems", path=path, most=MOST_BYTES
         )
-    found: dict[str, Problem] = {}
+    found: dict[str, CodeProblem] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
@@ -94,7 +94,7 @@ def read_problems(path: Path) -> list[Problem]:
     return list(found.values())
 
 
-def _problem(line: Any) -> Problem:
+def _problem(line: Any) -> CodeProblem:
     if not isinstance(line, dict):
         raise ValueError("not a JSON object")
     task_id = line.get("task_id")
@@ -105,11 +105,11 @@ def _problem(line: Any) -> Problem:
     )
 
 
-def _of_humaneval(task_id: str, line: Mapping[str, Any]) -> Problem:
+def _of_humaneval(task_id: str, line: Mapping[str, Any]) -> CodeProblem:
     entry_point = _text(line, "entry_point")
     if not entry_point.isidentifier():
         raise ValueError(f"entry_point {entry_point!r} is no name")
-    return Problem(
+    return CodeProblem(
         task_id=task_id,
         kind="infill" if "suffix" in line else "function",
         prompt=_text(line, "prompt"),
@@ -120,9 +120,9 @@ def _of_humaneval(task_id: str, line: Mapping[str, Any]) -> Problem:
     )
 
 
-def _of_mbpp(task_id: str, line: Mapping[str, Any]) -> Problem:
+def _of_mbpp(task_id: str, line: Mapping[str, Any]) -> CodeProblem:
     imports = _texts(line, "test_imports")
-    return Problem(
+    return CodeProblem(
         task_id=task_id,
         kind="task",
         prompt=_text(line, "text") if "text" in line else _text(line, "prompt"),

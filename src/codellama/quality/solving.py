@@ -20,7 +20,7 @@ from codellama.errors import ConversionError, InvalidRequestError
 from codellama.params import Progress, SamplingParams
 from codellama.quality.asking import code_in, prompt_of, stops_of
 from codellama.quality.pass_at_k import mean_pass_at_k
-from codellama.quality.problems import Problem
+from codellama.quality.problems import CodeProblem
 from codellama.quality.sandbox import Sandbox
 from codellama.running.language_model import LanguageModel
 
@@ -29,7 +29,7 @@ AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Answer:
+class CodeAnswer:
     """An answer, the `sample`-th to its problem: `completion` is the code in it.
 
     `passed` is None as long as it has not been run; `reason` says why it is wrong. `run` is the same for the
@@ -52,7 +52,7 @@ class Answers:
 
     def __init__(self, path: Path, run: str) -> None:
         self._path = path
-        self._found: dict[tuple[str, int], Answer] = {}
+        self._found: dict[tuple[str, int], CodeAnswer] = {}
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         for line in lines:
             if line.endswith(b"\n"):  # else it was cut while it was being written
@@ -61,14 +61,14 @@ class Answers:
         if lines:
             self.rewrite()
 
-    def __iter__(self) -> Iterator[Answer]:
+    def __iter__(self) -> Iterator[CodeAnswer]:
         return iter(list(self._found.values()))
 
-    def missing(self, problem: Problem, n: int) -> bool:
+    def missing(self, problem: CodeProblem, n: int) -> bool:
         """Whether the problem has fewer than `n` answers."""
         return any((problem.task_id, sample) not in self._found for sample in range(n))
 
-    def add(self, answers: Sequence[Answer]) -> None:
+    def add(self, answers: Sequence[CodeAnswer]) -> None:
         """Keep answers, also on the disk. Raises ConversionError if it does not take them."""
         for answer in answers:
             self._found[answer.task_id, answer.sample] = answer
@@ -86,7 +86,7 @@ class Answers:
         os.replace(scratch, self._path)
 
 
-def run_id(model: str, problems: Sequence[Problem], params: SamplingParams) -> str:
+def run_id(model: str, problems: Sequence[CodeProblem], params: SamplingParams) -> str:
     """What lines of one run have in common; `model` is the digest of its weights."""
     text = json.dumps(
         [model, [asdict(problem) for problem in problems], asdict(params)], default=str
@@ -96,7 +96,7 @@ def run_id(model: str, problems: Sequence[Problem], params: SamplingParams) -> s
 
 def solve(
     llm: LanguageModel,
-    problems: Sequence[Problem],
+    problems: Sequence[CodeProblem],
     answers: Answers,
     run: str,
     n: int,
@@ -123,7 +123,9 @@ def solve(
             problem = open_[i]
             answers.add(
                 [
-                    Answer(problem.task_id, choice.index, code_in(llm, problem, choice.text), run)
+                    CodeAnswer(
+                        problem.task_id, choice.index, code_in(llm, problem, choice.text), run
+                    )
                     for choice in completion.result().choices
                 ]
             )
@@ -132,7 +134,7 @@ def solve(
 
 
 def judge(
-    problems: Sequence[Problem], answers: Answers, sandbox: Sandbox, progress: Progress
+    problems: Sequence[CodeProblem], answers: Answers, sandbox: Sandbox, progress: Progress
 ) -> None:
     """Run every answer that has not been run."""
     by_id = {problem.task_id: problem for problem in problems}
@@ -159,13 +161,13 @@ def score(answers: Answers, ks: Sequence[int]) -> Mapping[str, Any]:
     }
 
 
-def _line(answer: Answer) -> str:
+def _line(answer: CodeAnswer) -> str:
     return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
 
 
-def _read(line: bytes, path: Path, run: str) -> Answer:
+def _read(line: bytes, path: Path, run: str) -> CodeAnswer:
     try:
-        answer = Answer(**json.loads(line))
+        answer = CodeAnswer(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise InvalidRequestError(
             "{param}: {path} has other things in it than answers",
