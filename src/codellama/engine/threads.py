@@ -22,8 +22,9 @@ WINDOW, LONG_STEP = 3, 0.15
 # A trial is decided when so many of its steps agree: of fewer threads after steps got slower, of more because
 # a core may be free, and of others without such a reason.
 DOWN_VOTES, UP_VOTES, LOOK_VOTES = 2, 3, 5
-# Steps are slow above this much of what they usually take, and twice their usual deviation more.
-SLOW = 1.15
+# Steps are slow above this much of what they usually take, and twice their usual deviation more. For so many
+# seconds that may be a burst of another program.
+SLOW, BURST = 1.15, 0.08
 # A step of a trial is good below this much of the time before it. What wins must win clearly, but threads
 # whose cores other programs took need only not lose. Above the last the trial ends at once.
 BETTER, AS_GOOD, GIVE_UP = 0.96, 1.01, 1.1
@@ -110,6 +111,7 @@ class ThreadCount:
         self._level = 1.0  # what steps take now, against what is usual
         self._usual = 0.0  # level; 0 before the first steps
         self._noise = 0.05
+        self._slow_for = 0.0  # seconds
         self._trial: _Trial | None = None
         self._now = 0.0  # seconds of steps so far
         self._steps = 0
@@ -149,23 +151,22 @@ class ThreadCount:
             self._watch(rows, ratio, seconds)
             self._consider(self._level)
 
-    def _is_slow(self, level: float) -> bool:
-        return level > self._usual * (SLOW + 2 * self._noise)
-
     def _watch(self, rows: int, ratio: float, seconds: float) -> None:
         """Follow what is usual, and how far steps are off it."""
         level = self._level
         self._usual = self._usual or level
         self._times.learn(rows, ratio / level)
-        off = abs(ratio / self._usual - 1)
-        if not self._is_slow(level):
-            self._noise += _FOLLOW * (min(off, 0.3) - self._noise)
+        if level > self._usual * (SLOW + 2 * self._noise):
+            self._slow_for += seconds
+        else:
+            self._slow_for = 0.0
+            self._noise += _FOLLOW * (min(abs(ratio / self._usual - 1), 0.3) - self._noise)
         change = _FOLLOW * (level - self._usual)
         self._usual += min(change, _GROW * seconds * self._usual)
 
     def _consider(self, level: float) -> None:
         """Begin a trial if it is time for one."""
-        if self._is_slow(level) and self.n > 1 and self._now >= self._down_at:
+        if self._slow_for > BURST and self.n > 1 and self._now >= self._down_at:
             n = max(1, self.n - self._stride)
             self._trial = _Trial(n, True, BETTER * level, DOWN_VOTES)
         elif self.n < self.home and self._now >= self._up_at:
@@ -227,9 +228,8 @@ class ThreadCount:
     def _lost(self, trial: _Trial, loss: float) -> None:
         self._trial = None
         if trial.slow and trial.n > 1:
-            self._stride *= (
-                2  # as long as more cores are taken than threads are missing, nothing changes
-            )
+            # As long as more cores are taken than threads are left out nothing changes.
+            self._stride *= 2
             return
         self._stride = 1
         if trial.slow:
