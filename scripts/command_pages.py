@@ -23,6 +23,8 @@ sys.path.insert(0, str(PACKAGE.parent))
 
 from codellama.cli import GROUPS, main  # noqa: E402
 from codellama.cli.options import SettingOption  # noqa: E402
+from codellama.cli.questions import SHIPPED  # noqa: E402
+from codellama.cli.slash import COMMANDS as SLASH  # noqa: E402
 
 HEAD = """# The commands
 
@@ -42,6 +44,7 @@ def page() -> str:
             command = main.get_command(root, name)
             assert command is not None
             parts += section(command, root, shared, "###")
+            parts += conversation() if name == "chat" else []
     parts.append("\n## Settings\n")
     for group, rows in shared.items():
         parts.append(f"\n### {group}\n\n{table(rows.values())}")
@@ -75,6 +78,22 @@ def section(
     if isinstance(command, click.Group):
         for child in command.commands.values():
             yield from section(child, ctx, shared, level + "#")
+
+
+def conversation() -> Iterator[str]:
+    """The commands and keys of a conversation."""
+    rows = [
+        row(f"{name} {command.usage}".strip(), command.meaning) for name, command in SLASH.items()
+    ]
+    yield "\n#### In a conversation\n\n| command | what it does |\n|---|---|\n" + "".join(rows)
+    yield row("/exit", "leave (so does Ctrl-D)")
+    names = ", ".join(f"`{path.stem}`" for path in sorted(SHIPPED.glob("*.md")))
+    yield (
+        "\nTab completes commands, their files and settings. Up brings back earlier questions, Ctrl-R\n"
+        "looks for them, Ctrl-X Ctrl-E opens an editor.\n"
+        f"\nTemplates for `--template` are {names}. Your own are files `NAME.md` in\n"
+        "`~/.config/codellama/templates`, in which `$question` stands for what you add.\n"
+    )
 
 
 def row(flags: str, sentence: str) -> str:
