@@ -76,6 +76,31 @@ def run_tasks(
 
     Raises UnsupportedError without the harness or a task's data, InvalidRequestError for an unknown task.
     """
+    evaluate, manager, make = _harness(include)
+    for name in names:
+        if name not in manager.all_tasks:
+            raise InvalidRequestError(
+                "{param}: the harness knows no task {name!r}",
+                "tasks",
+                "see lm_eval ls tasks",
+                name=name,
+            )
+    with closing(make(str(model), **config)) as harness_model:
+        for name in names:
+            known = TASKS.get(name)
+            n_shots = shots if shots is not None else known.shots if known else None
+            try:
+                loaded = manager.load([name])
+            except (OSError, ValueError) as error:  # `datasets` raises them if there are no data
+                raise _missing(name, error) from error
+            _set_shots(loaded["tasks"], n_shots)
+            # The harness's `simple_evaluate` also lists the machine's packages, which takes a minute.
+            found = evaluate(harness_model, loaded, limit=limit, log_samples=False)
+            yield _result(name, n_shots, found, known)
+
+
+def _harness(include: Path | None) -> tuple[Any, Any, Any]:
+    """The harness's `evaluate`, its tasks with those of the folder `include`, and the class of our model."""
     try:
         from lm_eval.evaluator import evaluate
         from lm_eval.tasks import TaskManager
@@ -86,30 +111,7 @@ def run_tasks(
             "tasks are those of lm-evaluation-harness, which is not installed",
             "pip install 'codellama-runtime[lm-eval]'",
         ) from error
-    manager = TaskManager(include_path=str(include) if include else None)
-    for name in names:
-        if name not in manager.all_tasks:
-            raise InvalidRequestError(
-                "{param}: the harness knows no task {name!r}",
-                "tasks",
-                "see lm_eval ls tasks",
-                name=name,
-            )
-    with closing(HarnessModel(str(model), **config)) as harness_model:
-        for name in names:
-            known = TASKS.get(name)
-            n_shots = shots if shots is not None else known.shots if known else None
-            try:
-                loaded = manager.load([name])
-            except (
-                OSError,
-                ValueError,
-            ) as error:  # what `datasets` raises if data are not to be had
-                raise _missing(name, error) from error
-            _set_shots(loaded["tasks"], n_shots)
-            # The harness's `simple_evaluate` also lists the machine's packages, which takes a minute.
-            found = evaluate(harness_model, loaded, limit=limit, log_samples=False)
-            yield _result(name, n_shots, found, known)
+    return evaluate, TaskManager(include_path=str(include) if include else None), HarnessModel
 
 
 def _set_shots(tasks: Mapping[str, Any], shots: int | None) -> None:
