@@ -266,6 +266,17 @@ def test_patterns_of_many_states_are_ready_when_they_are_compiled(real_vocab: Pa
     assert slow <= 6, slow
 
 
+def test_a_schema_that_unfolds_to_too_many_rules_is_refused_soon() -> None:
+    """What is not one long array of objects differs from it at some place in one of them."""
+    part = {"a": {"b": [1, {"c": "d"}]}, "e": [{"f": 1}]}
+    schema = {"not": {"const": [part] * 300}}
+    start = time.process_time()
+    with pytest.raises(GrammarError, match="at #: the schema unfolds to more than 10000 rules"):
+        CONSTRAINTS.compile_schema(schema)
+    assert time.process_time() - start < 2
+    CONSTRAINTS.compile_schema({"not": {"const": [part] * 20}})
+
+
 def test_compiling_leaves_nothing_that_only_a_search_for_garbage_frees() -> None:
     """Such a search holds up all threads, and the more it finds the longer."""
     node: dict[str, Any] = {

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from codellama.constraints import limits
 from codellama.constraints.patterns import Pattern
+from codellama.constraints.refusal import refusal
 from codellama.constraints.regex_text import CONTENT, NO_CHARACTER
 from codellama.constraints.whitespace import WHITESPACE
 
@@ -50,8 +52,15 @@ class Rules:
         return self._terminals.setdefault(expression, f"T{len(self._terminals)}")
 
     def name(self) -> str:
-        """A name for a new rule."""
+        """A name for a new rule; GrammarError if there are too many."""
         self._count += 1
+        if self._count > limits.RULES:
+            raise refusal(
+                "#",
+                "the schema unfolds to more than {most} rules",
+                "make it simpler, or split it",
+                most=limits.RULES,
+            )
         return f"r{self._count}"
 
     def define(self, name: str, alternatives: list[Alternative]) -> str:
