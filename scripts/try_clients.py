@@ -124,10 +124,12 @@ def main(
         for name in names or known:
             row, asked = attempt(known[name], server, cache)
             rows.append(row)
-            sent += shortened(row.client, row.version, asked)
+            if known[name].kind != "bodies":  # those are kept already
+                sent += shortened(row.client, row.version, asked)
             click.echo(f"{row.client}: {row.verdict}", err=True)
     if record is not None:
-        record.write_text(json.dumps(sent, indent=0, ensure_ascii=False) + "\n", "utf-8")
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in sent)
+        record.write_text(f"[\n{lines}\n]\n", "utf-8")
     click.echo(json.dumps([asdict(row) for row in rows]) if as_json else table(rows))
     sys.exit(any(row.verdict != "works" for row in rows))
 

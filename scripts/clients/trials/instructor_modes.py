@@ -29,9 +29,14 @@ def client(url: str, mode: Mode) -> Any:
     return instructor.from_openai(OpenAI(base_url=f"{url}/v1", api_key="none"), mode=mode)
 
 
-def ask(url: str, mode: Mode) -> None:
+def ask(url: str, mode: Mode, **insist: Any) -> None:
     made = client(url, mode).chat.completions.create(
-        model="any", messages=MESSAGES, response_model=Pet, max_retries=1, max_tokens=200
+        model="any",
+        messages=MESSAGES,
+        response_model=Pet,
+        max_retries=1,
+        max_tokens=200,
+        extra_body=insist,
     )
     assert isinstance(made, Pet) and made.kind in ("cat", "dog")
 
@@ -50,6 +55,15 @@ def try_functions(url: str) -> None:
 
 def try_json_schema(url: str) -> None:
     ask(url, Mode.JSON_SCHEMA)
+
+
+def try_json(url: str) -> None:
+    # The schema stands in the prompt only, which a toy does not read.
+    ask(url, Mode.JSON, response_format={"type": "json_object", "schema": Pet.model_json_schema()})
+
+
+def try_json_in_markdown(url: str) -> None:
+    ask(url, Mode.MD_JSON, regex=r'```json\n\{"kind": "(cat|dog)", "age": [1-9]\}\n```')
 
 
 def try_responses_tools(url: str) -> None:

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from clients.trials.checks import MESSAGES, run, said
 
-START_S = 300
+START_S = 600
 
 
 @functools.cache

@@ -23,6 +23,7 @@ NO_EFFECT = frozenset(
         "parallel_tool_calls",
         "parse_tool_calls",
         "n_cache_reuse",
+        "id_slot",  # of requests that need no slot
         "t_max_prompt_ms",  # nor does it in llama-server
         "speculative.n_min",  # how long guesses are is measured here
         "speculative.p_min",
@@ -34,7 +35,6 @@ NO_EFFECT = frozenset(
 # Accepted whatever they say, but named in the answer's header unless they say this (or null): what they ask
 # for is a hint, or is another server's to do, and no part of the answer's meaning hangs on it.
 IGNORED: Mapping[str, tuple[Any, ...]] = {
-    "id_slot": (-1,),
     "reasoning_effort": ("none",),
     "reasoning_budget_tokens": (-1,),
     "reasoning_control": (False,),
