@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GPU_SHARE, HOST_SHARE = 0.85, 0.70  # of the bandwidth, while weights are read
-HOST_CACHE_SHARE = 0.35  # attention computes more for a byte of its cache than of a weight
+HOST_CACHE_SHARE = (
+    0.35  # an estimate: attention computes more for a byte of its cache than of a weight
+)
 GPU_LAYER_S = 1e-4
 SMALLEST = 2**28
 _OPERATIONS_PER_BYTE = {"gpu": 60.0, "igpu": 20.0, "cpu": 10.0}  # of a bandwidth, in prompts
