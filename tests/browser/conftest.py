@@ -18,7 +18,7 @@ from codellama.params import ModelConfig
 from codellama.server.config import ServerConfig
 from tests.browser.driver import FLAGS, Tab
 from tests.fake_llm import FakeLLM
-from tests.live_server import Live, running
+from tests.live_server import DEADLINE_S, Live, running
 from tests.made_up import machine
 from tests.tiny_model import write
 
@@ -42,7 +42,7 @@ def chromium() -> Iterator[Any]:
 def profile(chromium: Any) -> Iterator[Any]:
     """A browser without a past; its tabs share what it keeps."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="en")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(1000 * DEADLINE_S)
     yield context
     context.close()
 

@@ -72,7 +72,7 @@ class Tab:
         """What the page knows of the server."""
         return str(self.page.locator("#state").get_attribute("data-state"))
 
-    def ready(self, deadline_s: float = 30.0) -> Tab:
+    def ready(self, deadline_s: float = 60.0) -> Tab:
         """Wait until the server is."""
         self.page.locator("#state[data-state=ready]").wait_for(timeout=1000 * deadline_s)
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,14 +32,8 @@ class Killable:
             self.process = subprocess.Popen([*command, "-t", "1"], stderr=log)
 
     def kill(self) -> None:
-        assert self.process.poll() is None, self.said
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
-
-    @property
-    def said(self) -> str:
-        """The end of what it has written to stderr."""
-        return self.log.read_text()[-2000:]
 
 
 def loads(tab: Tab, url: str, view: str = "") -> bool:

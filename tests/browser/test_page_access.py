@@ -14,7 +14,7 @@ import pytest
 
 from codellama.llm import LLM
 from tests.browser.driver import Tab
-from tests.live_server import Live, wait_until
+from tests.live_server import DEADLINE_S, Live, wait_until
 
 SERIOUS = ("serious", "critical")
 SIZES = {"light": (1280, 800), "dark": (1280, 800), "phone": (360, 740)}
@@ -91,6 +91,7 @@ def test_everybody_can_use_it(chromium: Any, served: Live, demo: LLM, view: str,
     profile = chromium.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, locale="en"
     )
+    profile.set_default_timeout(1000 * DEADLINE_S)
     tab = Tab(profile)
     path, act = VIEWS[view]
     tab.open(served.url, path).ready()
