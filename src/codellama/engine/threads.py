@@ -22,12 +22,12 @@ WINDOW, LONG_STEP = 3, 0.15
 # A trial is decided when so many of its steps agree: of fewer threads after steps got slower, of more because
 # a core may be free, and of others without such a reason.
 DOWN_VOTES, UP_VOTES, LOOK_VOTES = 2, 3, 5
-# Steps are slow above this much of what they usually take, and twice their usual deviation more. For so many
-# seconds that may be a burst of another program.
-SLOW, BURST = 1.15, 0.08
-# A step of a trial is good below this much of the time before it. What wins must win clearly, but threads
-# whose cores other programs took need only not lose. Above the last the trial ends at once.
-BETTER, AS_GOOD, GIVE_UP = 0.96, 1.01, 1.1
+# Steps are slow above this much of what they usually take, and twice their usual deviation more, but not more
+# than that. For so many seconds it may be a burst of another program.
+SLOW, MOST_NOISE, BURST = 1.15, 0.2, 0.08
+# A step of a trial is good below this much of the time before it: what wins must win clearly. Threads whose
+# cores other programs took must gain this part of what they could at best. Above the last the trial ends.
+BETTER, GAIN, GIVE_UP = 0.96, 1 / 3, 1.1
 # Seconds of decoding between two trials, doubled each time until the last: of fewer threads while steps are
 # slow and of more while a core is taken; of others without a reason, with so many steps at least.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 0.8
@@ -156,7 +156,7 @@ class ThreadCount:
         level = self._level
         self._usual = self._usual or level
         self._times.learn(rows, ratio / level)
-        if level > self._usual * (SLOW + 2 * self._noise):
+        if level > self._usual * (SLOW + min(2 * self._noise, MOST_NOISE)):
             self._slow_for += seconds
         else:
             self._slow_for = 0.0
@@ -171,7 +171,7 @@ class ThreadCount:
             self._trial = _Trial(n, True, BETTER * level, DOWN_VOTES)
         elif self.n < self.home and self._now >= self._up_at:
             n = min(self.home, self.n + self._stride)
-            bar = AS_GOOD + self._noise if self._taken else BETTER
+            bar = 1 - GAIN * (1 - self.n / n) + self._noise if self._taken else BETTER
             self._trial = _Trial(n, False, bar * level, UP_VOTES)
         elif self._now >= self._look_at and self._steps >= self._look_steps:
             self._look(level)

@@ -1,10 +1,11 @@
 """How long llama.cpp's threads spin when they wait for each other, before they sleep.
 
-All threads of a step meet hundreds of times. GNU's OpenMP lets who comes first spin for milliseconds, which
-is right as long as no other program needs a processor. On a busy machine the spinning thread uses up its turn
-while the one that it waits for has none. A spin of a fraction of a millisecond covers nearly all meetings of
-a quiet machine, and the Python between two steps. Behind it the thread sleeps, and the system wakes it before
-others. The figures are in scripts/bench/README.md.
+All threads of a step meet hundreds of times. GNU's OpenMP lets who comes first spin for some milliseconds.
+That is right as long as no other program needs a processor; else the spinning thread uses up its turn while
+the one that it waits for has none. A spin of half a millisecond covers the meetings of a quiet machine, the
+Python between two steps, and the turn that an event loop or a client takes. It is shorter than another
+program's turn. Behind it the thread sleeps, and the system wakes it before others. The figures are in
+scripts/bench/README.md.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 
-SPINS = 10_000
+SPINS = 50_000
 """Rounds of a spin, of some ten nanoseconds each; GNU's own are 300,000."""
 
 _NAME = "GOMP_SPINCOUNT"
