@@ -21,6 +21,7 @@ from codellama.quality.card import (
     ordered,
     page,
     put_into,
+    table,
 )
 from codellama.quality.pictures import POSITION, SIZE, pictures
 
@@ -78,6 +79,12 @@ def test_markdown_is_a_table_with_pictures_beside_it() -> None:
     assert {line.count("|") for line in lines[:5]} == {len(heads(1)) + 1}
     assert f"![{SIZE}](card.size.svg)" in lines
     assert "the base's probability" not in text
+
+
+def test_columns_in_which_no_row_has_anything_are_left_out() -> None:
+    untimed = [Row(**{**vars(r), "result": {**r.result, "speed": None}}) for r in ROWS]
+    assert [name for name in heads(1) if "t/s" not in name] == table(untimed)[0]
+    assert "The speeds" in markdown(ROWS, {}) and "The speeds" not in markdown(untimed, {})
 
 
 def test_what_a_base_file_leaves_out_is_said() -> None:

@@ -86,6 +86,8 @@ def command(
             job = QualityJob(path, other, base_file=base_file if other else None, **settings)
             with progress_bar(f"quality of {path.name}") as progress:
                 found = measure(job, result_path(path), timed=speed, progress=progress)
+            if not speed:
+                found = {**found, "speed": None}  # that of an earlier card is not shown
             header = read_model(path)
             rows.append(row(header, _nbytes(path), found))
     write_card(output, ordered(rows), pictures)

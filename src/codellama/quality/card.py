@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from codellama.devices.machine import Machine
@@ -121,9 +122,10 @@ def notes(rows: Sequence[CardRow]) -> list[str]:
         "the second half of each counts.",
         f"The divergence is that from {rows[0].type}, its mean in nats a token, and what 99.9 % of the "
         "tokens are below.",
-        "The speeds are those of one stream on the machine that made this card, for a prompt and an answer.",
         "Memory is that of weights and one full context; the last columns are layers that fit such a GPU.",
     ]
+    if any(r.result["speed"] for r in rows):
+        said.append("The speeds are those of one stream on the machine that made this card.")
     outside = [r.result["outside"] for r in rows if r.result["outside"] is not None]
     if outside:
         said.append(
@@ -133,13 +135,19 @@ def notes(rows: Sequence[CardRow]) -> list[str]:
     return said
 
 
+def table(rows: Sequence[CardRow]) -> list[list[str]]:
+    """The head and a line for each row, without the columns in which no row has anything."""
+    n_gpus = gpus_to_show(rows)
+    lines = [cells(found, n_gpus) for found in rows]
+    used = [any(column) for column in zip(*lines, strict=True)]
+    return [list(compress(line, used)) for line in (heads(n_gpus), *lines)]
+
+
 def markdown(rows: Sequence[CardRow], pictures: Mapping[str, str]) -> str:
     """The card as Markdown; `pictures` are addresses by what they show."""
-    n_gpus = gpus_to_show(rows)
-    names = heads(n_gpus)
-    rule = ["---", *["---:"] * (len(names) - 1)]
-    table = [names, rule, *(cells(found, n_gpus) for found in rows)]
-    lines = [f"| {' | '.join(line)} |" for line in table]
+    head, *body = table(rows)
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    lines = [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
     shown = [f"![{what}]({address})" for what, address in pictures.items()]
     return "\n\n".join(["\n".join(lines), "\n".join(notes(rows)), *shown]) + "\n"
 
@@ -150,15 +158,15 @@ def page(title: str, rows: Sequence[CardRow], pictures: Mapping[str, str]) -> st
     def line(values: Sequence[str], kind: str) -> str:
         return "<tr>" + "".join(f"<{kind}>{html.escape(v)}</{kind}>" for v in values) + "</tr>"
 
-    n_gpus = gpus_to_show(rows)
-    body = "\n".join(line(cells(found, n_gpus), "td") for found in rows)
+    head, *lines = table(rows)
+    body = "\n".join(line(cells, "td") for cells in lines)
     said = "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in notes(rows))
     shown = "\n".join(
         f"<figure>{svg}<figcaption>{html.escape(what)}</figcaption></figure>"
         for what, svg in pictures.items()
     )
     return _PAGE.format(
-        title=html.escape(title), head=line(heads(n_gpus), "th"), body=body, said=said, shown=shown
+        title=html.escape(title), head=line(head, "th"), body=body, said=said, shown=shown
     )
 
 
