@@ -19,7 +19,6 @@ SIZE, POSITION = "size against divergence", "divergence by position in the chunk
 """What the pictures show; they are called so."""
 
 _UNITS = ((10**9, "GB"), (10**6, "MB"))
-_STYLE = {"svg.hashsalt": "codellama", "svg.fonttype": "none", "font.family": "sans-serif"}
 _MOST_CURVES = 8
 
 
@@ -44,7 +43,7 @@ def _svg(draw: Any, rows: Sequence[CardRow]) -> str:
             "pictures are drawn by matplotlib, which is not installed",
             "pip install 'codellama-runtime[quality]', or take the card without pictures",
         ) from error
-    with rc_context(_STYLE):
+    with rc_context({"svg.hashsalt": "codellama", "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.5, 4.5), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot(), rows)
@@ -59,8 +58,11 @@ def _draw_sizes(axes: Axes, rows: Sequence[CardRow]) -> None:
     sizes = [row.nbytes / scale for row in rows]
     means = [_mean(row) for row in rows]
     axes.plot(sizes, means, "o", markersize=4)
-    for row, size, mean in zip(rows, sizes, means, strict=True):
-        axes.annotate(row.type, (size, mean), (4, 3), textcoords="offset points", fontsize=7)
+    for i, (row, size, mean) in enumerate(zip(rows, sizes, means, strict=True)):
+        side, where = (("right", -5), ("left", 5))[i % 2]  # neighbours do not cover each other
+        axes.annotate(
+            row.type, (size, mean), (where, -2), textcoords="offset points", fontsize=6, ha=side
+        )
     axes.set_yscale("log")
     axes.set_xlabel(f"file, {unit}")
     axes.set_ylabel("mean KL divergence, nats")
