@@ -28,7 +28,7 @@ import click
 from clients.environments import SCRIPTS, CannotMakeError, command_for
 from clients.recorder import Asked, recording
 from clients.server import serving
-from clients.shorten import shortened
+from clients.shorten import shortened, without_repeats
 from clients.table import CLIENTS, Client
 
 LONGEST_S = 900
@@ -128,7 +128,7 @@ def main(
                 sent += shortened(row.client, row.version, asked)
             click.echo(f"{row.client}: {row.verdict}", err=True)
     if record is not None:
-        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in sent)
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in without_repeats(sent))
         record.write_text(f"[\n{lines}\n]\n", "utf-8")
     click.echo(json.dumps([asdict(row) for row in rows]) if as_json else table(rows))
     sys.exit(any(row.verdict != "works" for row in rows))

@@ -34,6 +34,14 @@ def shortened(client: str, version: str, asked: Sequence[Asked]) -> list[dict[st
     return list(found.values())
 
 
+def without_repeats(sent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of those that several clients sent alike."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in sent:
+        found.setdefault(json.dumps([entry["path"], entry["content_type"], entry["body"]]), entry)
+    return list(found.values())
+
+
 def _without_traces(value: Any) -> Any:
     if isinstance(value, str):
         text = RANDOM.sub("call_1", FOLDERS.sub("/x", value))
