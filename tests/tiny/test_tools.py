@@ -224,22 +224,20 @@ def test_plain_llama_cpp_python_calls_too(llama: llama_cpp.Llama, stream: bool) 
     jsonschema.validate(json.loads(arguments), WEATHER)
 
 
-def test_plain_llama_cpp_python_calls_several_functions(
-    tiny_gguf: Path, bias: dict[str, float]
-) -> None:
+def test_plain_llama_cpp_python_calls_several_functions(bias: dict[str, float]) -> None:
     handler = CodeLlama70BInstructHandler(parallel_tool_calls=True)
-    model = llama_cpp.Llama(str(tiny_gguf), n_ctx=1024, verbose=False)
+    model = llama_cpp.Llama(str(demo_gguf()), n_ctx=1024, verbose=False)
     ask: dict[str, Any] = {
         "messages": [QUESTION],
         "tools": [function("now", None)],
         "tool_choice": "required",
-        "max_tokens": 400,
+        "max_tokens": 120,
         "logit_bias": bias,
     }
 
     def most(handler: CodeLlama70BInstructHandler, **more: Any) -> int:
         replies = [
-            handler(llama=model, **ask, **more, seed=seed, temperature=1) for seed in range(9)
+            handler(llama=model, **ask, **more, seed=seed, temperature=1) for seed in range(3)
         ]
         return max(len(reply["choices"][0]["message"].get("tool_calls", ())) for reply in replies)
 
