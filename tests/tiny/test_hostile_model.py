@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from codellama import LLM, ModelLoadError
+from codellama import LLM, CodeLlamaError, ModelLoadError
 from codellama.cli import main
 from codellama.files.gguf_header import Value, ValueType, encode_header, read_gguf_header
 from codellama.weights.imatrix import collect_imatrix
@@ -61,5 +61,6 @@ def test_a_file_beside_the_model_is_named_by_its_setting(
 ) -> None:
     missing = str(tmp_path / "missing.gguf")
     options: dict[str, Any] = {name: missing if name == "draft_model" else [missing]}
-    with pytest.raises(ModelLoadError, match=f"^{name}: .*missing.gguf: cannot be read"):
+    why = "there is no such file or folder" if name == "lora" else "cannot be read"
+    with pytest.raises(CodeLlamaError, match=f"^{name}: .*missing.gguf: {why}"):
         LLM(tiny_gguf, **options)

@@ -437,7 +437,7 @@ def test_gpu_layers_need_a_gpu(tiny_gguf: Path) -> None:
 def test_bad_files(tmp_path: Path, tiny_gguf: Path) -> None:
     with pytest.raises(ModelLoadError, match="no-such"):
         LLM(tmp_path / "no-such.gguf")
-    with pytest.raises(ModelLoadError, match="is a folder"):
+    with pytest.raises(ModelLoadError, match="is an empty folder"):
         LLM(tmp_path)
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"not a gguf at all" * 10)

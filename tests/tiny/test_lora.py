@@ -15,6 +15,7 @@ from codellama import LLM, DecodeError, InvalidRequestError, ModelLoadError, Uns
 from codellama.cli.options import adapter
 from codellama.devices.contexts import context_settings
 from codellama.engine.batch import Batch
+from codellama.errors import CheckpointError
 from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig
@@ -255,7 +256,7 @@ def test_an_activated_adapter_is_refused(tiny_gguf: Path, tmp_path: Path) -> Non
 def test_what_is_no_adapter(tiny_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="LoRA adapter"):
         LLM(tiny_gguf, n_threads=1, lora=[tiny_gguf])
-    with pytest.raises(ModelLoadError, match=r"none\.gguf"):
+    with pytest.raises(CheckpointError, match=r"none\.gguf: there is no such file"):
         LLM(tiny_gguf, n_threads=1, lora=[tmp_path / "none.gguf"])
 
 

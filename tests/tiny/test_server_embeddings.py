@@ -110,15 +110,20 @@ def test_without_pooling_a_vector_per_token_as_it_is(per_token: Live, llm: LLM) 
     assert per_token.post("/v1/embeddings", content="abc").status_code == 200
 
 
+def test_an_empty_text_is_its_bos(live: Live) -> None:
+    """As in llama-server."""
+    found = live.post("/v1/embeddings", input=["a", ""]).json()
+    full, empty = (entry["embedding"] for entry in found["data"])
+    assert len(full) == len(empty) and full != empty
+    assert live.post("/embedding", content="").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
         ({}, "input"),
-        ({"input": ""}, "input"),
         ({"input": []}, "input"),
-        ({"input": ["a", ""]}, "input"),
         ({"content": ["a", []]}, "content"),
-        ({"content": ""}, "content"),
         ({"input": 7}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({"input": [1, 10**6]}, "input"),

@@ -203,7 +203,7 @@ def test_what_the_process_says(process: tuple[subprocess.Popen[str], str]) -> No
     assert running.stderr is not None
     said = running.stderr.read()
     patterns = (
-        r"ready: tiny, context 1024 tokens, 2 slots, layers: \d+ on CPU",
+        r"ready: tiny, context 1024 tokens, 2 slots, layers: \d+ on CPU \(4.2 MiB\), mapped from the file",
         r"\S+Z POST /completion 200 \S+s prompt=\d+ cached=\d+ answer=3 end=length id=[0-9a-f]{32}",
         r"\S+Z GET - 401 \S+s",
         r"stopping: no new connections; 0 running, 30 s to finish",

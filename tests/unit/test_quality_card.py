@@ -82,7 +82,7 @@ def test_markdown_is_a_table_with_pictures_beside_it() -> None:
 
 
 def test_columns_in_which_no_row_has_anything_are_left_out() -> None:
-    untimed = [Row(**{**vars(r), "result": {**r.result, "speed": None}}) for r in ROWS]
+    untimed = [CardRow(**{**vars(r), "result": {**r.result, "speed": None}}) for r in ROWS]
     assert [name for name in heads(1) if "t/s" not in name] == table(untimed)[0]
     assert "The speeds" in markdown(ROWS, {}) and "The speeds" not in markdown(untimed, {})
 
