@@ -39,7 +39,7 @@ CONTEXTS: tuple[
     dict[str, Any], ...
 ] = (  # of a request, requests, types of keys and values, kind of attention
     {"n_ctx": 4096, "n_seq_max": 1, "flash_attn": "auto"},
-    {"n_ctx": 16384, "n_seq_max": 1},
+    {"n_ctx": 16384, "n_seq_max": 1, "beyond_training": True},
     {"n_ctx": 2048, "n_seq_max": 4, "type_k": "q8_0", "type_v": "q8_0"},
     {"n_ctx": 1024, "n_seq_max": 8, "type_k": "q4_0", "type_v": "f16", "n_ubatch": 128},
     {"n_ctx": 512, "n_seq_max": 1, "flash_attn": "off"},

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 import check_fit
 import gpu_check
+
+pytestmark = pytest.mark.slow
 
 
 def test_bytes_on_devices_in_all_combinations(tmp_path: Path) -> None:
