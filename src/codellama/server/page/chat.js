@@ -180,10 +180,12 @@ export class Chat {
   /** Ask the next question. */
   async ask(text) {
     if (!this.conversation) await this.#begin(text);
-    const turn = newTurn(this.conversation.id, this.path.at(-1)?.id ?? null, "user", text);
+    const last = this.path.at(-1); // a question that has no answer, another tab's perhaps, is stood beside
+    const parent = last?.role === "user" ? last.parent : last?.id;
+    const turn = newTurn(this.conversation.id, parent ?? null, "user", text);
     await store.write(turn);
     await this.#load();
-    this.#answer([...this.path]);
+    this.#answer(pathTo(this.tree, turn.id)); // what is shown may be another tab's question by now
   }
 
   async #begin(text) {
@@ -200,7 +202,7 @@ export class Chat {
     const edited = { ...newTurn(turn.conversation, turn.parent, turn.role, text), edited: turn.role === "assistant" };
     await store.write(edited);
     await this.#load();
-    if (turn.role === "user") await this.#answer([...this.path]);
+    if (turn.role === "user") await this.#answer(pathTo(this.tree, edited.id));
   }
 
   /** Have the last question of `path` answered, or `begun` gone on with. */
