@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codellama.devices.fitting import MARGIN, attention_first, most_layers
-from codellama.devices.host_memory import limit_of, parse_meminfo
+from codellama.devices.host_memory import host_memory, limit_of, parse_meminfo
 from codellama.devices.layers import choose_layers
 from codellama.devices.machine import Machine, rearranged_types
 from codellama.devices.placement import Split, Work
@@ -233,6 +233,23 @@ def test_meminfo_and_control_groups(tmp_path: Path) -> None:
     assert limit_of(tmp_path, 2) is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert limit_of(tmp_path, 2) == (1000, 600)
+
+
+def test_a_parent_groups_memory_counts(tmp_path: Path) -> None:
+    group = tmp_path / "sys/fs/cgroup/box"
+    (group / "job").mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 500000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/box/job\n")
+    (tmp_path / "proc/self/mountinfo").write_text(
+        "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
+    )
+    assert host_memory(tmp_path).available == 500_000 * 1024
+    (group / "memory.max").write_text("300000000\n")
+    (group / "memory.current").write_text("100000000\n")
+    (group / "memory.stat").write_text("inactive_file 20000000\n")
+    found = host_memory(tmp_path)
+    assert (found.total, found.available) == (300_000_000, 220_000_000)
 
 
 def test_which_types_are_rearranged() -> None:

@@ -2,8 +2,8 @@
 
 - `machine.this_machine()` looks at memory, GPUs and processors; with `host_memory`, `facts` and `processors`,
   which it asks, it is all that is impure.
-- `processors` and `quota` read what Linux tells of cores and control groups. `thread_plan` says how many
-  threads to begin with.
+- `processors` reads what Linux tells of cores, `quota` and `host_memory` what its `control_groups` allow.
+  `thread_plan` says how many threads to begin with.
 - `planner.plan_load(header, config, machine, draft)` makes a `LoadPlan`, with a reason for each choice.
 - `layers` chooses what goes to which device. `fitting` searches, `placement` adds up what then lies where,
   and `compute` knows the scratch memory of llama.cpp's graphs.

@@ -6,10 +6,10 @@ three quarters of the memory are taken for free. Sizes are in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from codellama.devices.control_groups import group_folders
 from codellama.system import memory_bytes
 
 _UNLIMITED = 2**60  # control groups of version 1 write a number near 2**63 where there is no limit
@@ -24,15 +24,17 @@ class HostMemory:
     available: int
 
 
-def host_memory() -> HostMemory:
-    """The memory of this machine now."""
+def host_memory(root: Path = Path("/")) -> HostMemory:
+    """The memory of this machine now; `root` holds `proc` and `sys`, which tests make up."""
     total = memory_bytes()
     try:
-        available = parse_meminfo(Path("/proc/meminfo").read_text()).get("MemAvailable", total)
-        groups = Path("/proc/self/cgroup").read_text()
+        available = parse_meminfo((root / "proc/meminfo").read_text()).get("MemAvailable", total)
     except OSError:
         return HostMemory(total, total * 3 // 4)
-    for limit, used in _limits(groups, Path("/sys/fs/cgroup")):
+    for found in (limit_of(*group) for group in group_folders(root, "memory")):
+        if found is None:
+            continue
+        limit, used = found
         total, available = min(total, limit), min(available, max(0, limit - used))
     return HostMemory(total, available)
 
@@ -41,19 +43,6 @@ def parse_meminfo(text: str) -> dict[str, int]:
     """The lines of /proc/meminfo that are sizes."""
     rows = (line.replace(":", " ").split() for line in text.splitlines())
     return {row[0]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
-
-
-def _limits(groups: str, root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use of every control group that this process is in, of both versions."""
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            version = 1 if controllers else 2
-            folder = root / ("memory" if controllers else "")
-            for part in (path, *map(str, Path(path).parents)):
-                found = limit_of(folder / part.lstrip("/"), version)
-                if found is not None:
-                    yield found
 
 
 def limit_of(folder: Path, version: int) -> tuple[int, int] | None:
