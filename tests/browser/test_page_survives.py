@@ -197,7 +197,7 @@ def test_two_tabs_that_go_on_with_one_answer(profile: Any, scripted: Live, llm: 
     }"""
     assert two.page.evaluate(behind)
     llm.release()
-    wait_until(lambda: "writing" not in [turn["state"] for turn in one.kept()][:2])
+    wait_until(lambda: {t["text"]: t["state"] for t in one.kept()}["hello of one"] != "writing")
     texts = sorted(turn["text"] for turn in one.kept())
     assert texts == ["hello of one", "hello of two", "hi"]
     one.check()
