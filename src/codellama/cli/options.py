@@ -52,6 +52,17 @@ json_option = click.option(
 """The --json of every command whose output is data."""
 
 
+def together(*options: Decorator) -> Decorator:
+    """One decorator for several options, which the help shows in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 class SettingOption(click.Option):
     """An option that is a setting; `group` is its heading in the help."""
 
@@ -284,12 +295,7 @@ def _spelled(name: str) -> str:
 
 
 def _bundle(*settings: Setting) -> Decorator:
-    def decorate(function: Any) -> Any:
-        for setting in reversed(settings):
-            function = setting_option(setting)(function)
-        return function
-
-    return decorate
+    return together(*map(setting_option, settings))
 
 
 _MODEL = {s.name: s for s in settings_of(ModelConfig)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codellama.cli.options import together
 from codellama.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -76,21 +77,7 @@ def output_option(default: str = "") -> Callable[[Any], Any]:
     )
 
 
-def output_options(command: Any) -> Any:
-    """--split-max-size, --force, --restart and --threads."""
-    for option in reversed(_OUTPUT_OPTIONS):
-        command = option(command)
-    return command
-
-
-def hub_options(command: Any) -> Any:
-    """--revision and --keep."""
-    for option in reversed(_HUB_OPTIONS):
-        command = option(command)
-    return command
-
-
-_HUB_OPTIONS = (
+hub_options = together(
     click.option(
         "--revision", show_envvar=True, help="Branch, tag or commit on the hub. [default: main]"
     ),
@@ -101,8 +88,9 @@ _HUB_OPTIONS = (
         help="Keep what was fetched, in a folder beside OUTPUT that is named after the repository.",
     ),
 )
+"""--revision and --keep."""
 
-_OUTPUT_OPTIONS = (
+output_options = together(
     click.option(
         "--split-max-size",
         "split_bytes",
@@ -126,13 +114,7 @@ _OUTPUT_OPTIONS = (
         help="Threads that quantize. [default: one per core]",
     ),
 )
-
-
-def quant_options(command: Any) -> Any:
-    """Options of the quantizer; read them with `quantizer_options`."""
-    for option in reversed(_QUANT_OPTIONS):
-        command = option(command)
-    return command
+"""--split-max-size, --force, --restart and --threads."""
 
 
 def tensor_types(
@@ -149,7 +131,7 @@ def tensor_types(
     return tuple(pairs)
 
 
-_QUANT_OPTIONS = (
+quant_options = together(
     click.option(
         "--imatrix",
         type=click.Path(path_type=Path),
@@ -186,6 +168,7 @@ _QUANT_OPTIONS = (
         "what llama-quantize leaves of a GGUF converted to that type.",
     ),
 )
+"""Options of the quantizer; read them with `quantizer_options`."""
 
 
 def quantizer_options(options: Mapping[str, Any]) -> QuantOptions:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from codellama.cli import option_names
-from codellama.cli.options import json_option, model_argument
+from codellama.cli.options import json_option, model_argument, together
 from codellama.errors import CodeLlamaError
 
 MEASURE = "measure"
@@ -61,14 +61,7 @@ def command() -> None:
     """
 
 
-def text_options(command: Any) -> Any:
-    """--text, --code, --chunks, --chunk-size and --threads: the text, and how it is cut and read."""
-    for option in reversed(_TEXT_OPTIONS):
-        command = option(command)
-    return command
-
-
-_TEXT_OPTIONS = (
+text_options = together(
     click.option(
         "--text",
         type=click.Path(path_type=Path),
@@ -102,6 +95,7 @@ _TEXT_OPTIONS = (
         help="CPU threads. [default: one per core]",
     ),
 )
+"""--text, --code, --chunks, --chunk-size and --threads: the text, and how it is cut and read."""
 
 
 def text_settings(options: Mapping[str, Any]) -> dict[str, Any]:
