@@ -13,8 +13,9 @@ from codellama.cli import main
 from codellama.cli.plan import lines
 from codellama.native.ggml import tensor_type
 from codellama.weights.convert import RunSettings, convert, make_forecast
-from codellama.weights.forecast import Recoding, forecast, measure, measure_hashing, steps
+from codellama.weights.forecast import forecast, steps
 from codellama.weights.plan import make_plan
+from codellama.weights.rates import Recoding, measure, measure_hashing
 from codellama.weights.recipe import make_recipe
 from codellama.weights.source import Source, open_checkpoint
 from stand_ins.hub import COMMIT, serve
@@ -82,7 +83,7 @@ def test_a_repository_is_planned_from_its_headers(
     assert found.plans[0].identity["revision"] == COMMIT
 
 
-def test_time_is_what_the_rates_say(folder: Path) -> None:
+def test_time_is_what_the_rates_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_checkpoint(folder) as source:
         plans = [make_plan(source, make_recipe(source, name)) for name in ("Q4_0", "Q4_1")]
         wanted = steps(source, plans)
@@ -94,18 +95,22 @@ def test_time_is_what_the_rates_say(folder: Path) -> None:
             if plans[0].by_name[tensor.name].type == plans[1].by_name[tensor.name].type
         )
         hashed = forecast(source, plans, 4, dict.fromkeys(wanted, 1e6), hashing=1e6)
+        monkeypatch.setattr(type(source), "download_bytes", lambda self, paths: 8_000)
+        fetched = forecast(source, plans, 4, dict.fromkeys(wanted, 1e6), hashing=1e6)
     assert found.seconds == pytest.approx((2 * weights - shared) / 1e6)
     longest = max(plan.nbytes for plan in plans)
     assert hashed.seconds == pytest.approx(found.seconds + longest / 1e6)
+    assert fetched.seconds == pytest.approx(hashed.seconds + 8_000 / 4 / 1e6)
     assert found.peak_memory < 2**27
 
 
 def test_measuring_takes_as_long_as_it_may() -> None:
+    """In processor time, as other programs may have the machine: two threads of 0.3 s, and a slow type."""
     kinds = [tensor_type(name) for name in ("Q4_K", "IQ2_XXS", "F16")]
-    begun = time.perf_counter()
+    begun = time.process_time()
     wanted = [Recoding(tensor_type("BF16"), kind, weighed=False) for kind in kinds]
     rates = measure(wanted, 2, seconds=0.3)
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 6
     assert all(rate > 1000 for rate in rates.values())
 
 

@@ -23,13 +23,14 @@ from codellama.errors import ConversionError
 from codellama.kernels.quantizers import described, quantizers_of
 from codellama.params import Progress
 from codellama.weights.folders import open_folder
-from codellama.weights.forecast import Forecast, forecast, measure, measure_hashing, steps
+from codellama.weights.forecast import Forecast, forecast, steps
 from codellama.weights.gguf_source import open_gguf
 from codellama.weights.merge import merged
 from codellama.weights.naming import check_absent, check_folder
 from codellama.weights.options import QuantOptions
 from codellama.weights.output import Output
 from codellama.weights.plan import make_plan
+from codellama.weights.rates import measure, measure_hashing
 from codellama.weights.recipe import make_recipe, resolve_type
 from codellama.weights.shards import SHARD_ENDINGS
 from codellama.weights.source import Source
