@@ -1,6 +1,6 @@
 """A conversation through a pseudo-terminal, killed at random moments: nothing that was shown is lost.
 
-CODELLAMA_CHAT_ROUND_S makes the rounds longer than their 5 seconds; 300 make half an hour.
+CODELLAMA_CHAT_ROUND_S makes the rounds longer than their 5 seconds; 600 make half an hour.
 """
 
 from __future__ import annotations
