@@ -64,6 +64,7 @@ OUTSIDE = {
     "prompt_toolkit": {"cli"},
     "pydantic": {"protocol"},
     "pydantic_core": {"server"},
+    "ray": {"server"},
     "rich": {"cli"},
     "starlette": {"server"},
     "tqdm": {"quality"},

@@ -27,6 +27,7 @@ from codellama.params.options import SamplingOptions
 if TYPE_CHECKING:
     from codellama.llm import LLM
     from codellama.server.config import ServerConfig
+    from codellama.server.replicas.settings import ReplicaConfig
 
 _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--max-body-mib"}
 """The fields of `ServerConfig` whose options have other names."""
@@ -169,6 +170,28 @@ _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--ma
     show_envvar=True,
     help="Free the model after so long without a request; the next one loads it again.",
 )
+@click.option(
+    "--replicas",
+    type=int,
+    metavar="N",
+    show_envvar=True,
+    help="Serve N copies of the model, each in a process of its own, on one machine or a cluster of Ray "
+    "(needs the extra ray). [default: one, in this process]",
+)
+@click.option(
+    "--max-replicas",
+    type=int,
+    metavar="N",
+    show_envvar=True,
+    help="Start more, up to N, while there is more to do than they can. [default: no more]",
+)
+@click.option(
+    "--ray",
+    metavar="HOST:PORT",
+    show_envvar=True,
+    help="Cluster on which replicas run, of which this machine is a part; auto: the one that runs here. "
+    "[default: one of its own, on this machine]",
+)
 @sampling_options
 @serving_options
 @model_options
@@ -193,6 +216,9 @@ def command(
     props: bool,
     slot_save_path: Path | None,
     sleep_idle_seconds: float,
+    replicas: int | None,
+    max_replicas: int | None,
+    ray: str | None,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP, in OpenAI's and llama-server's dialects.
@@ -229,10 +255,49 @@ def command(
             slot_save_path=slot_save_path,
             sleep_idle_seconds=None if sleep_idle_seconds == -1 else sleep_idle_seconds,
         )
+        several = replica_config(replicas, max_replicas, ray)
     except InvalidRequestError as error:
         raise click.ClickException(spelled(error, _RENAMED)) from error
     model_fields = model_config(options)
-    _serve(model_file(model), model_fields, config)
+    if several is None:
+        _serve(model_file(model), model_fields, config)
+    else:
+        _serve_replicas(model_file(model), model_fields, config, several)
+
+
+def replica_config(
+    replicas: int | None, max_replicas: int | None, ray: str | None
+) -> ReplicaConfig | None:
+    """What the options say of replicas; None if they do not ask for any.
+
+    Raises InvalidRequestError for options that are only about replicas.
+    """
+    from codellama.server.replicas.settings import ReplicaConfig
+
+    if replicas is not None:
+        return ReplicaConfig(replicas, max_replicas, ray)
+    for name, value in (("max_replicas", max_replicas), ("ray", ray)):
+        if value is not None:
+            raise InvalidRequestError("{param} is about replicas: give {replicas} too", name)
+    return None
+
+
+def _serve_replicas(
+    path: Path, fields: Mapping[str, Any], config: ServerConfig, replicas: ReplicaConfig
+) -> None:
+    """Serve several copies of the model until the process is told to stop."""
+    with imports.lasting():
+        from codellama.llm import LLM
+        from codellama.server.replicas.run import serve_replicas
+
+    _show_log(click.get_current_context())
+    serve_replicas(
+        lambda its_fields: partial(_load, LLM, path.resolve(), its_fields, config.sampling),
+        dict(fields),
+        config,
+        replicas,
+        lambda url: click.echo(f"listening on {url}", err=True),
+    )
 
 
 def _serve(path: Path, fields: Mapping[str, Any], config: ServerConfig) -> None:

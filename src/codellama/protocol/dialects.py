@@ -28,10 +28,14 @@ class Framing(enum.Enum):
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way of speaking HTTP. `shaped` writes OpenAI's error body in the dialect's shape."""
+    """One way of speaking HTTP. `shaped` writes OpenAI's error body in the dialect's shape.
+
+    Where `numbered`, each event of a stream has a `sequence_number`.
+    """
 
     framing: Framing
     shaped: Callable[[Json], Json]
+    numbered: bool = False
 
     def error_body(self, error: BaseException) -> tuple[int, Json]:
         """Status and body for an error."""
@@ -41,6 +45,14 @@ class Dialect:
     def plain_body(self, status: int, message: str) -> Json:
         """The body for an error that has no class of its own."""
         return self.shaped(plain_body(status, message))
+
+    def last_event(self, body: Json, sent: int) -> Json:
+        """The event that ends a stream of `sent` events with the `body` of an error, without its renderer."""
+        if not self.numbered:
+            return body
+        error = body["error"]
+        plain = {"code": error["type"], "message": error["message"], "param": error["param"]}
+        return {"type": "error", "sequence_number": sent, **plain}
 
 
 ANTHROPIC_TYPES: Mapping[int, str] = {
@@ -74,7 +86,7 @@ def _ollama(body: Json) -> Json:
 
 
 OPENAI = Dialect(Framing.DATA, _as_it_is)
-RESPONSES = Dialect(Framing.NAMED, _as_it_is)
+RESPONSES = Dialect(Framing.NAMED, _as_it_is, numbered=True)
 ANTHROPIC = Dialect(Framing.NAMED, _anthropic)
 OLLAMA = Dialect(Framing.LINES, _ollama)
 

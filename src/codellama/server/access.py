@@ -29,11 +29,15 @@ _RECORD = "access_record"
 
 @dataclass
 class AccessRecord:
-    """What is known of a request by its end; there are `n` answers to each prompt."""
+    """What is known of a request by its end; there are `n` answers to each prompt.
+
+    `told` is what another process says of the answers, as `about` would.
+    """
 
     id: str = ""
     answers: Sequence[Collected] = ()
     n: int = 1
+    told: str = ""
     status: int = 0
     begun: float = field(default_factory=time.perf_counter)
 
@@ -42,14 +46,17 @@ class AccessRecord:
         seconds = time.perf_counter() - self.begun
         # A client that left before the answer began gets no status; nginx's number stands for it.
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = f"{when} {method} {route} {self.status or 499} {seconds:.3f}s"
+        return f"{when} {method} {route} {self.status or 499} {seconds:.3f}s{self.about()}"
+
+    def about(self) -> str:
+        """The end of the line: what became of the answers, behind a blank; nothing if there are none."""
         if not self.answers:
-            return line
+            return self.told
         usage = total_usage(self.answers, self.n)
         written = sum(len(answer.tokens) for answer in self.answers)
         ends = {str(a.finish_reason.value) if a.finish_reason else "left" for a in self.answers}
         return (
-            f"{line} prompt={usage.prompt_tokens} cached={usage.cached_tokens} "
+            f" prompt={usage.prompt_tokens} cached={usage.cached_tokens} "
             f"answer={written} end={','.join(sorted(ends))} id={self.id}"
         )
 
@@ -67,7 +74,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         record = AccessRecord()
-        scope = {**scope, "state": {**scope.get("state", {}), _RECORD: record}}
+        scope = recorded(scope, record)
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,6 +92,18 @@ class AccessLog:
     def _route(self, scope: Scope) -> str:
         path = path_of(scope)
         return path if path in self._paths else getattr(scope.get("route"), "path", "-")
+
+
+def recorded(scope: Scope, record: AccessRecord) -> Scope:
+    """The scope of a request of which `record` will know."""
+    return {**scope, "state": {**scope.get("state", {}), _RECORD: record}}
+
+
+def note_told(scope: Scope, about: str) -> None:
+    """Tell the log what another process says of the answers to a request."""
+    record = scope.get("state", {}).get(_RECORD)
+    if record is not None:
+        record.told = about
 
 
 def note_answers(scope: Scope, identity: str, answers: Sequence[Collected], n: int) -> None:

@@ -6,7 +6,7 @@ error leaves in the body of its route's dialect (see `codellama.protocol.dialect
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +92,7 @@ def create_app(
     app.state.serving = serving
     app.router.route_class = route_class(config.lenient)
     sleep = Sleep(serving, config.sleep_idle_seconds)
-    _add_errors(app)
+    add_errors(app)
     _add_information(app, serving, config, sleep)
     add_llama_server(app, serving, config, sleep)
     answer = Answering(serving, config)
@@ -104,13 +104,19 @@ def create_app(
     _add_text_tools(app, serving, config)
     _add_adapters(app, serving)
     add_page(app, config)
-    _add_middleware(app, config, sleep)
+    app.add_middleware(Waking, sleep=sleep)
+    add_door(app, config, paths_of(app))
     return app
 
 
-def _add_middleware(app: FastAPI, config: ServerConfig, sleep: Sleep) -> None:
-    """What a request passes before the routes; the last one that is added comes first."""
-    app.add_middleware(Waking, sleep=sleep)
+def paths_of(app: FastAPI) -> frozenset[str]:
+    """The paths of an app's routes that have no parameters in them."""
+    paths = [getattr(route, "path", "{") for route in app.routes]
+    return frozenset(path for path in paths if "{" not in path)
+
+
+def add_door(app: FastAPI, config: ServerConfig, paths: Iterable[str]) -> None:
+    """What a request passes first; the access log knows `paths`. What is added last comes first."""
     app.add_middleware(
         Guard,
         api_keys=config.api_keys,
@@ -128,8 +134,7 @@ def _add_middleware(app: FastAPI, config: ServerConfig, sleep: Sleep) -> None:
             expose_headers=[HEADER],
         )
     if config.access_log:
-        paths = [getattr(route, "path", "{") for route in app.routes]
-        app.add_middleware(AccessLog, paths=frozenset(p for p in paths if "{" not in p))
+        app.add_middleware(AccessLog, paths=frozenset(paths))
 
 
 class Pages(CORSMiddleware):
@@ -247,7 +252,9 @@ def _add_adapters(app: FastAPI, serving: Serving) -> None:
         return {"success": True}
 
 
-def _add_errors(app: FastAPI) -> None:
+def add_errors(app: FastAPI) -> None:
+    """Answer errors in the dialect of their route."""
+
     @app.exception_handler(CodeLlamaError)
     @app.exception_handler(UnicodeEncodeError)
     async def known(request: Request, error: Exception) -> Response:

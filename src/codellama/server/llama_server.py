@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from codellama.compat.replies import Json
+from codellama.engine.status import EngineStatus
 from codellama.errors import EngineDeadError, InvalidRequestError, UnsupportedError
 from codellama.protocol.properties import SlotFile, moved_json, props_json, slots_json
 from codellama.running.completion import Completion
@@ -32,11 +33,8 @@ def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig, sleep
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
-        _refuse_unless(config.metrics, "metrics")
-        page = PlainTextResponse(metrics.render(status()), media_type=CONTENT_TYPE)
-        # Some clients look for the name as llama-server spells it; `headers` would be in small letters.
-        page.raw_headers.append((STARTED.encode(), str(metrics.started).encode()))
-        return page
+        refuse_unless(config.metrics, "metrics")
+        return metrics_page(metrics, status())
 
     @app.get("/props")
     async def props() -> Json:
@@ -44,12 +42,12 @@ def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig, sleep
 
     @app.post("/props")
     async def set_props() -> Json:
-        _refuse_unless(config.props, "props")
+        refuse_unless(config.props, "props")
         return {"success": True}  # as in llama-server there is nothing to set
 
     @app.get("/slots")
     async def slots(fail_on_no_slot: str = "") -> list[Json]:
-        _refuse_unless(config.slots, "slots")
+        refuse_unless(config.slots, "slots")
         llm = serving.llm()
         found = await run_in_threadpool(llm.slots.status)
         if fail_on_no_slot and all(slot.task is not None for slot in found):
@@ -60,12 +58,20 @@ def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig, sleep
     _add_actions(app, serving, config)
 
 
+def metrics_page(metrics: Metrics, status: EngineStatus) -> Response:
+    """The response of `/metrics`."""
+    page = PlainTextResponse(metrics.render(status), media_type=CONTENT_TYPE)
+    # Some clients look for the name as llama-server spells it; `headers` would be in small letters.
+    page.raw_headers.append((STARTED.encode(), str(metrics.started).encode()))
+    return page
+
+
 def _add_actions(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
     @app.post("/slots/{id_slot}")
     async def act(
         id_slot: int, action: Literal["save", "restore", "erase"], body: SlotFile | None = None
     ) -> Json:
-        _refuse_unless(config.slot_save_path is not None, "slot_save_path")
+        refuse_unless(config.slot_save_path is not None, "slot_save_path")
         slots, began = serving.llm().slots, time.perf_counter()
         if action == "erase":
             return {
@@ -82,7 +88,7 @@ def _add_actions(app: FastAPI, serving: Serving, config: ServerConfig) -> None:
         return moved_json(id_slot, path, n_tokens, elapsed_ms, saved=action == "save")
 
 
-def _refuse_unless(allowed: bool, setting: str) -> None:
+def refuse_unless(allowed: bool, setting: str) -> None:
     """A 501 for what this server was not started with."""
     if not allowed:
         raise UnsupportedError(

@@ -8,18 +8,19 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from codellama.errors import InvalidRequestError
 from codellama.native.heap import share_heap
 from codellama.server.app import create_app
 from codellama.server.config import ServerConfig
-from codellama.server.serving import Loading, Serving
+from codellama.server.serving import Loading
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
@@ -33,6 +34,14 @@ a stream beside it was 30 to 50 ms, and is 5 to 8."""
 LAST_WORDS_S = 5.0  # for streams that were cut short to send their last event
 
 
+class Stoppable(Protocol):
+    """What answers requests, as its server sees it when it stops."""
+
+    running: set[Any]
+
+    def cancel_all(self) -> None: ...
+
+
 class Server(uvicorn.Server):
     """uvicorn, but running answers may finish for `drain_timeout` seconds and then are cut short.
 
@@ -40,7 +49,7 @@ class Server(uvicorn.Server):
     for nothing. The process ends normally, not by the signal.
     """
 
-    def __init__(self, config: uvicorn.Config, serving: Serving, drain_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, serving: Stoppable, drain_timeout: float) -> None:
         super().__init__(config)
         self._serving = serving
         self._drain_timeout = drain_timeout
@@ -117,6 +126,12 @@ def build(
             on_failure(error)
 
     app = create_app(load, config, failed, loading, on_warm)
+    server = server_of(app, app.state.serving, config)
+    return server
+
+
+def server_of(app: ASGIApp, serving: Stoppable, config: ServerConfig) -> Server:
+    """A server of `app` that is not running yet; `serving` is what it stops in the end."""
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -124,8 +139,25 @@ def build(
         access_log=False,
         timeout_graceful_shutdown=int(config.drain_timeout + LAST_WORDS_S),
     )
-    server = Server(settings, app.state.serving, config.drain_timeout)
-    return server
+    return Server(settings, serving, config.drain_timeout)
+
+
+@contextmanager
+def listening(
+    config: ServerConfig, announce: Callable[[str], None]
+) -> Iterator[list[socket.socket]]:
+    """Sockets at all addresses, closed behind the block; `announce` is told each URL.
+
+    Raises InvalidRequestError if one cannot be had.
+    """
+    with ExitStack() as stack:
+        listeners: list[socket.socket] = []
+        for host in config.hosts:  # a free port is the same one everywhere
+            port = listeners[0].getsockname()[1] if listeners else config.port
+            listeners.append(stack.enter_context(bind(host, port)))
+        for listener in listeners:
+            announce(url_of(listener))
+        yield listeners
 
 
 def serve(
@@ -141,13 +173,7 @@ def serve(
     failures: list[BaseException] = []
     share_heap()
     sys.setswitchinterval(SWITCH_S)
-    with ExitStack() as stack:
-        listeners: list[socket.socket] = []
-        for host in config.hosts:  # a free port is the same one everywhere
-            port = listeners[0].getsockname()[1] if listeners else config.port
-            listeners.append(stack.enter_context(bind(host, port)))
-        for listener in listeners:
-            announce(url_of(listener))
+    with listening(config, announce) as listeners:
         # What has been loaded stays. Python would search all of it for garbage again and again, and every
         # stream would wait meanwhile: 110 to 150 ms for 180,000 objects.
         build(load, config, failures.append, loading, gc.freeze).run(sockets=listeners)

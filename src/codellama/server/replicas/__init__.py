@@ -1,0 +1,6 @@
+"""The server over several copies of the model, each in a process of its own, on this machine or on others.
+
+One front has the port, the keys and the limits, and forwards what it lets in; a replica is the whole app over
+one model. Ray Serve starts the replicas, replaces them and carries what travels. Only `ray_cluster` and
+`router` import it.
+"""
