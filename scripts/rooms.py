@@ -30,6 +30,7 @@ ROOMS = (
     "quality",
     "protocol",
     "server",
+    "replicas",
     "cli",
     "integrations",
     "__init__",
@@ -39,7 +40,7 @@ ROOMS = (
 
 OUTSIDE = {
     "click": {"cli"},
-    "fastapi": {"server"},
+    "fastapi": {"replicas", "server"},
     "gguf": {"weights"},
     "guidance": {"integrations"},
     "huggingface_hub": {"weights"},
@@ -64,9 +65,9 @@ OUTSIDE = {
     "prompt_toolkit": {"cli"},
     "pydantic": {"protocol"},
     "pydantic_core": {"server"},
-    "ray": {"server"},
+    "ray": {"replicas"},
     "rich": {"cli"},
-    "starlette": {"server"},
+    "starlette": {"replicas", "server"},
     "tqdm": {"quality"},
     "typing_extensions": {
         "compat",

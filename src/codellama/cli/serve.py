@@ -26,8 +26,8 @@ from codellama.params.options import SamplingOptions
 
 if TYPE_CHECKING:
     from codellama.llm import LLM
+    from codellama.replicas.settings import ReplicaConfig
     from codellama.server.config import ServerConfig
-    from codellama.server.replicas.settings import ReplicaConfig
 
 _RENAMED = {"api_keys": "--api-key (or --api-key-file)", "max_body_bytes": "--max-body-mib"}
 """The fields of `ServerConfig` whose options have other names."""
@@ -272,7 +272,7 @@ def replica_config(
 
     Raises InvalidRequestError for options that are only about replicas.
     """
-    from codellama.server.replicas.settings import ReplicaConfig
+    from codellama.replicas.settings import ReplicaConfig
 
     if replicas is not None:
         return ReplicaConfig(replicas, max_replicas, ray)
@@ -288,7 +288,7 @@ def _serve_replicas(
     """Serve several copies of the model until the process is told to stop."""
     with imports.lasting():
         from codellama.llm import LLM
-        from codellama.server.replicas.run import serve_replicas
+        from codellama.replicas.run import serve_replicas
 
     _show_log(click.get_current_context())
     serve_replicas(

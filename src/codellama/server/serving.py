@@ -77,9 +77,13 @@ class Serving:
         """The model, ready for requests; EngineDeadError (a 503) while or when there is none."""
         if self._unavailable is not None or self._llm is None:
             raise EngineDeadError(self._unavailable or LOADING)
-        if self._llm.status().dead:
-            raise EngineDeadError("the engine has stopped: restart the server")
+        self.check_engine()
         return self._llm
+
+    def check_engine(self) -> None:
+        """Raises EngineDeadError if there is a model and its engine has stopped."""
+        if self._llm is not None and self._llm.status().dead:
+            raise EngineDeadError("the engine has stopped: restart the server")
 
     def when_ready(self, call: Callable[[], None]) -> None:
         """Call `call` on the event loop when the model has been loaded."""

@@ -11,9 +11,9 @@ from starlette.types import Message, Scope
 
 from codellama.engine.status import EngineStatus
 from codellama.errors import EngineDeadError
+from codellama.replicas.parcels import Forwarded, Piece
 from codellama.server.access import AccessRecord, recorded
 from codellama.server.app import create_app
-from codellama.server.replicas.parcels import Forwarded, Piece
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
@@ -54,12 +54,10 @@ class Replica:
 
     def check(self) -> None:
         """Raises EngineDeadError if this replica has to be replaced."""
-        status = self.status()
-        if status is not None and status.dead:
-            raise EngineDeadError("the engine has stopped")
+        self._app.state.serving.check_engine()
 
     def status(self) -> EngineStatus | None:
-        """What the engine tells; None while the model sleeps."""
+        """What the engine tells; None while the model sleeps or has failed."""
         with suppress(EngineDeadError):
             status: EngineStatus = self._app.state.serving.llm().status()
             return status
@@ -92,7 +90,7 @@ class _Call:
         self.scope: Scope = recorded(_scope_of(request), self.record)
         self.gone = asyncio.Event()
         self._body: bytes | None = request.body
-        self._sent: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._sent: asyncio.Queue[Piece | None] = asyncio.Queue()
 
     async def receive(self) -> Message:
         if self._body is not None:
@@ -102,17 +100,17 @@ class _Call:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        self._sent.put_nowait(message)
+        self._sent.put_nowait(self._piece(message))  # now: the answers go on growing
 
     def end(self) -> None:
         self._sent.put_nowait(None)
 
     async def pieces(self) -> list[Piece]:
         """What has been sent since; nothing if that was all."""
-        messages = [await self._sent.get()]
+        pieces = [await self._sent.get()]
         while not self._sent.empty():
-            messages.append(self._sent.get_nowait())
-        return [self._piece(message) for message in messages if message is not None]
+            pieces.append(self._sent.get_nowait())
+        return [piece for piece in pieces if piece is not None]
 
     def _piece(self, message: Message) -> Piece:
         if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""Serving with replicas, bind, join a cluster, deploy while listening."""
+"""Serving with replicas: bind, start or join a cluster, deploy while listening."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.errors import EngineDeadError, UnsupportedError
 from codellama.params import ModelConfig
+from codellama.replicas.environment import prepare
+from codellama.replicas.front import create_front
+from codellama.replicas.settings import ReplicaConfig, model_fields, share_of
 from codellama.server.app import create_app, paths_of
 from codellama.server.config import ServerConfig
-from codellama.server.replicas.environment import prepare
-from codellama.server.replicas.front import create_front
-from codellama.server.replicas.settings import ReplicaConfig, model_fields, share_of
 from codellama.server.run import listening, server_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def serve_replicas(
     """
     prepare(os.environ, own=replicas.ray is None)
     try:
-        from codellama.server.replicas import ray_cluster
+        from codellama.replicas import ray_cluster
     except ModuleNotFoundError as error:
         raise UnsupportedError(
             "replicas need Ray Serve: pip install 'codellama-runtime[ray]'"
@@ -51,7 +51,11 @@ def serve_replicas(
     model, failures = ModelConfig(**fields), list[BaseException]()
     slots = model.n_seq_max
     most = slots * replicas.most + model.max_queue
-    with listening(config, announce) as listeners, ray_cluster.cluster(replicas.ray) as machines:
+    urls: list[str] = []
+    with (
+        listening(config, urls.append) as listeners,
+        ray_cluster.cluster(replicas.ray) as machines,
+    ):
         share = share_of(machines, replicas.most, model.n_gpu_layers != 0)
         several = ray_cluster.RayReplicas(replicas.replicas, replicas.most, share)
         load = loader(model_fields(fields, share))
@@ -74,6 +78,8 @@ def serve_replicas(
         paths = paths_of(create_app(_nothing, inner_config(config)))
         app = create_front(several, config, most, start, paths)
         server = server_of(app, app.state.front, config)
+        for url in urls:  # nobody is answered while Ray starts
+            announce(url)
         server.run(sockets=listeners)
         if not failures:
             several.remove()

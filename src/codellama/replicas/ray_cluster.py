@@ -21,21 +21,21 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from codellama.errors import CodeLlamaError, InvalidRequestError
-from codellama.server.config import ServerConfig
-from codellama.server.replicas.hosted import Hosted, Loader
-from codellama.server.replicas.parcels import (
+from codellama.replicas.hosted import Hosted, Loader
+from codellama.replicas.parcels import (
     Forwarded,
     Piece,
     ReplicaLostError,
     ReplicaStatus,
     Reply,
 )
-from codellama.server.replicas.relay import LOST
-from codellama.server.replicas.settings import Machine, Share
+from codellama.replicas.relay import LOST
+from codellama.replicas.settings import Machine, Share
+from codellama.server.config import ServerConfig
 
 APP = "codellama"
 DEPLOYMENT = "model"
-ROUTER = "codellama.server.replicas.router:ConversationRouter"
+ROUTER = "codellama.replicas.router:ConversationRouter"
 ASK_S = 10.0
 """Seconds in which a replica tells of itself."""
 SPARE = 100
@@ -135,15 +135,24 @@ class RayReplicas:
     ) -> AsyncGenerator[Sequence[Piece], None]:
         """See `Replicas`."""
         response = self._handle.options(method_name="answer", stream=True).remote(key, request)
+        end: Sequence[Piece] = ()
         try:
             async for pieces in response:
-                yield pieces
+                if pieces[
+                    -1
+                ].last:  # given when Ray counts the request as ended: the next turn may be near
+                    end = pieces
+                else:
+                    yield pieces
         except RayTaskError:  # the app's own failure
             raise
         except (RayError, RayServeException) as error:
-            raise ReplicaLostError(LOST) from error
+            if not end:
+                raise ReplicaLostError(LOST) from error
         finally:
             response.cancel()
+        if end:
+            yield end
 
     async def everyone(self, request: Forwarded) -> list[Reply]:
         """See `Replicas`."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from starlette.types import Message
 
 from codellama.protocol.dialects import Dialect
-from codellama.server.replicas.parcels import Piece, RawHeaders, ReplicaLostError
+from codellama.replicas.parcels import Piece, RawHeaders, ReplicaLostError
 from codellama.server.streams import MEDIA_TYPES, PINGS, frames
 
 LOST = "the replica that was answering is gone: send the request again"

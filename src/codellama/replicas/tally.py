@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from codellama.engine.status import EngineStatus
-from codellama.server.replicas.parcels import ReplicaStatus
+from codellama.replicas.parcels import ReplicaStatus
 
 _NOT_SUMMED = ("accepted_at", "longest", "started", "dead", "threads")
 

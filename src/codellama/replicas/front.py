@@ -21,6 +21,16 @@ from codellama.compat.replies import Json
 from codellama.errors import EngineDeadError, InvalidRequestError, QueueFullError
 from codellama.protocol.dialects import dialect_of
 from codellama.protocol.json_body import parse_json
+from codellama.replicas.beginning import conversation_key
+from codellama.replicas.parcels import (
+    Forwarded,
+    NoReplicaError,
+    ReplicaLostError,
+    Replicas,
+    Reply,
+)
+from codellama.replicas.relay import LOST, Relay
+from codellama.replicas.tally import Tally
 from codellama.server.access import note_told
 from codellama.server.app import add_door, add_errors
 from codellama.server.browser import add_page
@@ -29,16 +39,6 @@ from codellama.server.generate import cut_short, disconnected
 from codellama.server.guard import path_of
 from codellama.server.llama_server import metrics_page, refuse_unless
 from codellama.server.metrics import Metrics
-from codellama.server.replicas.beginning import conversation_key
-from codellama.server.replicas.parcels import (
-    Forwarded,
-    NoReplicaError,
-    ReplicaLostError,
-    Replicas,
-    Reply,
-)
-from codellama.server.replicas.relay import LOST, Relay
-from codellama.server.replicas.tally import Tally
 from codellama.server.route import LARGE_BODY
 from codellama.server.serving import LOADING
 

@@ -14,7 +14,7 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-from codellama.server.replicas.beginning import chosen, ranked
+from codellama.replicas.beginning import chosen, ranked
 
 
 class ConversationRouter(RequestRouter):

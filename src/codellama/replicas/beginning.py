@@ -16,8 +16,6 @@ from typing import Any
 
 TEXT_CHARS = 512
 """Characters of a prompt that is one text: what follows grows from turn to turn."""
-MESSAGES_CHARS = 16_384
-"""Characters of a conversation's first messages."""
 _OPENINGS = ("system", "instructions")
 _TEXTS = ("prompt", "input_prefix", "content")
 
@@ -32,11 +30,11 @@ def conversation_key(body: Any) -> str | None:
     opening = [body.get(name) for name in _OPENINGS]
     for name in ("messages", "input"):
         if isinstance(body.get(name), list):
-            return _digest([*opening, *_to_first_user(body[name])], MESSAGES_CHARS)
+            return _digest([*opening, *_to_first_user(body[name])])
     for name in ("input", *_TEXTS):
         text = _first_text(body.get(name))
         if text:
-            return _digest([*opening, text[:TEXT_CHARS]], MESSAGES_CHARS)
+            return _digest([*opening, text[:TEXT_CHARS]])
     return None
 
 
@@ -69,9 +67,9 @@ def _first_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _digest(parts: list[Any], chars: int) -> str:
-    said = json.dumps(parts)[:chars]  # ASCII: a lone surrogate is escaped too
-    return hashlib.sha256(said.encode()).hexdigest()
+def _digest(parts: list[Any]) -> str:
+    # ASCII: a lone surrogate is escaped too.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _score(key: str, name: str) -> bytes:

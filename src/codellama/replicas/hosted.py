@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ray import serve
 
 from codellama.native.heap import share_heap
-from codellama.server.replicas.parcels import Forwarded, Piece, ReplicaStatus, Reply
-from codellama.server.replicas.replica import Replica
+from codellama.replicas.parcels import Forwarded, Piece, ReplicaStatus, Reply
+from codellama.replicas.replica import Replica
 from codellama.server.run import SWITCH_S
 
 if TYPE_CHECKING:
