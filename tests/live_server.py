@@ -14,6 +14,7 @@ import httpx
 from codellama.running.language_model import LanguageModel
 from codellama.server.config import ServerConfig
 from codellama.server.run import Server, bind, build, url_of
+from codellama.server.serving import Serving
 
 DEADLINE_S = 60.0
 
@@ -23,7 +24,7 @@ class Live:
     """A running server. `stop` asks it to end, `join` waits for that."""
 
     url: str
-    server: Server
+    server: Server[Serving]
     thread: threading.Thread
 
     def stop(self) -> None:

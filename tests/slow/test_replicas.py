@@ -179,7 +179,8 @@ def test_a_conversation_stays_on_its_replica(served: Served) -> None:
         ]
         second = served.client.chat.completions.create(messages=messages, **ask)  # type: ignore[call-overload]
         assert first.usage and second.usage and second.usage.prompt_tokens_details
-        assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens - 2
+        # All but the end of the prompt; what all conversations have in common is much less.
+        assert second.usage.prompt_tokens_details.cached_tokens > first.usage.prompt_tokens / 2
 
 
 def test_keys_and_limits_hold_for_the_whole(served: Served) -> None:
@@ -196,10 +197,12 @@ def test_keys_and_limits_hold_for_the_whole(served: Served) -> None:
 
 
 def test_a_client_that_leaves_ends_its_request(served: Served) -> None:
-    ask = {"prompt": "leave", "n_predict": 2000, "ignore_eos": True, "stream": True}
+    ask = {"prompt": "leave", "n_predict": 1500, "ignore_eos": True, "stream": True}
     headers = {"authorization": f"Bearer {KEY}"}
-    with httpx.stream("POST", served.url + "/completion", json=ask, headers=headers) as answer:
-        next(answer.iter_lines())
+    with httpx.stream(
+        "POST", served.url + "/completion", json=ask, headers=headers, timeout=60
+    ) as answer:
+        assert next(answer.iter_lines()).startswith("data: ")
         assert any(slot["is_processing"] for slot in served.get("/slots").json())
     wait_until(lambda: not any(s["is_processing"] for s in served.get("/slots").json()), 5)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from codellama.cli import main
 from codellama.engine.status import EngineStatus
 from codellama.errors import InvalidRequestError
 from codellama.replicas.beginning import chosen, conversation_key, ranked
@@ -149,3 +153,19 @@ def test_counts_are_sums_and_never_fall() -> None:
     assert (back.tokens_decoded, back.n_slots) == (20, 4)
     asleep = tally.total([ReplicaStatus("b", None), ReplicaStatus("c", status(4.0, 2))])
     assert (asleep.tokens_decoded, asleep.n_slots) == (21, 2)
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = CliRunner().invoke(main, ["serve", str(tiny_gguf), "--replicas", "2"])
+    assert done.exit_code == 1
+    assert "replicas need Ray Serve: pip install 'codellama-runtime[ray]'" in done.output
+
+
+@pytest.mark.parametrize("option", ["--ray auto", "--max-replicas 3"])
+def test_options_about_replicas_want_replicas(option: str, tiny_gguf: Path) -> None:
+    done = CliRunner().invoke(main, ["serve", str(tiny_gguf), *option.split()])
+    assert done.exit_code == 1
+    assert f"{option.split()[0]} is about replicas: give --replicas too" in done.output

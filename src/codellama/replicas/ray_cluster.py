@@ -47,21 +47,23 @@ _ERROR_LINE = re.compile(r"^codellama\.errors\.\w+: (.*)$", re.MULTILINE)
 def cluster(address: str | None) -> Iterator[list[Machine]]:
     """The machines of a cluster: of the one at `address`, or of one that lives as long as this block.
 
-    Raises InvalidRequestError if there is none at the address.
+    Raises InvalidRequestError if there is none at the address, CodeLlamaError if none could be started.
     """
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if address is None:
-        ray.init("local", include_dashboard=False, **quiet)
-    else:
-        try:
-            ray.init(address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InvalidRequestError(
-                "{param}: no cluster of Ray at {address}: {reason}",
-                "ray",
-                address=address,
-                reason=str(error).split("\n")[0],
-            ) from error
+    start: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    try:
+        ray.init(
+            **{"address": "local", "logging_level": logging.WARNING, "log_to_driver": False} | start
+        )
+    except Exception as error:  # Ray raises plain ones
+        reason = str(error).strip().split("\n")[0]
+        if address is None:
+            raise CodeLlamaError(f"Ray did not start on this machine: {reason}") from error
+        raise InvalidRequestError(
+            "{param}: no cluster of Ray at {address}: {reason}",
+            "ray",
+            address=address,
+            reason=reason,
+        ) from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(proxy_location="Disabled")

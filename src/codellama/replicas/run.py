@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
 import logging
 import os
 import threading
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from codellama.errors import EngineDeadError, UnsupportedError
 from codellama.params import ModelConfig
 from codellama.replicas.environment import prepare
-from codellama.replicas.front import create_front
+from codellama.replicas.front import Front, create_front
 from codellama.replicas.settings import ReplicaConfig, model_fields, share_of
 from codellama.server.app import create_app, paths_of
 from codellama.server.config import ServerConfig
@@ -41,13 +42,11 @@ def serve_replicas(
     without Ray, InvalidRequestError if the address cannot be had or there is no cluster, and CodeLlamaError
     if the replicas do not start.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise UnsupportedError("replicas need Ray Serve: pip install 'codellama-runtime[ray]'")
     prepare(os.environ, own=replicas.ray is None)
-    try:
-        from codellama.replicas import ray_cluster
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            "replicas need Ray Serve: pip install 'codellama-runtime[ray]'"
-        ) from error
+    from codellama.replicas import ray_cluster
+
     model, failures = ModelConfig(**fields), list[BaseException]()
     slots = model.n_seq_max
     most = slots * replicas.most + model.max_queue
@@ -77,7 +76,8 @@ def serve_replicas(
 
         paths = paths_of(create_app(_nothing, inner_config(config)))
         app = create_front(several, config, most, start, paths)
-        server = server_of(app, app.state.front, config)
+        front: Front = app.state.front
+        server = server_of(app, front, config)
         for url in urls:  # nobody is answered while Ray starts
             announce(url)
         server.run(sockets=listeners)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,7 +20,7 @@ from codellama.errors import InvalidRequestError
 from codellama.native.heap import share_heap
 from codellama.server.app import create_app
 from codellama.server.config import ServerConfig
-from codellama.server.serving import Loading
+from codellama.server.serving import Loading, Serving
 
 if TYPE_CHECKING:
     from codellama.running.language_model import LanguageModel
@@ -42,14 +42,17 @@ class Stoppable(Protocol):
     def cancel_all(self) -> None: ...
 
 
-class Server(uvicorn.Server):
+S = TypeVar("S", bound=Stoppable)
+
+
+class Server(uvicorn.Server, Generic[S]):
     """uvicorn, but running answers may finish for `drain_timeout` seconds and then are cut short.
 
     The first signal drains, a second one cuts the running answers short at once, a third one waits
     for nothing. The process ends normally, not by the signal.
     """
 
-    def __init__(self, config: uvicorn.Config, serving: Stoppable, drain_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, serving: S, drain_timeout: float) -> None:
         super().__init__(config)
         self._serving = serving
         self._drain_timeout = drain_timeout
@@ -117,7 +120,7 @@ def build(
     on_failure: Callable[[BaseException], None] | None = None,
     loading: Loading | None = None,
     on_warm: Callable[[], object] | None = None,
-) -> Server:
+) -> Server[Serving]:
     """A server that is not running yet; for `loading` and `on_warm` see `create_app`."""
 
     def failed(error: BaseException) -> None:
@@ -126,11 +129,12 @@ def build(
             on_failure(error)
 
     app = create_app(load, config, failed, loading, on_warm)
-    server = server_of(app, app.state.serving, config)
+    serving: Serving = app.state.serving
+    server = server_of(app, serving, config)
     return server
 
 
-def server_of(app: ASGIApp, serving: Stoppable, config: ServerConfig) -> Server:
+def server_of(app: ASGIApp, serving: S, config: ServerConfig) -> Server[S]:
     """A server of `app` that is not running yet; `serving` is what it stops in the end."""
     settings = uvicorn.Config(
         app,

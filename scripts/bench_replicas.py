@@ -1,0 +1,108 @@
+"""Throughput of two replicas against one: tokens a second of 16 clients that stream at the same time.
+
+    scripts/bench_replicas.py MODEL [--clients 16] [--tokens 96] [--rounds 2]
+
+Needs the extra ray. A replica computes with one thread, so two of them need two processors; what Ray and the
+front take comes on top. In each round every server is started in turn and measured twice. The table has
+medians, the last line is JSON. The plain server with one thread tells what the front and Ray cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+REPEATS = 2
+SLOTS = 8
+READY_S = 300.0
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=2)
+    args = parser.parse_args()
+    speeds: dict[str, list[float]] = {}
+    for round_number in range(args.rounds):
+        for name, options in (
+            ("plain", []),
+            ("1", ["--replicas", "1"]),
+            ("2", ["--replicas", "2"]),
+        ):
+            found = measured(args.model, options, args.clients, args.tokens)
+            speeds.setdefault(name, []).extend(found)
+            print(f"round {round_number + 1}: {name}: {found} tokens/s", file=sys.stderr)
+    medians = {name: statistics.median(found) for name, found in speeds.items()}
+    print(f"{'server':12}{'tokens/s':>10}{'against one':>14}")
+    for name, speed in medians.items():
+        title = "plain" if name == "plain" else f"{name} replica(s)"
+        print(f"{title:12}{speed:10.1f}{speed / medians['1']:14.2f}")
+    print(
+        json.dumps(
+            {"clients": args.clients, "tokens_per_s": speeds, "ratio": medians["2"] / medians["1"]}
+        )
+    )
+
+
+def measured(model: str, options: list[str], clients: int, tokens: int) -> list[float]:
+    """Tokens a second of a server with these options, each time that it was measured."""
+    command = [sys.executable, "-m", "codellama", "serve", model, "--port", "0", "--threads", "1"]
+    command += ["--parallel", str(SLOTS), "--no-access-log", "--spec-type", "none", *options]
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log)
+        try:
+            url = address(process, Path(log.name))
+            streamed(url, clients, 4)
+            return [streamed(url, clients, tokens) for _ in range(REPEATS)]
+        finally:
+            process.terminate()
+            process.wait(90)
+
+
+def address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The server's address, when its model is ready."""
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end and process.poll() is None:
+        found = re.search(r"listening on (\S+)", log.read_text())
+        if found and httpx.get(found[1] + "/health", timeout=READY_S).status_code == 200:
+            return found[1]
+        time.sleep(0.1)
+    sys.exit(log.read_text())
+
+
+def streamed(url: str, clients: int, tokens: int) -> float:
+    """Tokens a second of so many clients that stream `tokens` each, with prompts of their own."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        written = sum(
+            pool.map(lambda i: stream(url, f"Question {i}: why?", tokens), range(clients))
+        )
+    return written / (time.perf_counter() - began)
+
+
+def stream(url: str, text: str, tokens: int) -> int:
+    """Stream one answer; how many tokens it had."""
+    ask = {"prompt": text, "n_predict": tokens, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", url + "/completion", json=ask, timeout=READY_S) as answer:
+        *_, last = (line for line in answer.iter_lines() if line.startswith("data: "))
+    predicted: int = json.loads(last.removeprefix("data: "))["tokens_predicted"]
+    return predicted
+
+
+if __name__ == "__main__":
+    main()
