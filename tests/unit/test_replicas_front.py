@@ -16,10 +16,10 @@ from codellama.engine.status import EngineStatus
 from codellama.replicas.front import TRIES, create_front
 from codellama.replicas.parcels import (
     Forwarded,
-    Piece,
     ReplicaLostError,
+    ReplicaReply,
     ReplicaStatus,
-    Reply,
+    ResponsePiece,
 )
 from codellama.replicas.replica import Replica
 from codellama.server.config import ServerConfig
@@ -28,15 +28,15 @@ from tests.fake_llm import FakeLLM, say
 MESSAGES = [{"role": "user", "content": "hi"}]
 STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"),)
 LINES = ((b"content-type", b"application/x-ndjson"),)
-HEAD = Piece(b'data: {"head": 1}\n\n')
-TOKEN = Piece(b'data: {"token": 1}\n\n', begun=True)
-END = Piece(b"data: [DONE]\n\n", begun=True, last=True)
-PING = Piece(b":\n\n")
-OPEN = Piece(status=200, headers=STREAM)
+HEAD = ResponsePiece(b'data: {"head": 1}\n\n')
+TOKEN = ResponsePiece(b'data: {"token": 1}\n\n', begun=True)
+END = ResponsePiece(b"data: [DONE]\n\n", begun=True, last=True)
+PING = ResponsePiece(b":\n\n")
+OPEN = ResponsePiece(status=200, headers=STREAM)
 LOST = None
 """In a script: the replica is gone."""
 
-Script = Sequence[Piece | None]
+Script = Sequence[ResponsePiece | None]
 
 
 class Scripted:
@@ -54,7 +54,7 @@ class Scripted:
 
     async def answer(
         self, key: str | None, request: Forwarded
-    ) -> AsyncGenerator[Sequence[Piece], None]:
+    ) -> AsyncGenerator[Sequence[ResponsePiece], None]:
         self.asked.append((key, request))
         try:
             for piece in self.scripts.pop(0):
@@ -65,12 +65,12 @@ class Scripted:
         finally:
             self.closed += 1
 
-    async def everyone(self, request: Forwarded) -> list[Reply]:
+    async def everyone(self, request: Forwarded) -> list[ReplicaReply]:
         self.asked.append((None, request))
         busy = [{"id": 0, "is_processing": True}, {"id": 1, "is_processing": True}]
         bodies: dict[str, Any] = {"/slots": busy, "/props": {"total_slots": 2, "model_alias": "m"}}
         body = json.dumps(bodies.get(request.path, {"success": True})).encode()
-        return [Reply(name, 200, body) for name in ("b", "a")]
+        return [ReplicaReply(name, 200, body) for name in ("b", "a")]
 
     async def statuses(self) -> list[ReplicaStatus]:
         return [ReplicaStatus(f"{i}", engine) for i, engine in enumerate(self.engines)]
@@ -108,7 +108,7 @@ def test_a_stream_is_passed_on_as_it_is() -> None:
 
 
 def test_what_had_no_token_is_run_again_and_begins_once() -> None:
-    other = Piece(b'data: {"head": 2}\n\n')
+    other = ResponsePiece(b'data: {"head": 2}\n\n')
     replicas = Scripted([OPEN, HEAD, PING, LOST], [OPEN, other, TOKEN, END])
     assert streamed(replicas).encode() == PING.body + other.body + TOKEN.body + END.body
     assert len(replicas.asked) == 2
@@ -134,7 +134,7 @@ def test_what_had_no_token_is_run_again_and_begins_once() -> None:
 def test_a_stream_that_had_begun_ends_with_one_error_of_its_dialect(
     path: str, headers: Any, event: dict[str, Any]
 ) -> None:
-    replicas = Scripted([Piece(status=200, headers=headers), HEAD, TOKEN, LOST])
+    replicas = Scripted([ResponsePiece(status=200, headers=headers), HEAD, TOKEN, LOST])
     said = streamed(replicas, path)
     assert len(replicas.asked) == 1
     rest = said.encode().removeprefix(HEAD.body + TOKEN.body).decode()
@@ -161,8 +161,8 @@ def test_a_request_that_ends_every_replica_is_given_up() -> None:
 
 def test_a_whole_answer_whose_replica_is_lost_is_answered_by_another() -> None:
     whole = [
-        Piece(status=200, headers=((b"content-type", b"application/json"),)),
-        Piece(b"{}", last=True),
+        ResponsePiece(status=200, headers=((b"content-type", b"application/json"),)),
+        ResponsePiece(b"{}", last=True),
     ]
     replicas = Scripted([LOST], whole)
     with client(replicas) as http:
@@ -178,7 +178,7 @@ def test_an_answer_that_nobody_gives_is_a_503() -> None:
 
 
 def test_a_second_beginning_that_is_an_error_ends_the_stream_with_one() -> None:
-    error = [Piece(status=400, headers=()), Piece(b"{}", last=True)]
+    error = [ResponsePiece(status=400, headers=()), ResponsePiece(b"{}", last=True)]
     said = streamed(Scripted([OPEN, HEAD, LOST], error, error, error))
     assert said.count("data: ") == 1
     assert '"error"' in said
@@ -249,12 +249,12 @@ class Here(Scripted):
 
     async def answer(
         self, key: str | None, request: Forwarded
-    ) -> AsyncGenerator[Sequence[Piece], None]:
+    ) -> AsyncGenerator[Sequence[ResponsePiece], None]:
         async for pieces in self.replica.answer(request):
             yield pieces
 
 
-async def ask(replica: Replica, path: str, **body: Any) -> list[Piece]:
+async def ask(replica: Replica, path: str, **body: Any) -> list[ResponsePiece]:
     raw = json.dumps(body).encode()
     headers = ((b"content-type", b"application/json"),)
     request = Forwarded("POST", path, headers=headers, body=raw)

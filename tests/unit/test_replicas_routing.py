@@ -15,7 +15,7 @@ from codellama.errors import InvalidRequestError
 from codellama.replicas.beginning import chosen, conversation_key, ranked
 from codellama.replicas.environment import prepare
 from codellama.replicas.parcels import ReplicaStatus
-from codellama.replicas.settings import Machine, ReplicaConfig, Share, model_fields, share_of
+from codellama.replicas.settings import ClusterNode, ReplicaConfig, Share, model_fields, share_of
 from codellama.replicas.tally import Tally
 
 NAMES = ["a", "b", "c", "d"]
@@ -88,12 +88,12 @@ def test_who_is_full_comes_behind_who_is_not() -> None:
 
 
 def test_a_replica_has_a_gpu_a_machine_or_a_share_of_one() -> None:
-    gpus = [Machine(32, 2), Machine(16, 2), Machine(64, 0)]
+    gpus = [ClusterNode(32, 2), ClusterNode(16, 2), ClusterNode(64, 0)]
     assert share_of(gpus, 4, uses_gpus=True) == Share(8, gpus=1)
     assert share_of(gpus, 3, uses_gpus=False) == Share(16, per_machine=1)
-    assert share_of([Machine(2, 0)], 2, uses_gpus=True) == Share(1)
-    assert share_of([Machine(2, 0)], 8, uses_gpus=True) == Share(0.25)
-    assert share_of([Machine(9, 0), Machine(8, 0)], 3, uses_gpus=True) == Share(4)
+    assert share_of([ClusterNode(2, 0)], 2, uses_gpus=True) == Share(1)
+    assert share_of([ClusterNode(2, 0)], 8, uses_gpus=True) == Share(0.25)
+    assert share_of([ClusterNode(9, 0), ClusterNode(8, 0)], 3, uses_gpus=True) == Share(4)
 
 
 def test_replicas_do_not_take_each_others_processors_unless_told_to() -> None:

@@ -278,7 +278,7 @@ def replica_config(
         return ReplicaConfig(replicas, max_replicas, ray)
     for name, value in (("max_replicas", max_replicas), ("ray", ray)):
         if value is not None:
-            raise InvalidRequestError("{param} is about replicas: give {replicas} too", name)
+            raise InvalidRequestError("{param} is about replicas", name, "give {replicas} too")
     return None
 
 

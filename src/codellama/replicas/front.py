@@ -26,8 +26,8 @@ from codellama.replicas.parcels import (
     Forwarded,
     NoReplicaError,
     ReplicaLostError,
+    ReplicaReply,
     Replicas,
-    Reply,
 )
 from codellama.replicas.relay import LOST, Relay
 from codellama.replicas.tally import Tally
@@ -191,7 +191,7 @@ def _add_adapters(app: FastAPI, front: Front, replicas: Replicas) -> None:
         return _failed(replies) or _response(replies[0])
 
 
-def merged_slots(replies: Sequence[Reply]) -> list[Json]:
+def merged_slots(replies: Sequence[ReplicaReply]) -> list[Json]:
     """The slots of all replicas, numbered anew; each has its replica's name, and its number there."""
     found = [
         {**slot, "replica": reply.name, "id_in_replica": slot["id"]}
@@ -229,11 +229,11 @@ async def _some(replicas: Replicas) -> int:
     return count
 
 
-def _failed(replies: Sequence[Reply]) -> Response | None:
+def _failed(replies: Sequence[ReplicaReply]) -> Response | None:
     return next((_response(reply) for reply in replies if reply.status >= 400), None)
 
 
-def _response(reply: Reply) -> Response:
+def _response(reply: ReplicaReply) -> Response:
     return Response(reply.body, reply.status, media_type="application/json")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ray import serve
 
 from codellama.native.heap import share_heap
-from codellama.replicas.parcels import Forwarded, Piece, ReplicaStatus, Reply
+from codellama.replicas.parcels import Forwarded, ReplicaReply, ReplicaStatus, ResponsePiece
 from codellama.replicas.replica import Replica
 from codellama.server.run import SWITCH_S
 
@@ -37,15 +37,15 @@ class Hosted:
 
     async def answer(
         self, key: str | None, request: Forwarded
-    ) -> AsyncGenerator[Sequence[Piece], None]:
+    ) -> AsyncGenerator[Sequence[ResponsePiece], None]:
         """The response in pieces; `key` is for the router."""
         async for pieces in self._replica.answer(request):
             yield pieces
 
-    async def whole(self, request: Forwarded) -> Reply:
+    async def whole(self, request: Forwarded) -> ReplicaReply:
         """The response of this replica, whole."""
         status, body = await self._replica.whole(request)
-        return Reply(self._name, status, body)
+        return ReplicaReply(self._name, status, body)
 
     async def status(self) -> ReplicaStatus:
         """What its engine tells."""

@@ -32,7 +32,7 @@ class Forwarded:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ResponsePiece:
     """A part of a response. The first has `status` and `headers`, the `last` one is marked.
 
     `begun` says whether a token of the answer has been drawn by now. `about` is what the access log says of
@@ -48,7 +48,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ReplicaReply:
     """The whole response of the replica called `name`."""
 
     name: str
@@ -70,13 +70,15 @@ class Replicas(Protocol):
     async def count(self) -> int:
         """How many run now."""
 
-    def answer(self, key: str | None, request: Forwarded) -> AsyncGenerator[Sequence[Piece], None]:
+    def answer(
+        self, key: str | None, request: Forwarded
+    ) -> AsyncGenerator[Sequence[ResponsePiece], None]:
         """The response, piece by piece, of the replica that serves the conversation `key` (None: any).
 
         Closing it cancels the request. Raises ReplicaLostError.
         """
 
-    async def everyone(self, request: Forwarded) -> list[Reply]:
+    async def everyone(self, request: Forwarded) -> list[ReplicaReply]:
         """The whole responses of all replicas."""
 
     async def statuses(self) -> list[ReplicaStatus]:

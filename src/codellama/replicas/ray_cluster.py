@@ -24,13 +24,13 @@ from codellama.errors import CodeLlamaError, InvalidRequestError
 from codellama.replicas.hosted import Hosted, Loader
 from codellama.replicas.parcels import (
     Forwarded,
-    Piece,
     ReplicaLostError,
+    ReplicaReply,
     ReplicaStatus,
-    Reply,
+    ResponsePiece,
 )
 from codellama.replicas.relay import LOST
-from codellama.replicas.settings import Machine, Share
+from codellama.replicas.settings import ClusterNode, Share
 from codellama.server.config import ServerConfig
 
 APP = "codellama"
@@ -44,7 +44,7 @@ _ERROR_LINE = re.compile(r"^codellama\.errors\.\w+: (.*)$", re.MULTILINE)
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[list[Machine]]:
+def cluster(address: str | None) -> Iterator[list[ClusterNode]]:
     """The machines of a cluster: of the one at `address`, or of one that lives as long as this block.
 
     Raises InvalidRequestError if there is none at the address, CodeLlamaError if none could be started.
@@ -68,7 +68,7 @@ def cluster(address: str | None) -> Iterator[list[Machine]]:
     try:
         serve.start(proxy_location="Disabled")
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield [Machine(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+        yield [ClusterNode(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
     finally:
         ray.shutdown()
 
@@ -134,10 +134,10 @@ class RayReplicas:
 
     async def answer(
         self, key: str | None, request: Forwarded
-    ) -> AsyncGenerator[Sequence[Piece], None]:
+    ) -> AsyncGenerator[Sequence[ResponsePiece], None]:
         """See `Replicas`."""
         response = self._handle.options(method_name="answer", stream=True).remote(key, request)
-        end: Sequence[Piece] = ()
+        end: Sequence[ResponsePiece] = ()
         try:
             async for pieces in response:
                 if pieces[
@@ -156,9 +156,9 @@ class RayReplicas:
         if end:
             yield end
 
-    async def everyone(self, request: Forwarded) -> list[Reply]:
+    async def everyone(self, request: Forwarded) -> list[ReplicaReply]:
         """See `Replicas`."""
-        replies: list[Reply] = await self._ask("whole", request)
+        replies: list[ReplicaReply] = await self._ask("whole", request)
         return replies
 
     async def statuses(self) -> list[ReplicaStatus]:

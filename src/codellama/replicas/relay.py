@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from starlette.types import Message
 
 from codellama.protocol.dialects import Dialect
-from codellama.replicas.parcels import Piece, RawHeaders, ReplicaLostError
+from codellama.replicas.parcels import RawHeaders, ReplicaLostError, ResponsePiece
 from codellama.server.streams import MEDIA_TYPES, PINGS, frames
 
 LOST = "the replica that was answering is gone: send the request again"
@@ -35,7 +35,7 @@ class Relay:
         self._started = False
         self._events = 0
 
-    def take(self, pieces: Sequence[Piece]) -> list[Message]:
+    def take(self, pieces: Sequence[ResponsePiece]) -> list[Message]:
         """What the client is sent of `pieces`.
 
         Raises ReplicaLostError if a second beginning is no stream, when the client reads one.
@@ -60,7 +60,7 @@ class Relay:
         self._head = status, headers
         return [self._start()] if is_stream else []
 
-    def _pass_on(self, piece: Piece) -> list[Message]:
+    def _pass_on(self, piece: ResponsePiece) -> list[Message]:
         self._held.append(piece.body)
         if not (piece.begun or piece.last):
             return []

@@ -11,7 +11,7 @@ from starlette.types import Message, Scope
 
 from codellama.engine.status import EngineStatus
 from codellama.errors import EngineDeadError
-from codellama.replicas.parcels import Forwarded, Piece
+from codellama.replicas.parcels import Forwarded, ResponsePiece
 from codellama.server.access import AccessRecord, recorded
 from codellama.server.app import create_app
 
@@ -63,7 +63,7 @@ class Replica:
             return status
         return None
 
-    async def answer(self, request: Forwarded) -> AsyncGenerator[Sequence[Piece], None]:
+    async def answer(self, request: Forwarded) -> AsyncGenerator[Sequence[ResponsePiece], None]:
         """The response in pieces, as many at a time as are there; closing it cancels the request."""
         call = _Call(request)
         task = asyncio.create_task(self._app(call.scope, call.receive, call.send))
@@ -90,7 +90,7 @@ class _Call:
         self.scope: Scope = recorded(_scope_of(request), self.record)
         self.gone = asyncio.Event()
         self._body: bytes | None = request.body
-        self._sent: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._sent: asyncio.Queue[ResponsePiece | None] = asyncio.Queue()
 
     async def receive(self) -> Message:
         if self._body is not None:
@@ -105,19 +105,19 @@ class _Call:
     def end(self) -> None:
         self._sent.put_nowait(None)
 
-    async def pieces(self) -> list[Piece]:
+    async def pieces(self) -> list[ResponsePiece]:
         """What has been sent since; nothing if that was all."""
         pieces = [await self._sent.get()]
         while not self._sent.empty():
             pieces.append(self._sent.get_nowait())
         return [piece for piece in pieces if piece is not None]
 
-    def _piece(self, message: Message) -> Piece:
+    def _piece(self, message: Message) -> ResponsePiece:
         if message["type"] == "http.response.start":
-            return Piece(status=message["status"], headers=tuple(message["headers"]))
+            return ResponsePiece(status=message["status"], headers=tuple(message["headers"]))
         last = not message.get("more_body", False)
         begun = any(answer.tokens for answer in self.record.answers)
-        return Piece(
+        return ResponsePiece(
             message.get("body", b""),
             begun=begun,
             last=last,

@@ -37,7 +37,7 @@ class ReplicaConfig:
             raise InvalidRequestError(
                 "{param} is the HOST:PORT of a cluster that this machine is a part of, or auto",
                 "ray",
-                "join it with `ray start --address HOST:PORT`, and use {ray}=auto",
+                "let this machine join it with `ray start`, and give auto",
             )
 
     @property
@@ -47,7 +47,7 @@ class ReplicaConfig:
 
 
 @dataclass(frozen=True)
-class Machine:
+class ClusterNode:
     """A machine of the cluster: its processors and GPUs."""
 
     cpus: float
@@ -68,7 +68,7 @@ class Share:
         return max(1, int(self.cpus))
 
 
-def share_of(machines: Sequence[Machine], replicas: int, uses_gpus: bool) -> Share:
+def share_of(machines: Sequence[ClusterNode], replicas: int, uses_gpus: bool) -> Share:
     """One replica per GPU where there are some; else one per machine; else they share the processors.
 
     `replicas` is how many there may be.
