@@ -120,6 +120,17 @@ def test_the_engine(tiny_gguf: Path) -> None:
         assert 0 < outside < 100
 
 
+@pytest.mark.skipif(
+    not (TOOLS / "llama-batched-bench").is_file(),
+    reason="scripts/build_llama_tools has not been run",
+)
+def test_the_command_beside_llama_bench(tiny_gguf: Path) -> None:
+    options = ["--runs", "2", "--threads", "1", "--prompt", "32", "--tokens", "8"]
+    rows = results(document("bench_speed.py", str(tiny_gguf), *options))
+    assert set(rows) == {"prompt", "answer_1", "answer_4", "answer_16"}
+    assert all(set(row["ratios"]) == {"llama.cpp"} for row in rows.values())
+
+
 def test_what_a_schema_costs(tiny_gguf: Path) -> None:
     options = ["--runs", "2", "--threads", "1", "--tokens", "16", "--alone"]
     rows = results(document("bench_schema.py", str(tiny_gguf), *options))

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from codellama import models
 from codellama.cli import demo, main
+from codellama.files.loadable import read_model
 from codellama.files.provenance import manifest_path
 from codellama.llm import LLM
 from codellama.native.library import library
@@ -234,19 +235,55 @@ def test_defaults_that_no_request_could_use_end_the_server_at_its_start(
 
 
 def test_bench_measures_quiet_and_busy(tiny_gguf: Path) -> None:
-    small = ("-p", "16", "-n", "8", "-r", "2")
+    small = ("-p", "16", "-n", "8", "-r", "2", "--streams", "1")
     document = json.loads(
         invoke("bench", tiny_gguf, *small, "--busy", "1", "-t", "auto", "-t", "1", "--json").stdout
     )
-    assert (document["n_prompt"], document["n_tokens"]) == (16, 8)
+    assert (document["settings"]["n_prompt"], document["settings"]["n_tokens"]) == (16, 8)
     rows = [(row["busy"], row["threads"]) for row in document["rows"]]
     assert rows == [(0, "auto"), (0, 1), (1, "auto"), (1, 1)]
     for row in document["rows"]:
         assert len(row["prompt"]) == len(row["answer"]) == 2
         assert min(row["prompt"] + row["answer"]) > 0
         assert row["threads"] == "auto" or (row["used"], row["why"]) == (1, "as asked for")
+    assert document["loads"] == 2
     table = invoke("bench", tiny_gguf, *small, "-t", "1").stdout.splitlines()
-    assert [line.split()[:2] for line in table] == [["machine", "threads"], ["quiet", "1"]]
+    assert [line.split()[:3] for line in table[:2]] == [
+        ["machine", "threads", "streams"],
+        ["quiet", "1", "1"],
+    ]
+    words = ("loaded in ", "main memory is read at ", "of bandwidth: ")
+    assert [line.startswith(word) for line, word in zip(table[2:], words, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_bench_measures_one_stream_and_many(tiny_gguf: Path) -> None:
+    """All weights but the embedding's 359 rows are read once for all streams, and each stream's cache."""
+    options = ("-p", "16", "-n", "7", "-r", "1", "-t", "1", "--json", "--cache-type-k", "f32")
+    document = json.loads(invoke("bench", tiny_gguf, *options).stdout)
+    assert [row["streams"] for row in document["rows"]] == [1, 4, 16]
+    header = read_model(tiny_gguf)
+    weights = sum(t.nbytes for t in header.tensors if t.name != "token_embd.weight")
+    cache = 4 * tiny_model.LAYERS * tiny_model.KV_HEADS * 16 * (4 + 2)  # 4 of 7 tokens on average
+    for row in document["rows"]:
+        step = weights + row["streams"] * cache
+        assert row["bytes_per_token"] == step // row["streams"]
+        expected = row["bytes_per_token"] * row["answer"][0] / document["bandwidth"]
+        assert row["of_bandwidth"] == pytest.approx(expected, rel=1e-3)
+    assert document["loads"] == 1
+    assert document["load_s"] > 0
+    assert document["peak_memory_bytes"] > weights
+    assert document["device_bytes"] == {}
+    assert document["settings"] == {
+        "n_prompt": 16, "n_tokens": 7, "n_batch": 2048, "n_ubatch": 512, "most_streams": 16,
+    }  # fmt: skip
+
+
+def test_bench_needs_a_row_of_a_step_for_every_stream(tiny_gguf: Path) -> None:
+    result = invoke("bench", tiny_gguf, "-b", "8")
+    assert result.exit_code == 2
+    assert "'-b' / '--batch-size'" in result.stderr and "at least" in result.stderr
 
 
 def test_bench_refuses_what_is_no_number_of_threads(tiny_gguf: Path) -> None:

@@ -126,6 +126,21 @@ def test_a_result_that_is_there_is_only_read(
         measure(job(tiny_gguf, text, n_chunks=3), tmp_path / "out.json", timed=False)
 
 
+def test_a_speed_is_added_to_what_has_been_measured(
+    tiny_gguf: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.json"
+    untimed = measure(job(tiny_gguf, text, n_chunks=1), output, timed=False)
+    assert untimed["speed"] is None
+    monkeypatch.setattr("codellama.quality.measure.Scorer", None)
+    timed = measure(job(tiny_gguf, text, n_chunks=1), output)
+    speed = timed["speed"]
+    assert {**timed, "speed": None} == json.loads(json.dumps(untimed))
+    assert (speed["n_prompt"], speed["n_tokens"]) == (512, 128)
+    assert min(speed["prompt"], speed["decode"]) > 0
+    assert measure(job(tiny_gguf, text, n_chunks=1), output) == timed
+
+
 def test_a_base_with_another_vocabulary_is_refused(
     tiny_gguf: Path, text: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from codellama.errors import InvalidRequestError
 from codellama.llm import LLM
 from codellama.quality.tasks import TASKS, run_tasks, task_names
+from tests.live_server import running
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
 
@@ -53,6 +54,30 @@ def test_likelihoods_are_those_that_the_server_gives(model: Any, tiny_gguf: Path
             entries = scored.choices[0].logprobs[n:]
             assert value == pytest.approx(sum(e.logprob for e in entries), abs=1e-4)
             assert greedy == all(e.top[0][0] == e.token for e in entries)
+
+
+def test_the_harness_finds_the_same_through_the_server(model: Any, tiny_gguf: Path) -> None:
+    """With F32 and plain attention: what else rounds is what lets the two ways differ."""
+    from lm_eval.models.gguf import GGUFLM
+
+    asked = requests("loglikelihood", [pair for pair in PAIRS if pair[0]])  # it needs a context
+    found = model.loglikelihood(asked, disable_tqdm=True)
+    with running(lambda: LLM(tiny_gguf, n_seq_max=2, **EXACT)) as live:
+        others = GGUFLM(base_url=live.url).loglikelihood(asked, disable_tqdm=True)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in others], abs=1e-4)
+
+
+def test_the_harnesss_own_models_stay_beside_ours() -> None:
+    """In a process of its own: what has been imported here may have registered them."""
+    code = (
+        "import codellama.quality.harness\n"
+        "from lm_eval.api.registry import get_model\n"
+        "print(get_model('codellama').__module__, get_model('dummy').__module__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert run.stdout.split() == ["codellama.quality.harness", "lm_eval.models.dummy"], run.stderr
 
 
 def test_a_whole_text_is_scored_in_windows(model: Any, tiny_gguf: Path) -> None:

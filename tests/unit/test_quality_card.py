@@ -44,7 +44,7 @@ def made(kind: str, nbytes: int, mean: float | None, layers: tuple[int, ...] = (
         "summary": {"perplexity": estimate(3.5), "divergence": divergence},
         "positions": [] if mean is None else [(0, mean), (256, 2 * mean)],
         "outside": None,
-        "speed": {"prompt": 120.04, "decode": 8.26},
+        "speed": {"prompt": 120.04, "decode": 8.26, "n_prompt": 512, "n_tokens": 128},
     }
     return CardRow(kind, nbytes, result, 5 * 2**30, 9, layers)
 

@@ -86,3 +86,29 @@ def test_what_is_no_terminal_keeps_its_echo(machine: str, tmp_path: Path) -> Non
 
 def test_advice_about_no_memory_is_refused() -> None:
     assert not system.madvise(1, 1, 14)  # no address of a page
+
+
+def test_the_most_memory_a_process_had_is_its_own_and_stays() -> None:
+    """Of a process that took 64 MB and gave them back; the large one that started it does not count."""
+    code = (
+        "from codellama import system\n"
+        "before = system.peak_memory_bytes()\n"
+        "taken = bytearray(64 << 20)\n"
+        "del taken\n"
+        "print(before, system.peak_memory_bytes())"
+    )
+    large = bytearray(b"x") * (300 << 20)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    del large
+    before, after = map(int, done.stdout.split())
+    assert 60 << 20 < after - before < 80 << 20
+    assert before < 200 << 20
+
+
+def test_without_proc_the_systems_own_count_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource", reason="the system counts no resources")
+    monkeypatch.setattr(Path, "read_text", lambda *given: (_ for _ in ()).throw(OSError()))
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert system.peak_memory_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert system.peak_memory_bytes() is None

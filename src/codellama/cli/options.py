@@ -322,6 +322,17 @@ running_options = _bundle(
 )  # fmt: skip
 """What decides how much memory a model takes and where; read them with `model_config`."""
 
+measuring_options = _bundle(
+    *(
+        _MODEL[name]
+        for name in (
+            "n_gpu_layers", "tensor_split", "split_mode", "main_gpu", "rpc", "offload_kqv", "type_k",
+            "type_v", "flash_attn", "use_mmap", "repack",
+        )
+    )
+)  # fmt: skip
+"""What decides how fast a model is, besides sizes and threads; read them with `model_config`."""
+
 chat_options = _bundle(*_CHAT)
 """How dialogs are written; read them with `model_config`."""
 

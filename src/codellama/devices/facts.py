@@ -14,7 +14,7 @@ from pathlib import Path
 
 from codellama.devices.bandwidth import known_bandwidth
 from codellama.devices.doctor import MachineFacts
-from codellama.devices.machine import this_machine
+from codellama.devices.machine import Machine, this_machine
 from codellama.devices.processors import choose_threads
 from codellama.kernels.library import MissingLanesError, lanes
 from codellama.native.backends import backend_names, devices, rpc_devices
@@ -33,7 +33,6 @@ def gather(rpc: Sequence[str] = ()) -> MachineFacts:
     machine = this_machine(rpc)
     lent = [device for endpoint in rpc for device in rpc_devices(endpoint)]
     found = [replace(d, bandwidth=known_bandwidth(d.description)) for d in (*lent, *devices())]
-    bandwidth = read_bandwidth(choose_threads(machine.processors).n, _MEASURING_S)
     return MachineFacts(
         versions={
             "codellama-runtime": metadata.version("codellama-runtime"),
@@ -45,13 +44,18 @@ def gather(rpc: Sequence[str] = ()) -> MachineFacts:
         backends=backend_names(),
         devices=tuple(found),
         features=lib.features,
-        machine=replace(machine, bandwidth=bandwidth),
+        machine=replace(machine, bandwidth=memory_bandwidth(machine)),
         cards=_cards(Path("/sys/bus/pci/devices")),
         programs=frozenset(name for name in _PROGRAMS if shutil.which(name)),
         lanes=_has_lanes(),
         environment={name: os.environ[name] for name in _VARIABLES if name in os.environ},
         processor_features=_processor_features(),
     )
+
+
+def memory_bandwidth(machine: Machine) -> float:
+    """Bytes a second that the machine's cores read from memory together; takes a second."""
+    return read_bandwidth(choose_threads(machine.processors).n, _MEASURING_S)
 
 
 def _has_lanes() -> bool:

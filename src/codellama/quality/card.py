@@ -124,8 +124,13 @@ def notes(rows: Sequence[CardRow]) -> list[str]:
         "tokens are below.",
         "Memory is that of weights and one full context; the last columns are layers that fit such a GPU.",
     ]
-    if any(r.result["speed"] for r in rows):
-        said.append("The speeds are those of one stream on the machine that made this card.")
+    speeds = [r.result["speed"] for r in rows if r.result["speed"]]
+    if speeds:
+        said.append(
+            "The speeds are those of one stream on the machine that made this card, measured as by "
+            f"`codellama bench`: a prompt of {speeds[0]['n_prompt']} tokens, and {speeds[0]['n_tokens']} "
+            "behind a single one."
+        )
     outside = [r.result["outside"] for r in rows if r.result["outside"] is not None]
     if outside:
         said.append(

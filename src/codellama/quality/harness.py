@@ -1,9 +1,9 @@
 """A model for lm-evaluation-harness that runs in its process: batches, and beginnings that are shared.
 
 `codellama quality tasks` uses it. The harness's own command takes it too, once it has been registered, which
-importing this module does under the name `codellama`. lm-eval 0.4.13 looks for no models in other packages,
-so `python -m codellama.quality.harness run --model codellama --model_args path=FILE ...` is its command line
-with this model in it.
+importing this module does under the name `codellama`. lm-eval 0.4.13 looks for no models in other packages:
+it has no entry points, and `--include_path` is for tasks. So `python -m codellama.quality.harness run --model
+codellama --model_args path=FILE ...` is its command line with this model in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+# First: the harness reads the list of its own models only while nothing is registered.
+import lm_eval.models  # noqa: F401
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window

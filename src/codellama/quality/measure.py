@@ -31,12 +31,12 @@ from codellama.quality.chunk_journal import ChunkJournal
 from codellama.quality.scoring import (
     Score,
     Scorer,
-    Speed,
     base_records,
     score_alone,
     score_beside,
     score_with,
 )
+from codellama.quality.speed import measure_speed
 from codellama.quality.statistics import ALONE, COMPARED, Summary, by_position, summarize
 from codellama.quality.vocabulary import open_vocabulary
 from codellama.weights.imatrix import read_text, text_chunks
@@ -50,7 +50,7 @@ OWN_TEXT = "code.txt"
 """The name that results give to the text in this package."""
 
 _PARTS = 32
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,11 @@ class Measured:
     summary: Summary
     positions: list[tuple[int, float]]
     outside: float | None
-    speed: Speed | None
     identity: str
 
     def to_json(self) -> dict[str, Any]:
         """As the dictionary that the result's file holds."""
-        return {"codellama_quality": _VERSION, **asdict(self)}
+        return {"codellama_quality": _VERSION, **asdict(self), "speed": None}
 
 
 def result_path(model: Path) -> Path:
@@ -106,16 +105,18 @@ def read_result(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "codellama_quality" in found else None
+    ours = isinstance(found, dict) and found.get("codellama_quality") == _VERSION
+    return found if ours else None
 
 
 def measure(
     job: QualityJob, output: Path, *, timed: bool = True, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Carry out `job`, write the result to `output` and return it as JSON; if it is there, it is only read.
+    """Carry out `job`, write the result to `output` and return it as JSON; what it has is not measured again.
 
     Finished chunks are kept in `<output>.part`, with which the same call goes on. `timed` measures the speed
-    too. `progress` is called with the tokens done and in all, those of the base's own turn among them.
+    too, when everything else has been freed. `progress` is called with the tokens done and in all, those of
+    the base's own turn among them.
 
     Raises:
         ModelLoadError, DecodeError: a model is at fault.
@@ -124,20 +125,17 @@ def measure(
     """
     work = _Work(job)
     found = read_result(output)
-    if (
-        found is not None
-        and found.get("identity") == work.identity
-        and (found["speed"] or not timed)
-    ):
-        return found
-    check_folder(output)
-    part = output.with_name(output.name + ".part")
-    with ExitStack() as undo:
-        measured = work.run(part, timed, progress or (lambda done, total: None), undo)
-    document = measured.to_json()
-    _write(output, document)
-    part.unlink(missing_ok=True)
-    return document
+    if found is None or found.get("identity") != work.identity:
+        check_folder(output)
+        part = output.with_name(output.name + ".part")
+        with ExitStack() as undo:
+            found = work.run(part, progress or (lambda done, total: None), undo).to_json()
+        _write(output, found)
+        part.unlink(missing_ok=True)
+    if timed and not found["speed"]:
+        found = {**found, "speed": asdict(measure_speed(job.model, job.threads))}
+        _write(output, found)
+    return found
 
 
 class _Work:
@@ -163,7 +161,7 @@ class _Work:
         line = json.dumps({**self._head, "chunks": len(self._chunks)}, sort_keys=True)
         self.identity = hashlib.sha256(line.encode()).hexdigest()
 
-    def run(self, part: Path, timed: bool, progress: Progress, undo: ExitStack) -> Measured:
+    def run(self, part: Path, progress: Progress, undo: ExitStack) -> Measured:
         """Measure what is not in `part` yet."""
         job, chunks = self._job, self._chunks
         rows = job.chunk_tokens - 1
@@ -193,7 +191,6 @@ class _Work:
             summary=summarize(tables, job.chunk_tokens),
             positions=by_position(tables, "divergence", _PARTS) if job.against else [],
             outside=float(np.mean(outside)) if outside else None,
-            speed=model.speed(chunks[0]) if timed else None,
             identity=self.identity,
         )
 

@@ -6,11 +6,9 @@ cache as llama.cpp chooses them by default.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +24,9 @@ from codellama.running.opening import open_context, open_model
 
 _ROWS = 64  # at a time: a vocabulary of 32,016 in double precision is 16 MB then
 _MOST_UBATCH = 512  # llama.cpp's own
-_DECODED = 32
 
 Block = tuple[slice, NDArray[np.float32], list[int]]
 """Rows of a chunk, their logits, and the tokens that came behind them."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens per second of one stream on this machine: of a prompt of a chunk, and of an answer behind it."""
-
-    prompt: float
-    decode: float
 
 
 class Scorer:
@@ -69,23 +58,6 @@ class Scorer:
             rows = slice(start, min(start + _ROWS, len(chunk) - 1))
             logits = np.stack([self._context.logits(i) for i in range(rows.start, rows.stop)])
             yield rows, logits, list(chunk[rows.start + 1 : rows.stop + 1])
-
-    def speed(self, chunk: Sequence[int]) -> Speed:
-        """How fast the model reads a chunk, and how fast it goes on a token at a time (the median)."""
-        prompt, rest = chunk[:-_DECODED], chunk[-_DECODED:]
-        began = time.perf_counter()
-        self._run(prompt, [len(prompt) - 1])
-        self._context.logits(len(prompt) - 1)
-        taken = time.perf_counter() - began
-        steps = []
-        for place, token in enumerate(rest, len(prompt)):
-            began = time.perf_counter()
-            batch = Batch(output_rows=[0])
-            batch.add([token], place, 0)
-            self._context.run(batch)
-            self._context.logits(0)
-            steps.append(time.perf_counter() - began)
-        return Speed(prompt=len(prompt) / taken, decode=1 / median(steps))
 
     def _run(self, tokens: Sequence[int], output_rows: Sequence[int]) -> None:
         self._context.clear()
