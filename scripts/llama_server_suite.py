@@ -28,7 +28,7 @@ from server_suite.models import make_models, named_in
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".llama-tools" / "bin" / "llama-server"
 SHIM = ROOT / "scripts" / "server_suite" / "shim.py"
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 Outcomes = dict[str, str]
 """passed, failed or skipped, by file and case."""

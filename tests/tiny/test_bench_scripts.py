@@ -139,6 +139,18 @@ def test_what_a_schema_costs(tiny_gguf: Path) -> None:
     assert set(rows) == costs | ratios | {"sections_cost", "choices_cost", "first", "very_first"}
 
 
+def test_what_a_schema_costs_the_engines_thread(tiny_gguf: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.json"
+    more.write_text('[{"type": "boolean"}, {"not": {"pattern": "(a)\\\\1"}}]')
+    options = ["--answers", "2", "--tokens", "8", "--schemas", str(more)]
+    found = document("bench_masks.py", str(tiny_gguf), *options)
+    rows = {row["schema"]: row for row in found["results"]}
+    assert "schema 0" in rows and "schema 1" not in rows, "what is refused is not measured"
+    assert rows["different integers"]["tokens"] > 8
+    assert all(0 < row["median"] <= row["99 %"] <= row["worst"] for row in rows.values())
+    assert found["worst"] == max(row["worst"] for row in rows.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from codellama.constraints import Constraints, Grammar
+from codellama.constraints.unique import Unique
 from codellama.errors import DecodeError, GrammarError
 from codellama.params import Tool, Tools
 from codellama.prompts.tools import CALL
@@ -233,6 +234,63 @@ def test_drawing_another_token_after_many_items_takes_no_time(
     costs.sort()
     assert costs[len(costs) // 2] < 0.001
     assert costs[-len(costs) // 100] < 0.003, "one of a hundred tokens"
+
+
+SMALL: list[tuple[Any, int]] = [
+    (unique({"type": "string", "pattern": "^[abc]{0,4}$"}), 121),
+    (unique({**INTEGER, "minimum": 0, "maximum": 99}), 100),
+    (unique({"enum": [f"choice number {i} of many" for i in range(80)]}), 80),
+    (
+        unique(
+            {"type": "string", "pattern": "^[abc]{0,3}$"},
+            prefixItems=[INTEGER, {"type": "boolean"}],
+        ),
+        40,
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "least"), SMALL, ids=lambda v: json.dumps(v)[:80])
+def test_a_domain_is_not_looked_through_at_one_token(
+    schema: Any, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at what may come next takes some microseconds, and the engine waits for it."""
+    matcher = CONSTRAINTS.compile_schema(schema).matcher()
+    looks = [0]
+    look = Unique._next_bytes
+
+    def counted(*arguments: Any) -> list[int]:
+        looks[-1] += 1
+        return look(*arguments)
+
+    monkeypatch.setattr(Unique, "_next_bytes", counted)
+    mask = np.zeros(VOCABULARY.n_vocab, np.bool_)
+    comma = VOCABULARY.encode(b",")[0]
+    rng = random.Random(4)
+    data = b""
+    while not matcher.must_end():
+        matcher.candidates(mask)
+        while True:
+            fitting = np.flatnonzero(mask).tolist()
+            inner = [t for t in fitting if VOCABULARY.piece(t).strip() not in (b"", b"]")]
+            token = comma if mask[comma] else rng.choice(inner or fitting)
+            looks.append(0)
+            if matcher.fits(token):
+                break
+            matcher.exclude(token, mask)
+        if token in VOCABULARY.end_tokens:
+            break
+        matcher.accept(token)
+        data += VOCABULARY.piece(token)
+    assert len(json.loads(data)) >= least, "every value has been used"
+    assert max(looks) <= 30
+
+
+def test_a_vocabulary_without_tokens_for_bytes() -> None:
+    vocabulary = Pieces([b"", b"", b"", b"[", b"]", b",", b"12", b"3"], [2], {0, 1, 2})
+    grammar = Constraints(vocabulary).compile_schema(unique(INTEGER))
+    assert accepts(grammar, vocabulary, "[12,3,123]")
+    assert not accepts(grammar, vocabulary, "[12,3,12]")
 
 
 def test_tokens_that_hold_several_items() -> None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from codellama.cli import main
-from codellama.errors import EngineDeadError, InvalidRequestError, ModelLoadError
+from codellama.errors import InvalidRequestError, ModelLoadError
 from codellama.server.config import ServerConfig, is_loopback
 from codellama.server.run import bind, build, serve, url_of
 from tests.fake_llm import FakeLLM
@@ -40,10 +40,22 @@ def send(live: Live, path: str, body: dict[str, Any]) -> http.client.HTTPConnect
 # -- loading ----------------------------------------------------------------------------------
 
 
-def test_a_model_is_warmed_up_once_it_is_ready() -> None:
-    llm = FakeLLM()
-    with running(lambda: llm):
-        wait_until(lambda: llm.warm)
+def test_a_model_is_warmed_up_before_anybody_is_served() -> None:
+    warming, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeLLM):
+        def warm_up(self) -> None:
+            warming.set()
+            go_on.wait()
+            super().warm_up()
+
+    llm = Slow()
+    with running(lambda: llm, ready=False) as live:
+        warming.wait()
+        assert live.get("/health").status_code == 503
+        go_on.set()
+        wait_until(lambda: live.get("/health").status_code == 200)
+        assert llm.warm
 
 
 def test_who_asked_hears_when_it_is_warm() -> None:
@@ -56,18 +68,6 @@ def test_who_asked_hears_when_it_is_warm() -> None:
     server.should_exit = True
     thread.join()
     assert heard == [True]
-
-
-def test_a_model_that_is_closed_while_it_is_warmed_up_ends_quietly() -> None:
-    class Closed(FakeLLM):
-        def warm_up(self) -> None:
-            super().warm_up()
-            raise EngineDeadError("the model has been closed")
-
-    llm = Closed()
-    with running(lambda: llm) as live:  # a thread that fails is an error of the test
-        wait_until(lambda: llm.warm)
-        assert live.get("/health").status_code == 200
 
 
 def test_health_says_loading_until_the_model_is_there() -> None:

@@ -105,10 +105,10 @@ class ArrayWriter:
                 "leave one of them out",
             )
         _check_variety(slot, self._writing)
-        varied = bool(slot.prefix or slot.contains)
 
         def item(goal: Goal) -> str:
             inner = self._writing.rule(goal, Spelling.ONE)
+            varied = bool(slot.contains) or goal != slot.rest
             is_free = not varied and has_free_strings(goal, ROOM, self._writing)
             mark = VARIED_MARK if varied else FREE_MARK if is_free else MARK
             return self._rules.rule([(inner,), (self._rules.terminal(marked(mark)), inner)])

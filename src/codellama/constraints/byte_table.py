@@ -17,13 +17,9 @@ class ByteTable:
     def __init__(self, pieces: Sequence[bytes], marks: bytes) -> None:
         self.pieces = pieces
         self.longest = max(map(len, pieces), default=1)
-        self.of_byte: dict[int, int] = {}
-        """A token for each byte that has one of its own."""
         self._ids: dict[bytes, list[int]] = {}
         for token, piece in enumerate(pieces):
             self._ids.setdefault(piece, []).append(token)
-            if len(piece) == 1:
-                self.of_byte[piece[0]] = token
         order = sorted(range(len(pieces)), key=lambda token: pieces[token])
         self._sorted = [pieces[token] for token in order]
         self._order = np.array(order, np.intp)
@@ -38,9 +34,6 @@ class ByteTable:
         self.commas = self._those(lambda piece: b"," in piece)
         self.string_ends = self._those(lambda piece: b"," in piece.partition(b'"')[2])
         """Tokens that may end a string and begin the next item."""
-        bytes_ = sorted(self.of_byte)
-        self._bytes = np.array(bytes_, np.uint8)
-        self._tokens = np.array([self.of_byte[byte] for byte in bytes_], np.intp)
 
     def _those(self, has: Callable[[bytes], bool]) -> Ids:
         return np.array([t for t, piece in enumerate(self.pieces) if has(piece)], np.intp)
@@ -59,8 +52,3 @@ class ByteTable:
             self._sorted, True, first, key=lambda piece: not piece.startswith(text)
         )
         return self._order[first:behind]
-
-    def bytes_in(self, words: npt.NDArray[np.uint32]) -> list[int]:
-        """The bytes whose tokens are in a mask of 32 tokens a word."""
-        held = words[self._tokens >> 5] >> (self._tokens & 31).astype(np.uint32) & 1
-        return [int(byte) for byte in self._bytes[held.astype(np.bool_)]]

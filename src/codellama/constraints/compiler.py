@@ -22,13 +22,12 @@ from codellama.constraints.emit import Emitter
 from codellama.constraints.lark_check import check_lark
 from codellama.constraints.matcher import Grammar
 from codellama.constraints.patterns import cannot_be_enforced, compiled
-from codellama.constraints.refusal import refusal
 from codellama.constraints.regex_parser import PatternError
 from codellama.constraints.regex_text import expression
 from codellama.constraints.rules import FREE_TOKENS, Rules
 from codellama.constraints.trial import TooComplex, dead_end, parser_limits, try_out
 from codellama.constraints.unique import MARKS, has_marks
-from codellama.constraints.vocabulary import TokenPieces, Tokens
+from codellama.constraints.vocabulary import Bytes, TokenPieces, Tokens
 from codellama.constraints.writing import Written
 from codellama.errors import GrammarError
 from codellama.params import Tools
@@ -47,6 +46,7 @@ class Constraints:
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
         self._made: Tokens | None = None
+        self._bytes_made: Tokens | None = None
         self._table: ByteTable | None = None
         self._kept: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
         self._bytes = 0
@@ -125,6 +125,12 @@ class Constraints:
                 self._made = Tokens(self._vocabulary)
             return self._made
 
+    def _byte_tokens(self) -> Tokens:
+        with self._lock:
+            if self._bytes_made is None:
+                self._bytes_made = Tokens(Bytes())
+            return self._bytes_made
+
     def _byte_table(self) -> ByteTable:
         pieces = self._tokens().pieces
         with self._lock:
@@ -137,8 +143,9 @@ class Constraints:
         text = FREE_TOKENS + f"start: T\nT: {expression}\n"
         return _is_dead(self._started(text))
 
-    def _started(self, text: str) -> LLMatcher:
-        native = self._tokens().native
+    def _started(self, text: str, tokens: Tokens | None = None) -> LLMatcher:
+        """The state before an answer, in the model's tokens or others."""
+        native = (tokens or self._tokens()).native
         return LLMatcher(
             native, LLMatcher.grammar_from_lark(text), log_level=0, limits=parser_limits()
         )
@@ -185,16 +192,10 @@ class Constraints:
             )
         if _is_dead(start):
             raise _unsatisfied(b"", start, kind)
-        table = None
         if kind in ("schema", "tools") and has_marks(text):
-            table = self._byte_table()
-            if not set(MARKS) <= table.of_byte.keys():
-                raise refusal(
-                    "#",
-                    "this model has no token for single bytes, which uniqueItems needs here",
-                    f"give items an enum of at most {limits.UNIQUE_VALUES} values",
-                )
-        return Grammar(start, tokens, text, table)
+            watching = (self._started(text, self._byte_tokens()), self._byte_table())
+            return Grammar(start, tokens, text, watching)
+        return Grammar(start, tokens, text)
 
 
 def _is_dead(start: LLMatcher) -> bool:

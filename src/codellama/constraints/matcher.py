@@ -22,12 +22,17 @@ class Grammar:
     """A compiled grammar. `matcher` begins an answer; safe to share between threads."""
 
     def __init__(
-        self, start: LLMatcher, tokens: Tokens, text: str, table: ByteTable | None = None
+        self,
+        start: LLMatcher,
+        tokens: Tokens,
+        text: str,
+        watching: tuple[LLMatcher, ByteTable] | None = None,
     ) -> None:
-        """With a `table` the items of arrays that the grammar marks are kept different."""
+        """Items of arrays that the grammar marks are kept different by `watching`: the same state, of a
+        grammar whose tokens are bytes, and the vocabulary by its bytes."""
         self._start = start
         self._tokens = tokens
-        self._table = table
+        self._watching = watching
         self.text = text
         """The grammar in llguidance's Lark syntax."""
         self.broken = False
@@ -39,7 +44,10 @@ class Grammar:
 
     def matcher(self) -> Matcher:
         """A matcher at the beginning of an answer."""
-        unique = Unique(self._table) if self._table is not None else None
+        unique = None
+        if self._watching is not None:
+            start, table = self._watching
+            unique = Unique(start.deep_copy(), table)
         return Matcher(self.beginning(), self._tokens, self, unique)
 
 
@@ -63,7 +71,7 @@ class Matcher:
             return self.may_end()
         if self._state.validate_tokens([token]) != 1:
             return False
-        return self._unique is None or self._unique.permits(self._state, token)
+        return self._unique is None or self._unique.permits(token)
 
     def fits_all(self, tokens: Sequence[int]) -> int:
         """How many of these tokens fit one after the other; the state stays as it is."""
@@ -89,9 +97,9 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         """Take the token as the next one of the answer. Raises DecodeError if it does not fit."""
-        if self._unique is not None:
-            self._unique.accept(self._state, token)
-        if not self._state.consume_token(token):
+        ends = token in self._ends
+        watched = self._unique is None or self._unique.accept(token, ends)
+        if not (self._state.consume_token(token) and watched):
             raise DecodeError(f"token {token} does not fit the answer's grammar{self._reason()}")
 
     def candidates(self, mask: npt.NDArray[np.bool_]) -> None:
@@ -113,7 +121,7 @@ class Matcher:
         """Take a token that does not fit out of the candidates, and those that begin like it in vain."""
         mask[token] = False
         if self._unique is not None:
-            mask[self._unique.hopeless(self._state, token)] = False
+            mask[self._unique.hopeless(token)] = False
 
     def allowed(self, mask: npt.NDArray[np.bool_]) -> None:
         """Write into `mask` exactly those tokens that fit. Raises DecodeError if there is none.
@@ -122,7 +130,7 @@ class Matcher:
         """
         self.candidates(mask)
         if self._unique is not None:
-            self._unique.forbid(self._state, mask[: self._n_vocab])
+            self._unique.forbid(mask[: self._n_vocab])
             if not mask.any():
                 raise self._dead_end()
 
@@ -156,7 +164,7 @@ class Matcher:
         return DecodeError(f"no token fits the answer's grammar any more{self._reason()}")
 
     def _reason(self) -> str:
-        error = self._state.get_error()
+        error = self._state.get_error() or (self._unique.error if self._unique else "")
         if any(word in error for word in ("panic", "Poison", "too many states")):
             self._grammar.broken = True
         return f" ({error.splitlines()[0][:200]})" if error else ""

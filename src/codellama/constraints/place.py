@@ -15,17 +15,27 @@ are not all of one kind; see `unique`."""
 
 Probe = Callable[[int], int]
 """Which mark could stand behind the byte of a token at this index; 0 for none."""
+Beginning = tuple[bytes, bool]
+
+
+def unmarked(_: int) -> int:
+    """A `Probe` for bytes inside of an item."""
+    return 0
 
 
 class Used:
-    """The texts of an array's items so far. It is never changed: `more` makes a new one."""
+    """The texts of an array's items so far. They are never changed: `more` makes new ones."""
 
     def __init__(
-        self, texts: list[bytes], verdicts: dict[tuple[bytes, bool], bool] | None = None
+        self, texts: list[bytes], latest: bytes = b"", dead: set[Beginning] | None = None
     ) -> None:
         self._texts = texts
-        self.verdicts = verdicts or {}
-        """Beginnings of the next item (see `Place.beginning`), and whether it may still become new."""
+        self.latest = latest
+        """The item before."""
+        self.dead = dead or set()
+        """Beginnings of the next item (see `Place.beginning`) that are known to lead to none that is new."""
+        self.alive: set[Beginning] = set()
+        """Beginnings that are known to lead to one."""
 
     def __contains__(self, text: bytes) -> bool:
         at = bisect_left(self._texts, text)
@@ -68,8 +78,7 @@ class Used:
         """These texts and one more. What led nowhere before still does, if items are of the `same_kind`."""
         texts = self._texts.copy()
         insort(texts, text)
-        dead = dict.fromkeys((b for b, alive in self.verdicts.items() if not alive), False)
-        return Used(texts, dead if same_kind else None)
+        return Used(texts, text, self.dead.copy() if same_kind else None)
 
 
 NO_ITEMS = Used([])
@@ -82,7 +91,7 @@ class Place:
     outermost of them does not matter, and need not be JSON. Depths are counted from there.
     """
 
-    __slots__ = ("_depth", "_outer", "blank", "item", "mark", "string", "used", "watched")
+    __slots__ = ("_depth", "_outer", "blank", "item", "mark", "since", "string", "used", "watched")
 
     def __init__(self) -> None:
         self._depth = 0
@@ -98,6 +107,8 @@ class Place:
         """The mark that could stand before the present item."""
         self.item = b""
         """That item so far, without white space."""
+        self.since = 0
+        """How many bytes ago that item began, white space included."""
         self.used = NO_ITEMS
 
     def copy(self) -> Place:
@@ -105,11 +116,18 @@ class Place:
         place = Place.__new__(Place)
         place._depth, place._outer, place.string = self._depth, self._outer, self.string
         place.watched, place.mark, place.item = self.watched, self.mark, self.item
-        place.used, place.blank = self.used, self.blank
+        place.used, place.blank, place.since = self.used, self.blank, self.since
+        return place
+
+    def before_item(self) -> Place:
+        """The place before the first byte of the present item."""
+        place = self.copy()
+        place._depth, place.string, place.blank = self.watched, 0, False
+        place.item, place.since = b"", 0
         return place
 
     @property
-    def beginning(self) -> tuple[bytes, bool]:
+    def beginning(self) -> Beginning:
         """All that matters for how the item may go on."""
         return self.item, self.blank
 
@@ -120,6 +138,7 @@ class Place:
 
     def take(self, byte: int, index: int, probe: Probe) -> bool:
         """Move on by a byte, the one at `index` of its token. False if an item repeats an earlier one."""
+        self.since += 1
         if not (self.watched or self._outer):
             if byte in _OPENING:
                 self._depth = 1
@@ -178,11 +197,13 @@ class Place:
             self._outer = self._outer[:-1]
 
     def _next(self, index: int, probe: Probe) -> bool:
-        if self.mark != KEY_MARK:
-            if self._repeats():
-                return False
-            self.used = self.used.more(self.item, self.mark != VARIED_MARK)
-        self.item, self.mark = b"", probe(index)
+        before = self.mark
+        if before != KEY_MARK and self._repeats():
+            return False
+        self.mark = probe(index)
+        if before != KEY_MARK:
+            self.used = self.used.more(self.item, before == self.mark != VARIED_MARK)
+        self.item, self.since = b"", 0
         if not self.mark:  # what came so far was of another array or object that begins the same
             self._watch(0)
         return True
@@ -200,4 +221,4 @@ class Place:
     def _watch(self, mark: int) -> None:
         """Begin to watch the array or object that has just been opened; with 0, watch none."""
         self.watched = self._depth if mark else 0
-        self.mark, self.item, self.used = mark, b"", NO_ITEMS
+        self.mark, self.item, self.since, self.used = mark, b"", 0, NO_ITEMS

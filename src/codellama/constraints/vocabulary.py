@@ -57,3 +57,18 @@ class _Source:
     def __call__(self, text: bytes) -> list[int]:
         """Nothing: no text is ever cut into tokens here (see `rules.FREE_TOKENS`)."""
         return []
+
+
+class Bytes:
+    """The vocabulary whose tokens are the 256 bytes, and an end."""
+
+    n_vocab = 257
+    end_tokens = (256,)
+
+    def piece(self, token: int) -> bytes:
+        """The byte; nothing for the end."""
+        return bytes((token,)) if token < 256 else b""
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is the end."""
+        return token == 256

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from codellama.errors import EngineDeadError
@@ -46,7 +45,7 @@ class Serving:
     """One model and what is running on it; `name` is what answers are to call it (None: its own name).
 
     `on_failure` hears of a model that cannot be loaded. `loading` is what `load` tells its progress.
-    `on_warm` is called, on the loading thread, when a model is warmed up.
+    `on_warm` is called, on the loading thread, when a model is warmed up and serves.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Serving:
     async def reload(self) -> None:
         """Load the model again. Raises EngineDeadError if that fails, or the server is stopping."""
         try:
-            llm = await asyncio.to_thread(self._load)
+            llm = await asyncio.to_thread(self._warm)
         except Exception as error:
             raise EngineDeadError(f"the model could not be loaded again: {error}") from error
         if self._unavailable is not None:
@@ -121,17 +120,20 @@ class Serving:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            llm = self._load()
+            llm = self._warm()
         except BaseException as error:  # whatever it is, the server must hear of it
             _tell(loop, self._failed, error)
         else:
             if not _tell(loop, self._ready, llm):
                 llm.close()
-                return
-            with suppress(EngineDeadError):  # closed in the meantime
-                llm.warm_up()
-                if self._on_warm is not None:
-                    self._on_warm()
+            elif self._on_warm is not None:
+                self._on_warm()
+
+    def _warm(self) -> LanguageModel:
+        """A model that nobody uses yet: warming it up holds up all threads for a tenth of a second."""
+        llm = self._load()
+        llm.warm_up()
+        return llm
 
     def _ready(self, llm: LanguageModel) -> None:
         self._take(llm)
