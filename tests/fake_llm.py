@@ -35,10 +35,10 @@ from codellama.prompts.history import drop_oldest
 from codellama.running.adapters import Adapter, AdapterTable, LoraScales
 from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, begin, delivery
+from codellama.running.core import SlotActions
 from codellama.running.embedding import Embeddings
 from codellama.running.kv_file import StaleStateError
 from codellama.running.mailbox import Mailbox
-from codellama.running.slots import Slots
 
 N_VOCAB = 259
 TIMINGS = Timings(prompt_s=0.5, decode_s=1.0, prompt_n=4, decode_n=2)
@@ -256,7 +256,11 @@ class FakeLLM(LlamaCompatible):
         return self.opened_plan
 
     @property
-    def slots(self) -> Slots:
+    def problem(self) -> str | None:
+        return "the engine has stopped" if self.dead else None
+
+    @property
+    def slots(self) -> SlotActions:
         raise AssertionError("the script has no slots")
 
     @property

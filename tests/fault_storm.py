@@ -24,6 +24,7 @@ from codellama.engine import NgramDrafter
 from codellama.engine.drafter import Wish
 from codellama.engine.request import Delta
 from codellama.session import Session
+from tests.inside import core
 
 PROMPTS = tuple(
     [1, *range(70, 70 + 9 * i), *range(90, 90 + 7 * j)] for i in range(1, 5) for j in range(1, 4)
@@ -126,7 +127,7 @@ class Storm:
     def check(self) -> None:
         """Nothing runs, nothing is kept of what has ended, and an answer is what it always was."""
         self._status = 0
-        self.llm._engine.check_integrity()
+        core(self.llm).engine.check_integrity()
         status = self.llm.status()
         assert (status.n_running, status.n_waiting, status.dead) == (0, 0, False)
         i = self._rng.randrange(len(PROMPTS))
@@ -173,7 +174,7 @@ class Storm:
 
     def _kill_the_drafter(self) -> None:
         """The drafter that there is dies at its next draft; there is a new one if none is left."""
-        speculator = self.llm._engine._speculator
+        speculator = core(self.llm).engine._speculator
 
         def kill() -> None:
             if not speculator._drafters:
@@ -184,7 +185,7 @@ class Storm:
                 speculator._drafters[0] = mortal = Mortal()
             mortal.dies = True
 
-        self.llm._engine._call(kill)
+        core(self.llm).engine._call(kill)
 
     def _save_on_a_full_disk(self) -> None:
         """What a session had saved before is still there, and so is the session."""

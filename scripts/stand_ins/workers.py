@@ -46,7 +46,7 @@ def _free_port() -> int:
 
 
 def _start(port: int, memory_limit: int) -> subprocess.Popen[bytes]:
-    lines = ["from codellama.native.backends import serve_rpc"]
+    lines = ["from codellama.native.rpc_server import serve_rpc"]
     if memory_limit:
         lines += ["import resource", "from codellama.native.library import library", "library()"]
         lines += ["pages = int(open('/proc/self/statm').read().split()[0])"]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -20,12 +18,10 @@ from typing_extensions import Unpack
 from codellama.compat.embeddings import EmbeddingCompatible
 from codellama.compat.llama import LlamaCompatible
 from codellama.compat.pretrained import FromPretrained
-from codellama.devices.contexts import encoder_batch
 from codellama.devices.plan import LoadPlan
 from codellama.engine import EngineStatus
-from codellama.engine.request import Delta, Request
+from codellama.engine.request import Delta
 from codellama.errors import ContextLengthError, InvalidRequestError, UnsupportedError
-from codellama.files.gguf_header import GGUFHeader
 from codellama.files.loadable import read_model
 from codellama.files.provenance import published_name
 from codellama.models import resolve_model
@@ -44,26 +40,15 @@ from codellama.params import (
 )
 from codellama.params.options import ModelOptions, SamplingOptions
 from codellama.prompts.chat import ChatFormat
-from codellama.prompts.prompts import Prompts, prompt_text
-from codellama.running.adapter_files import AdapterFile, plan_adapters
+from codellama.prompts.prompts import Prompts
 from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.collected import n_candidates
-from codellama.running.completion import Completion, Deliver, begin, delivery
-from codellama.running.embedding import Embedder, Embeddings, checked_pooling, norm_number
-from codellama.running.form import Forms
-from codellama.running.intake import RequestMaker, check_count, close
-from codellama.running.load_plans import first_that_fits, plans
+from codellama.running.completion import Completion, Deliver, delivery
+from codellama.running.core import Ask, Core, SlotActions, open_here
+from codellama.running.embedding import Embeddings, checked_pooling, norm_number
+from codellama.running.intake import check_count
+from codellama.running.isolated import IsolatedCore
 from codellama.running.mailbox import Mailbox
-from codellama.running.opening import (
-    open_adapters,
-    open_context,
-    open_drafters,
-    open_encoder,
-    open_model,
-    shift_problem,
-    start_engine,
-)
-from codellama.running.slots import Slots
 from codellama.variants import Variant, recognise
 
 
@@ -99,49 +84,23 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self.path = resolve_model(model)
         header = read_model(self.path)
         self.name = published_name(header.metadata) or self.path.stem
-        adapters = plan_adapters(self.config, header)
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
-        carry_out = partial(self._carry_out, header, adapters, progress)
-        first_that_fits(plans(header, self.config, adapters), carry_out)
+        opened = IsolatedCore if self.config.isolated else open_here
+        self._core: Core = opened(header, self.config, progress)
+        self.n_ctx = self._core.plan.n_ctx
+        self.tokenizer: Tokenizer = self._core.tokenizer
+        self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, self.config)
 
-    def _carry_out(
-        self, header: GGUFHeader, lora: list[AdapterFile], progress: Progress | None, plan: LoadPlan
-    ) -> None:
-        self.plan, self.n_ctx = plan, plan.n_ctx
-        with ExitStack() as undo:
-            self._open(header, lora, progress, undo)
-            self._resources = undo.pop_all()
+    @property
+    def plan(self) -> LoadPlan:
+        """How the model was loaded."""
+        return self._core.plan
 
-    def _open(
-        self,
-        header: GGUFHeader,
-        lora: list[AdapterFile],
-        progress: Progress | None,
-        undo: ExitStack,
-    ) -> None:
-        """Carry out the plan; `undo` frees what it opens."""
-        config, plan = self.config, self.plan
-        self._model = open_model(plan.model, undo, progress)
-        self.tokenizer: Tokenizer = self._model.tokenizer
-        self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, config)
-        context = open_context(self._model, plan.model.context, undo)
-        loras, self._adapters, owner = open_adapters(lora, self._model, context, header, plan)
-        self._embedder = Embedder(
-            partial(open_encoder, self._model, plan.encoder, loras), encoder_batch(config)
-        )
-        undo.callback(self._embedder.close)
-        self._requests = RequestMaker(
-            plan.n_ctx,
-            self.tokenizer,
-            self._adapters,
-            Forms(self.tokenizer),
-            shift_problem(plan, context, config),
-            plan.n_ctx_train,
-        )
-        drafters = open_drafters(plan, config, context, self.tokenizer.eos, undo)
-        self._engine = start_engine(plan, config, context, drafters)
-        self.slots = Slots(self._engine, owner, plan.cells)
+    @property
+    def slots(self) -> SlotActions:
+        """What the engine's slots do and hold."""
+        return self._core.slots
 
     # -- prompts ------------------------------------------------------------------------------
 
@@ -270,10 +229,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
                 )
         if not prompts:
             raise InvalidRequestError("{param} is empty: give at least one text", "input")
-        work = self._embedder.work(
-            [p.tokens for p in prompts], way, norm_number(normalize), self._adapters.scales(None)
-        )
-        return self._engine.submit_work(work)
+        return self._core.embed([p.tokens for p in prompts], way, norm_number(normalize))
 
     def generate(
         self,
@@ -307,61 +263,53 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         if deliver is None:
             mailbox = Mailbox()
             deliver = delivery(mailbox)
-        with self._model.using():
-            requests = self._requests.make(
-                prompt, params, candidates, deliver, echo, reports, hooks
-            )
-        try:
-            if echo:
-                begin(deliver, candidates, prompt_text(prompt, self.tokenizer))
-            self._engine.submit(requests)
-        except BaseException:
-            close(requests)
-            raise
+        ask = Ask(prompt, params, candidates, echo, reports)
+        running = self._core.submit(ask, deliver, hooks)
         return Completion(
             prompt,
             candidates,
             mailbox,
-            lambda: self._cancel(requests),
+            running.cancel,
             params=params,
             scored=echo,
             keep=None if best_of is None else n,
-            tasks=tuple(request.id for request in requests),
+            tasks=running.tasks,
         )
 
     def check(self, params: SamplingParams) -> None:
         """Raise what a request with these would raise; nothing is decoded."""
-        self._requests.check(self.complete_prompt(""), params.with_defaults(self.config))
-
-    def _cancel(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            self._engine.cancel(request)
+        self._core.check(Ask(self.complete_prompt(""), params.with_defaults(self.config)))
 
     # -- LoRA adapters ------------------------------------------------------------------------
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         """The loaded LoRA adapters and their scales for requests that name none."""
-        return self._adapters.adapters
+        return self._core.adapters
 
     def set_adapters(self, lora: LoraScales) -> None:
         """Change these scales, for requests from now on; adapters that are not named get 0.
 
         Raises InvalidRequestError for an unknown adapter or a scale that is no number.
         """
-        self._adapters.set_defaults(lora)
+        self._core.set_adapters(lora)
 
     def warm_up(self) -> None:
         """Do now what the first answer under a schema would wait for, up to half a second; the server does.
 
         Raises EngineDeadError after `close`."""
-        self._requests.forms.warm_up()
+        self._core.warm_up()
 
     # -- the end ------------------------------------------------------------------------------
 
+    @property
+    def problem(self) -> str | None:
+        """Why no request is taken now, such as an engine that has stopped; None if they are."""
+        return self._core.problem
+
     def status(self) -> EngineStatus:
         """A snapshot of the engine after its latest step."""
-        return self._engine.status
+        return self._core.status()
 
     def save_state(
         self, tokens: Sequence[int], path: str | Path, *, lora: LoraScales | None = None
@@ -370,23 +318,22 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
 
         `lora` is that of the request that left the state there.
         """
-        return self.slots.save(tokens, self._adapters.scales(lora), Path(path)) > 0
+        return self._core.save_state(tokens, lora, Path(path))
 
     def load_state(self, path: str | Path) -> None:
         """Take in what `save_state` wrote: the next prompt that begins with its tokens resumes there.
 
         Raises StaleStateError if the file belongs to another model or other settings, or is damaged.
         """
-        self._engine.add_state(self.slots.read(Path(path)))
+        self._core.load_state(Path(path))
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait for the running ones; False after `timeout` seconds."""
-        return self._engine.drain(timeout)
+        return self._core.drain(timeout)
 
     def close(self) -> None:
         """End all requests and free the model; closing twice is harmless."""
-        self._engine.close()
-        self._resources.close()
+        self._core.close()
 
     def __repr__(self) -> str:
         chat = self.chat_format.name if self.chat_format else "none"

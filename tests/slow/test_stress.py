@@ -13,6 +13,7 @@ import pytest
 
 from codellama import LLM, FinishReason, QueueFullError
 from codellama.running.completion import Completion
+from tests.inside import core
 from tests.lora_file import write_adapter
 
 pytestmark = pytest.mark.slow
@@ -81,11 +82,11 @@ def test_a_thousand_cancels_and_a_thousand_answers(
     threads = threading.active_count()
     with LLM(tiny_gguf, n_ctx=512, n_seq_max=6, n_threads=1, **options) as llm:
         round_of(llm, rng, 200)  # whatever is allocated once is there now
-        llm._engine.check_integrity()
+        core(llm).engine.check_integrity()
         before = resident_mib()
         for _ in range(4):
             round_of(llm, rng, 200)
-            llm._engine.check_integrity()
+            core(llm).engine.check_integrity()
         assert llm.status().n_running == llm.status().n_waiting == 0
         assert resident_mib() - before < 16
         want = llm.complete("def f(x):", temperature=0, max_tokens=8).result()

@@ -18,6 +18,7 @@ from codellama.native.model import Model
 from codellama.params import ModelConfig
 from codellama.weights.convert import convert
 from tests import tiny_model
+from tests.inside import core
 from tests.live_server import Live, running
 
 N_CTX = 64
@@ -79,7 +80,7 @@ def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tokens(llm: LLM, prompt: str, n: int | None, **params: Any) -> list[int]:
     result = llm.complete(prompt, max_tokens=n, **{**GREEDY, **params}).result()
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
     return list(result.choices[0].tokens)
 
 
@@ -122,7 +123,7 @@ def test_a_neighbour_that_shares_the_prompt_is_not_changed(llm: LLM) -> None:
         others = [llm.complete(LONG, **GREEDY) for _ in range(3)]
         assert [list(other.result().choices[0].tokens) for other in others] == [want] * 3
         assert list(one.result().choices[0].tokens) == shifted
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
 
 
 def test_all_choices_of_a_prompt_may_shift(llm: LLM) -> None:
@@ -178,7 +179,7 @@ def test_logprobs_stop_strings_and_cancel_beyond_a_shift(llm: LLM) -> None:
         if seen == 300:
             endless.cancel()
     assert seen >= 300
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
 
 
 def test_the_prompt_itself_must_fit(llm: LLM) -> None:
@@ -242,10 +243,10 @@ def test_keys_of_others_are_not_touched(tmp_path: Path, type_k: str) -> None:
     with LLM(path, **options) as llm:
         llm.complete(prompt, max_tokens=1, **GREEDY).result()
         held = llm.complete_prompt(prompt).tokens
-        before = llm._engine.save_state(held)
+        before = core(llm).engine.save_state(held)
         answer = llm.complete("import sys", max_tokens=700, context_shift=True, **GREEDY).result()
         assert answer.choices[0].truncated
-        after = llm._engine.save_state(held)
+        after = core(llm).engine.save_state(held)
     assert before is not None
     assert after is not None
     assert before is not after

@@ -16,6 +16,7 @@ from codellama.engine.batch import Batch
 from codellama.engine.model_drafter import ModelDrafter
 from codellama.native.context import Context
 from codellama.native.model import Model
+from tests.inside import core
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
 
@@ -41,7 +42,7 @@ def test_llama_cpp_failing_in_the_middle_of_an_answer(
     monkeypatch.setattr(Context, "run", fail_at_fifth)
     with pytest.raises(DecodeError):
         llm.complete("a different one", **GREEDY).result()
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
     assert llm.complete("abc", **GREEDY).result().choices[0].tokens == want
 
 
@@ -49,14 +50,14 @@ def test_a_cache_that_is_full_although_it_cannot_be(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reservation rules it out; should the count ever be wrong, it is an error and no abort."""
-    n_ctx, scheduler = 10 * llm.n_ctx, llm._engine._scheduler
+    n_ctx, scheduler = 10 * llm.n_ctx, core(llm).engine._scheduler
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "cells", 10 * scheduler.cells)
-        patch.setattr(llm, "_requests", replace(llm._requests, n_ctx=n_ctx))
+        patch.setattr(core(llm), "requests", replace(core(llm).requests, n_ctx=n_ctx))
         with pytest.raises(DecodeError, match="no room in the KV cache"):
             llm.complete([5] * (n_ctx - 5), max_tokens=1).result()
     assert llm.complete("abc", **GREEDY).result().choices[0].tokens
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
 
 
 def test_a_killed_draft_model(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +78,9 @@ def test_a_killed_draft_model(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) 
     ) as llm:
         for _ in range(3):
             assert llm.complete("abc", **GREEDY).result().choices[0].tokens == want
-        left = llm._engine._speculator._drafters
+        left = core(llm).engine._speculator._drafters
         assert not any(isinstance(drafter, ModelDrafter) for drafter in left)
-        llm._engine.check_integrity()
+        core(llm).engine.check_integrity()
 
 
 def test_no_memory_for_the_context(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import llama_cpp
 import pytest
 
 from codellama import LLM, ModelLoadError
+from tests.inside import core
 
 LEAVING = """
 import atexit, sys, threading, time
@@ -47,7 +48,7 @@ def test_progress_ascends_to_all_bytes(tiny_gguf: Path) -> None:
         threads.add(threading.get_ident())
 
     with LLM(tiny_gguf, n_threads=1, progress=progress) as llm:
-        total = llm._model.size
+        total = core(llm).model.size
     assert len(seen) > 10
     assert seen == sorted(seen)
     assert seen[-1] == (total, total)

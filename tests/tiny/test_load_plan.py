@@ -22,6 +22,7 @@ from codellama.native.model import Model
 from codellama.native.settings import ContextSettings, WeightSettings
 from codellama.params import ModelConfig
 from codellama.running.kv_file import Owner, settings_digest
+from tests.inside import core
 from tests.live_server import running
 
 
@@ -56,7 +57,7 @@ def test_the_plan_is_what_was_opened(
         plan = llm.plan
         assert isinstance(plan, LoadPlan)
         assert (llm.n_ctx, llm.config.n_seq_max) == (plan.n_ctx, plan.model.context.n_seq_max)
-        assert plan.model.weight_bytes == llm._model.size
+        assert plan.model.weight_bytes == core(llm).model.size
         if plan.encoder is not None:
             llm.embed("text")
     planned = [plan.model.context]
@@ -160,7 +161,7 @@ def test_whose_a_state_on_disk_is(tiny_gguf: Path) -> None:
     with LLM(tiny_gguf, n_seq_max=1, type_k="bf16", rope_freq_scale=0.5, n_threads=1) as llm:
         version, attention = library().version, "auto" if library().gpus() else "off"
         settings = settings_digest(version, "bf16", "f16", attention, config.rope, [])
-        assert llm.slots.owner == Owner(weights_digest(read_gguf_header(tiny_gguf)), settings)
+        assert core(llm).slots.owner == Owner(weights_digest(read_gguf_header(tiny_gguf)), settings)
 
 
 def test_the_plan_s_class_is_public() -> None:

@@ -20,6 +20,7 @@ from codellama.native.context import Context
 from codellama.native.model import Model
 from codellama.params import ModelConfig
 from codellama.session import Session
+from tests.inside import core
 from tests.lora_file import write_adapter
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 16, "ignore_eos": True}
@@ -95,7 +96,7 @@ def test_each_request_is_answered_as_if_alone(llm: LLM, solo: list[tuple[int, ..
     ]
     for i, completion in running:
         assert completion.result().choices[0].tokens == solo[i]
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
 
 
 def test_a_beginning_is_reused_with_the_same_adapters_only(
@@ -194,7 +195,7 @@ def test_an_adapter_that_leaves_no_numbers(
             with contextlib.suppress(DecodeError):
                 assert beside.result().choices[0].tokens == want
             assert llm.complete(PROMPT, lora={}, **GREEDY).result().choices[0].tokens == want
-            llm._engine.check_integrity()
+            core(llm).engine.check_integrity()
 
 
 def test_loaded_without_applying(

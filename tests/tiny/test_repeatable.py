@@ -16,6 +16,7 @@ import pytest
 from codellama import LLM
 from codellama.engine.chunks import SMALLEST
 from codellama.weights.convert import convert
+from tests.inside import core
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 FUNCTION = (
@@ -87,7 +88,7 @@ def llm(model: Path) -> Iterator[LLM]:
 
 def test_seeds_repeat_at_the_defaults(llm: LLM) -> None:
     assert differing(llm, range(20)) == []
-    llm._engine.check_integrity()
+    core(llm).engine.check_integrity()
 
 
 def test_choices_of_one_request_repeat(llm: LLM) -> None:

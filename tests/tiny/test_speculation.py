@@ -16,6 +16,7 @@ from codellama.engine.drafter import FormDrafter, NgramDrafter, Outlook, Wish
 from codellama.engine.request import Request
 from codellama.engine.speculator import Speculator
 from tests import tiny_model
+from tests.inside import core
 from tests.stepped_engine import Eager
 from tests.unit.test_speculation import Scripted
 
@@ -34,7 +35,7 @@ def plain(tiny_gguf: Path) -> Iterator[LLM]:
 def speculating(path: Path, drafter: object) -> LLM:
     """The tiny model with `drafter` guessing all the time."""
     llm = LLM(path, n_seq_max=8, n_threads=1, spec_type="none")
-    llm._engine._speculator = Eager([drafter], 6)  # type: ignore[list-item]
+    core(llm).engine._speculator = Eager([drafter], 6)  # type: ignore[list-item]
     return llm
 
 
@@ -97,7 +98,7 @@ def test_logprobs_are_those_without_drafts(plain: LLM, tiny_gguf: Path) -> None:
 
 def test_the_longest_possible_answer_fits(tiny_gguf: Path) -> None:
     with LLM(tiny_gguf, n_ctx=64, n_seq_max=2, n_threads=1, spec_type="none") as llm:
-        llm._engine._speculator = Eager([Scripted(lambda tokens, n: [70] * n)], 30)
+        core(llm).engine._speculator = Eager([Scripted(lambda tokens, n: [70] * n)], 30)
         for n_prompt in (1, 40, 63):
             result = llm.complete([1] * n_prompt, temperature=0, ignore_eos=True).result()
             assert len(result.choices[0].tokens) == 64 - n_prompt
@@ -178,7 +179,7 @@ def test_a_draft_model_changes_nothing(plain: LLM, tiny_gguf: Path, tmp_path: Pa
     for draft_model, some in ((tiny_gguf, True), (other, False)):
         with LLM(tiny_gguf, draft_model=draft_model, n_seq_max=8, n_threads=1,
                  spec_type="draft", spec_draft_p_min=0.0) as llm:  # fmt: skip
-            llm._engine._speculator.__class__ = Eager
+            core(llm).engine._speculator.__class__ = Eager
             running = {prompt: llm.complete(prompt, **GREEDY) for prompt in PROMPTS}
             for prompt, completion in running.items():
                 want = plain.complete(prompt, **GREEDY).result().choices[0].tokens
@@ -197,7 +198,7 @@ def test_a_draft_model_without_step_and_one_with_another_vocabulary(
     with LLM(
         tiny_gguf, draft_model=smaller, n_threads=1, spec_type="draft", spec_draft_p_min=0.0
     ) as llm:
-        llm._engine._speculator.__class__ = Eager
+        core(llm).engine._speculator.__class__ = Eager
         step = llm.tokenizer.token_id("<step>")
         assert step is not None
         result = llm.complete([1, 80, step, 81], **GREEDY).result()
@@ -211,8 +212,8 @@ def test_a_draft_model_without_step_and_one_with_another_vocabulary(
 
 def test_the_default_speculates_and_none_does_not(tiny_gguf: Path) -> None:
     with LLM(tiny_gguf, n_threads=1) as llm:
-        assert isinstance(llm._engine._speculator, Speculator)
-        kinds = [type(drafter) for drafter in llm._engine._speculator._drafters]
+        assert isinstance(core(llm).engine._speculator, Speculator)
+        kinds = [type(drafter) for drafter in core(llm).engine._speculator._drafters]
         assert sorted(kinds, key=str) == [FormDrafter, NgramDrafter]
     with LLM(tiny_gguf, n_threads=1, spec_draft_n_max=0) as llm:
         result = llm.complete("ab ab ab ab ab", **GREEDY).result()

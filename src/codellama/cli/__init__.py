@@ -25,7 +25,7 @@ from codellama.errors import CodeLlamaError
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Talk and write": ("chat", "sessions", "edit", "complete", "infill", "demo"),
-    "Serve": ("serve",),
+    "Serve": ("serve", "worker"),
     "Get models": ("models", "plan", "pull", "convert", "quantize", "imatrix", "verify"),
     "Look inside": ("doctor", "bench", "inspect", "tokenize", "quality"),
     "This command": ("completion",),

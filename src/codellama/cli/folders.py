@@ -21,6 +21,11 @@ def config_folder() -> Path:
     return _folder("XDG_CONFIG_HOME", ".config")
 
 
+def cache_folder() -> Path:
+    """XDG_CACHE_HOME/codellama: what can be had again. It need not exist."""
+    return _folder("XDG_CACHE_HOME", ".cache")
+
+
 def _folder(variable: str, below_home: str) -> Path:
     base = os.environ.get(variable) or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path.home() / below_home) / NAME

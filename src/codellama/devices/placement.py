@@ -23,7 +23,8 @@ class DeviceLayers:
     """So many layers of a model on one device, the output layer among them, and the bytes that takes.
 
     `weights` on the CPU are those of the token embedding too, and of feed-forward matrices that stay there.
-    `kv` is the device's part of all caches, `compute` the scratch memory of all contexts.
+    `kv` is the device's part of all caches, `compute` the scratch memory of all contexts. `endpoint` is the
+    HOST:PORT of a device on another machine.
     """
 
     device: str
@@ -31,6 +32,12 @@ class DeviceLayers:
     weights: int
     kv: int
     compute: int
+    endpoint: str = ""
+
+    @property
+    def place(self) -> str:
+        """The device, and where it is if not here."""
+        return f"{self.device} at {self.endpoint}" if self.endpoint else self.device
 
     @property
     def nbytes(self) -> int:
@@ -143,6 +150,7 @@ class Work:
                     weights,
                     max(0, kv) if self.offload_kqv else 0,
                     compute if split.counts[index] else 0,
+                    gpu.endpoint,
                 )
             )
             start = end

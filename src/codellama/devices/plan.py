@@ -199,7 +199,7 @@ def _model_text(model: ModelPlan) -> str:
 
 
 def _layers_text(model: ModelPlan) -> str:
-    return ", ".join(f"{p.layers} on {p.device} ({size_text(p.nbytes)})" for p in model.placements)
+    return ", ".join(f"{p.layers} on {p.place} ({size_text(p.nbytes)})" for p in model.placements)
 
 
 def _model_json(model: ModelPlan) -> dict[str, Any]:
@@ -212,6 +212,7 @@ def _model_json(model: ModelPlan) -> dict[str, Any]:
         "layers": [
             {
                 "device": p.device,
+                "endpoint": p.endpoint or None,
                 "layers": p.layers,
                 "bytes": p.nbytes,
                 "weight_bytes": p.weights,

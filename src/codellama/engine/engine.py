@@ -29,8 +29,7 @@ from codellama.errors import DecodeError, EngineDeadError, QueueFullError, as_de
 log = logging.getLogger("codellama.engine")
 T = TypeVar("T")
 
-# A context that fails this often in a row is taken to be beyond repair.
-MOST_FAILURES = 3
+MOST_FAILURES = 3  # in a row: then a context is taken to be beyond repair
 
 
 class Engine:
@@ -57,6 +56,9 @@ class Engine:
         self._pending = 0  # submitted and not ended; guarded by _changed
         self._draining = self._closing = False
         self._failures = 0
+        self.after_step: Callable[[], None] = lambda: (
+            None
+        )  # on this thread; all sinks have been told
         self._dead: BaseException | None = None
         self._totals = EngineStatus(len(scheduler.slots), started=time.monotonic())
         self._thread = threading.Thread(target=self._serve, name="codellama-engine", daemon=True)
@@ -104,8 +106,7 @@ class Engine:
             self._changed.notify_all()
 
     def save_state(self, tokens: Sequence[int], scales: Scales = ()) -> KVState | None:
-        """The KV state that shares most with `tokens` decoded with `scales`, or None if nothing of
-        them is cached."""
+        """The KV state that shares most with `tokens` decoded with `scales`; None if none is cached."""
         return self._call(lambda: self._save_state(list(tokens), scales))
 
     def add_state(self, state: KVState) -> None:
@@ -171,11 +172,13 @@ class Engine:
                     if n_tokens:
                         self._totals.decoded(n_tokens)
                     self._forget(ended)
+                self.after_step()
         except BaseException as error:  # a bug of ours must not leave callers waiting for ever
             log.exception("the engine's thread failed")
             self._die(error)
         finally:
             self._die(self._dead or EngineDeadError("the engine has been closed"))
+            self.after_step()
             self._speculator.close()
             self._runner.close()
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from codellama.errors import InvalidRequestError, UnsupportedError
+from codellama.native.rpc_link import greet
 
 CPU, RPC = "CPU", "RPC"
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}  # ggml_backend_dev_type
-_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,15 @@ def backend_names() -> tuple[str, ...]:
 
 def devices() -> list[Device]:
     """All devices of the compiled-in backends, in ggml's order."""
-    return [_device(handle) for handle in _handles()]
+    return [device_at(handle) for handle in device_pointers()]
 
 
 def offload_devices() -> list[Device]:
     """The devices of this machine that llama.cpp puts layers on, in its order: as it chooses by itself,
     a GPU that two backends see counts once, and integrated ones only count where there is no other."""
     found = {"gpu": [], "igpu": []}  # type: dict[str, list[tuple[Device, str]]]
-    for handle in _handles():
-        device, bus = _device(handle), _props(handle).device_id or b""
+    for handle in device_pointers():
+        device, bus = device_at(handle), _props(handle).device_id or b""
         known = {other for _, other in found.get(device.kind, []) if other}
         if device.kind in found and bus.decode() not in known:
             found[device.kind].append((device, bus.decode()))
@@ -94,12 +93,12 @@ def rpc_devices(endpoint: str) -> list[Device]:
 
     Raises UnsupportedError if this build has no RPC backend, InvalidRequestError if nobody listens there.
     """
-    return [_device(handle, endpoint) for handle in _rpc_handles(endpoint)]
+    return [device_at(handle, endpoint) for handle in _rpc_handles(endpoint)]
 
 
 def device_handles(wanted: tuple[Device, ...]) -> list[int]:
     """ggml's pointers of these devices, in the same order. Raises UnsupportedError for one that is gone."""
-    here = {_props(handle).name.decode(): handle for handle in _handles()}
+    here = {_props(handle).name.decode(): handle for handle in device_pointers()}
     found = []
     for device in wanted:
         remote = {}
@@ -117,40 +116,12 @@ def host_buffer_type() -> int:
     return int(_ggml().ggml_backend_cpu_buffer_type())
 
 
-def serve_rpc(endpoint: str, n_threads: int, cache: str | None = None) -> None:
-    """Lend this machine's devices at `endpoint` until the process ends; the protocol has no authentication.
-
-    Without a GPU it lends the main memory and `n_threads` threads. `cache` is a folder that keeps weights
-    for the next time. Raises UnsupportedError if this build has no RPC backend.
-    """
-    gpus = [handle for handle in _handles() if _device(handle).kind in ("gpu", "igpu")]
-    lent = gpus or [handle for handle in _handles() if _device(handle).kind == "cpu"]
-    table = (ctypes.c_void_p * len(lent))(*lent)
-    start = _rpc_function(
-        "ggml_backend_rpc_start_server",
-        None,
-        [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p],
-    )
-    folder = cache.encode() if cache else None
-    start(endpoint.encode(), folder, n_threads, len(lent), table)
-
-
 @functools.cache
 def _rpc_handles(endpoint: str) -> tuple[int, ...]:
-    add = _rpc_function(
+    add = rpc_function(
         "ggml_backend_rpc_add_server", ctypes.c_void_p, [ctypes.c_char_p]
     )  # it ends the process where nobody listens
-    host, _, port = endpoint.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
-    except (OSError, ValueError) as error:
-        raise InvalidRequestError(
-            "{param}: {endpoint} does not answer: {reason}",
-            "rpc",
-            "start a worker there, and name it as HOST:PORT",
-            endpoint=endpoint,
-            reason=error,
-        ) from error
+    greet(endpoint)
     registry = add(endpoint.encode())
     if not registry:
         raise InvalidRequestError("{param}: {endpoint} lends no device", "rpc", endpoint=endpoint)
@@ -159,7 +130,8 @@ def _rpc_handles(endpoint: str) -> tuple[int, ...]:
     return tuple(lib.ggml_backend_reg_dev_get(registry, index) for index in count)
 
 
-def _rpc_function(name: str, result: Any, arguments: list[Any]) -> Any:
+def rpc_function(name: str, result: Any, arguments: list[Any]) -> Any:
+    """A function of the RPC backend. Raises UnsupportedError if this build has none."""
     lib = _ggml()
     registry = lib.ggml_backend_reg_by_name(RPC.encode())
     address = registry and lib.ggml_backend_reg_get_proc_address(registry, name.encode())
@@ -170,7 +142,8 @@ def _rpc_function(name: str, result: Any, arguments: list[Any]) -> Any:
     return ctypes.CFUNCTYPE(result, *arguments)(address)
 
 
-def _handles() -> Iterator[int]:
+def device_pointers() -> Iterator[int]:
+    """ggml's pointers of this machine's devices, in its order."""
     lib = _ggml()
     return map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count()))
 
@@ -181,7 +154,8 @@ def _props(handle: int) -> _Props:
     return props
 
 
-def _device(handle: int, endpoint: str = "") -> Device:
+def device_at(handle: int, endpoint: str = "") -> Device:
+    """The device that ggml's pointer means."""
     props, lib = _props(handle), _ggml()
     backend = lib.ggml_backend_reg_name(lib.ggml_backend_dev_backend_reg(handle)).decode()
     return Device(

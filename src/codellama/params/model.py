@@ -120,6 +120,10 @@ class ModelConfig:
         (), "Other machines whose devices may have layers, as HOST:PORT of llama.cpp's RPC server.",
         DEVICES, default_text="none",
     )  # fmt: skip
+    isolate: bool | None = setting(
+        None, "Run the engine in a process of its own, which is started again if it dies.", DEVICES,
+        default_text="with {rpc} only",
+    )  # fmt: skip
     offload_kqv: bool = setting(True, "Keep the KV cache on the GPU.", DEVICES)
     flash_attn: FlashAttention = setting(
         "auto",
@@ -289,6 +293,11 @@ class ModelConfig:
         """What replaces the file's own values about positions."""
         names = [f.name for f in dataclasses.fields(self) if f.name.startswith(("rope_", "yarn_"))]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the engine runs in a process of its own."""
+        return bool(self.rpc) if self.isolate is None else self.isolate
 
     @property
     def max_outputs(self) -> int:

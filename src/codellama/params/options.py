@@ -97,6 +97,7 @@ class ModelOptions(TypedDict, total=False):
     split_mode: SplitMode
     tensor_split: Sequence[float]
     rpc: Sequence[str]
+    isolate: bool | None
     offload_kqv: bool
     flash_attn: FlashAttention
     type_k: KVType

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     )
     from codellama.running.adapters import Adapter, LoraScales
     from codellama.running.completion import Completion, Deliver
+    from codellama.running.core import SlotActions
     from codellama.running.embedding import Embeddings
-    from codellama.running.slots import Slots
 
 
 class TextTokenizer(Protocol):
@@ -84,12 +84,16 @@ class LanguageModel(Protocol):
         """Its file."""
 
     @property
-    def slots(self) -> Slots:
+    def slots(self) -> SlotActions:
         """What its slots do and hold."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """The header of its GGUF."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it takes no requests now; None if it does."""
 
     @property
     def n_ctx(self) -> int:

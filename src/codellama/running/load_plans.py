@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from codellama.devices.fitting import MARGIN
 from codellama.devices.machine import Machine, this_machine
@@ -21,6 +22,7 @@ from codellama.params import ModelConfig
 from codellama.running.adapter_files import AdapterFile, adapter_bytes
 from codellama.running.opening import read_draft
 
+T = TypeVar("T")
 _LESS = (0.9, 0.75, 0.5, 0.0)  # of what the first plan takes on each GPU, after each failure
 _LARGE = (
     2**30
@@ -39,8 +41,8 @@ def memory_ran_out(error: CodeLlamaError) -> bool:
     return any(words in str(error).lower() for words in _RAN_OUT)
 
 
-def first_that_fits(tried: Iterable[LoadPlan], carry_out: Callable[[LoadPlan], None]) -> None:
-    """Carry out the first plan; if memory runs out, the next, and so on. Each is logged.
+def first_that_fits(tried: Iterable[LoadPlan], carry_out: Callable[[LoadPlan], T]) -> T:
+    """Carry out the first plan; if memory runs out, the next, and so on: what came of it. Each is logged.
 
     Raises what the last one raised, and at once what is no lack of memory.
     """
@@ -48,13 +50,11 @@ def first_that_fits(tried: Iterable[LoadPlan], carry_out: Callable[[LoadPlan], N
     for plan in tried:
         plan.log(failure)
         try:
-            carry_out(plan)
+            return carry_out(plan)
         except ModelLoadError as error:
             if not memory_ran_out(error):
                 raise
             failure = error
-        else:
-            return
     assert failure is not None, "there is always a first plan"
     raise failure
 

@@ -34,7 +34,7 @@ def add_llama_server(app: FastAPI, serving: Serving, config: ServerConfig, sleep
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         refuse_unless(config.metrics, "metrics")
-        return metrics_page(metrics, status())
+        return metrics_page(metrics, await run_in_threadpool(status))
 
     @app.get("/props")
     async def props() -> Json:

@@ -80,9 +80,9 @@ class Serving:
         return self._llm
 
     def check_engine(self) -> None:
-        """Raises EngineDeadError if there is a model and its engine has stopped."""
-        if self._llm is not None and self._llm.status().dead:
-            raise EngineDeadError("the engine has stopped: restart the server")
+        """Raises EngineDeadError if there is a model and its engine takes no requests."""
+        if self._llm is not None and self._llm.problem is not None:
+            raise EngineDeadError(self._llm.problem)
 
     def when_ready(self, call: Callable[[], None]) -> None:
         """Call `call` on the event loop when the model has been loaded."""
