@@ -48,7 +48,13 @@ def add_vocabulary(
 
 
 def write(
-    path: Path, *, seed: int = 5, step: bool = True, n_ctx: int = N_CTX, head_dim: int = 16
+    path: Path,
+    *,
+    seed: int = 5,
+    step: bool = True,
+    n_ctx: int = N_CTX,
+    head_dim: int = 16,
+    ffn: int = FFN,
 ) -> Path:
     """Write the model to `path` and return it."""
     pieces, scores, types = vocabulary(step)
@@ -57,7 +63,7 @@ def write(
     writer.add_context_length(n_ctx)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FFN)
+    writer.add_feed_forward_length(ffn)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -70,7 +76,7 @@ def write(
     writer.add_add_bos_token(True)
     if step:
         writer.add_eot_token_id(len(pieces) - 1)
-    add_tensors(writer, np.random.default_rng(seed), len(pieces), head_dim)
+    add_tensors(writer, np.random.default_rng(seed), len(pieces), head_dim, ffn)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -79,7 +85,7 @@ def write(
 
 
 def add_tensors(
-    writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int, head_dim: int
+    writer: gguf.GGUFWriter, rng: np.random.Generator, n_vocab: int, head_dim: int, ffn: int = FFN
 ) -> None:
     """Random weights of standard deviation 0.2, norms of one.
 
@@ -103,9 +109,9 @@ def add_tensors(
         matrix(block + "attn_k.weight", kv, HIDDEN)
         matrix(block + "attn_v.weight", kv, HIDDEN)
         matrix(block + "attn_output.weight", HIDDEN, heads)
-        matrix(block + "ffn_gate.weight", FFN, HIDDEN)
-        matrix(block + "ffn_up.weight", FFN, HIDDEN)
-        matrix(block + "ffn_down.weight", HIDDEN, FFN)
+        matrix(block + "ffn_gate.weight", ffn, HIDDEN)
+        matrix(block + "ffn_up.weight", ffn, HIDDEN)
+        matrix(block + "ffn_down.weight", HIDDEN, ffn)
 
 
 def real_vocabulary() -> Path | None:

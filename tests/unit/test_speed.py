@@ -126,3 +126,11 @@ def test_outlooks_say_what_fits() -> None:
     assert none.plan is None and none.verdict.startswith("does not run: n_ctx: ")
     assert none.to_json()["problem"].startswith("n_ctx: ")
     assert outlook(header, one, machine(64, 48), "Q4_K_M").on_gpus
+
+
+def test_a_device_on_another_machine_costs_the_way_there() -> None:
+    here = Reading("RPC0", "gpu", 1e9, 10**9, 0, 10)
+    there = replace(here, latency=0.01, network=1e8, passed=4 * 8192)
+    assert there.seconds() - here.seconds() == pytest.approx(0.01 + 2 * 4 * 8192 / 1e8)
+    more = there.batch_seconds(512, 1.0) - here.batch_seconds(512, 1.0)
+    assert more == pytest.approx(0.01 + 512 * 2 * 4 * 8192 / 1e8)

@@ -62,6 +62,9 @@ def lines(facts: MachineFacts) -> list[str]:
     for device in facts.devices:
         where = f" at {device.endpoint}" if device.endpoint else ""
         speed = f", {device.bandwidth / 1e9:.0f} GB/s" if device.bandwidth else ""
+        if device.network:
+            speed += f", over a network of {8 * device.network / 1e9:.2g} Gbit/s"
+            speed += f" and {1000 * device.latency:.2g} ms"
         memory = f"{size_text(device.free_bytes)} of {size_text(device.total_bytes)} free{speed}"
         if device.kind == "cpu" and not device.endpoint:
             memory = f"{len(processors.cores)} cores, {processors.n_cpus} processors"

@@ -276,7 +276,7 @@ def _form(kind: Any) -> dict[str, Any]:
 
 
 def _default(setting: Setting) -> str:
-    if setting.kind is bool:
+    if setting.kind is bool and setting.default is not None:
         flags = flags_of(setting)[0].split("/")
         if setting.default:
             return flags[0].removeprefix("--")
@@ -316,7 +316,7 @@ running_options = _bundle(
         for name in (
             "n_ctx", "beyond_training", "n_seq_max", "kv_cells", "n_gpu_layers", "tensor_split",
             "split_mode", "main_gpu", "offload_kqv", "type_k", "type_v", "n_batch", "n_ubatch",
-            "flash_attn", "use_mmap", "use_mlock", "repack", "embeddings",
+            "flash_attn", "use_mmap", "use_mlock", "repack", "embeddings", "rpc",
         )
     )
 )  # fmt: skip

@@ -79,7 +79,8 @@ def machine_line(machine: Machine) -> str:
     from codellama.devices.sizes import size_text
 
     parts = [
-        f"{gpu.name} {size_text(gpu.free_bytes)}{_speed(gpu.bandwidth)}" for gpu in machine.gpus
+        f"{gpu.name}{_at(gpu.endpoint)} {size_text(gpu.free_bytes)}{_speed(gpu.bandwidth)}"
+        for gpu in machine.gpus
     ]
     return ", ".join([*parts, f"main memory {size_text(machine.room)}{_speed(machine.bandwidth)}"])
 
@@ -90,7 +91,7 @@ def verdict(header: GGUFHeader, config: ModelConfig | None = None) -> str:
     from codellama.params import ModelConfig
 
     config = config or ModelConfig(n_seq_max=1)
-    return outlook(header, config, here(), str(header.path)).verdict
+    return outlook(header, config, here(config.rpc), str(header.path)).verdict
 
 
 def file_verdict(path: Path) -> str:
@@ -104,14 +105,15 @@ def file_verdict(path: Path) -> str:
         return f"does not run: {error}"
 
 
-def here() -> Machine:
-    """This machine, with the bandwidth of its memory measured."""
-    from codellama.devices.machine import this_machine
+def here(rpc: Sequence[str] = ()) -> Machine:
+    """This machine and what others lend it, with the bandwidths of their memories measured."""
+    from codellama.devices.machine import this_machine, with_measured_workers
     from codellama.devices.processors import choose_threads
     from codellama.native.bandwidth import read_bandwidth
 
-    machine = this_machine()
-    return replace(machine, bandwidth=read_bandwidth(choose_threads(machine.processors).n))
+    machine = this_machine(rpc)
+    n_threads = choose_threads(machine.processors).n
+    return with_measured_workers(replace(machine, bandwidth=read_bandwidth(n_threads)))
 
 
 def document(found: Sequence[RunOutlook], machine: Machine, **more: Any) -> dict[str, Any]:
@@ -136,3 +138,7 @@ def _short(device: str) -> str:
 
 def _speed(bandwidth: float) -> str:
     return f" at {bandwidth / 1e9:.0f} GB/s" if bandwidth else ""
+
+
+def _at(endpoint: str) -> str:
+    return f" at {endpoint}" if endpoint else ""

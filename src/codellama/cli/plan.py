@@ -91,7 +91,7 @@ def command(
     config = ModelConfig.of(**model_config(options, n_seq_max=1))
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     conversion = {name: value for name, value in options.items() if name not in names}
-    machine = outlooks.here()
+    machine = outlooks.here(config.rpc)
     if devices or host:
         machine = made_up_machine(devices, host, machine)
     base, _, kind = source.partition(":")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from codellama.devices.bandwidth import known_bandwidth
 from codellama.devices.doctor import MachineFacts
-from codellama.devices.machine import Machine, this_machine
+from codellama.devices.machine import Machine, this_machine, with_measured_workers
 from codellama.devices.processors import choose_threads
 from codellama.kernels.library import MissingLanesError, lanes
-from codellama.native.backends import backend_names, devices, rpc_devices
+from codellama.native.backends import backend_names, devices
 from codellama.native.bandwidth import read_bandwidth
 from codellama.native.library import library
 
@@ -30,9 +30,9 @@ _MEASURING_S = 1.0
 def gather(rpc: Sequence[str] = ()) -> MachineFacts:
     """The facts of this machine, with the devices that others lend at the endpoints `rpc`."""
     lib = library()
-    machine = this_machine(rpc)
-    lent = [device for endpoint in rpc for device in rpc_devices(endpoint)]
-    found = [replace(d, bandwidth=known_bandwidth(d.description)) for d in (*lent, *devices())]
+    machine = with_measured_workers(this_machine(rpc))
+    lent = [device for device in machine.gpus if device.endpoint]
+    here = [replace(d, bandwidth=known_bandwidth(d.description)) for d in devices()]
     return MachineFacts(
         versions={
             "codellama-runtime": metadata.version("codellama-runtime"),
@@ -42,7 +42,7 @@ def gather(rpc: Sequence[str] = ()) -> MachineFacts:
         },
         pinned=_pinned(),
         backends=backend_names(),
-        devices=tuple(found),
+        devices=(*lent, *here),
         features=lib.features,
         machine=replace(machine, bandwidth=memory_bandwidth(machine)),
         cards=_cards(Path("/sys/bus/pci/devices")),

@@ -105,7 +105,15 @@ def readings(work: Work, split: Split, host_bandwidth: float, disk: float = 0.0)
     n_seq = work.contexts[0].n_seq_max
     found = [
         Reading(
-            gpu.name, gpu.kind, gpu.bandwidth, placed.weights, placed.kv // n_seq, placed.layers
+            gpu.name,
+            gpu.kind,
+            gpu.bandwidth,
+            placed.weights,
+            placed.kv // n_seq,
+            placed.layers,
+            latency=gpu.latency,
+            network=gpu.network,
+            passed=4 * work.sizes.hidden,
         )
         for gpu, placed in zip(work.gpus, gpus, strict=True)
     ]

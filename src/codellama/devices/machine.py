@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from codellama.devices.bandwidth import known_bandwidth
 from codellama.devices.host_memory import host_memory
 from codellama.devices.processors import ONE_CORE, Processors, this_processors
+from codellama.devices.speed import GPU_SHARE
 from codellama.native.backends import Device, offload_devices, rpc_devices
 from codellama.native.library import library
+from codellama.native.rpc_speed import measure_worker
 
 REARRANGED_ON_X86 = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 
@@ -67,6 +69,20 @@ def this_machine(rpc: Sequence[str] = ()) -> Machine:
         rearranges=rearranged_types(lib.features),
         processors=this_processors(),
     )
+
+
+def with_measured_workers(machine: Machine) -> Machine:
+    """The machine with the speed of what others lend, and of the way there; half a second for each device."""
+    return replace(machine, gpus=tuple(map(_measured, machine.gpus)))
+
+
+def _measured(device: Device) -> Device:
+    speed = measure_worker(device) if device.endpoint else None
+    if speed is None:
+        return device
+    # Of a bandwidth only a share is reached, which what was measured has in it already.
+    bandwidth = device.bandwidth or speed.memory / GPU_SHARE
+    return replace(device, bandwidth=bandwidth, latency=speed.latency, network=speed.network)
 
 
 def rearranged_types(features: str) -> frozenset[str]:

@@ -7,6 +7,9 @@ each layer; processors reach 70 % (tests/unit/test_speed.py compares).
 
 A prompt is read in micro-batches: all weights once for each, and two operations for each weight and token,
 of which a device makes so many for a byte that it could read. Bandwidths are in bytes a second.
+
+A device on another machine is told what goes in and asked for what comes out, once for each token or
+micro-batch: one way there and back, and twice the hidden state over the network.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ class Reading:
     """What a device has for every token: bytes of weights, bytes of a request's whole cache, and layers.
 
     `kind` is that of the device: gpu, igpu or cpu. `disk` is the bandwidth with which weights come from a
-    disk because memory does not hold them, 0 where it does.
+    disk because memory does not hold them, 0 where it does. `latency`, `network` and `passed` are of a device
+    on another machine: seconds there and back, bytes a second, and bytes of a token's hidden state.
     """
 
     device: str
@@ -38,6 +42,13 @@ class Reading:
     cache: int
     layers: int
     disk: float = 0.0
+    latency: float = 0.0
+    network: float = 0.0
+    passed: int = 0
+
+    def way(self, rows: int = 1) -> float:
+        """Seconds that so many tokens spend on the network."""
+        return self.latency + (2 * rows * self.passed / self.network if self.network else 0.0)
 
     def seconds(self, filled: float = 0.5) -> float:
         """For one token, with this share of a context filled."""
@@ -49,13 +60,14 @@ class Reading:
         if self.kind == "cpu":
             return (self.weights / HOST_SHARE + cache / HOST_CACHE_SHARE) / self.bandwidth
         seconds = (self.weights + cache) / (GPU_SHARE * self.bandwidth)
-        return seconds + GPU_LAYER_S * self.layers
+        return seconds + GPU_LAYER_S * self.layers + self.way()
 
     def batch_seconds(self, rows: int, weights_per_byte: float) -> float:
         """For a micro-batch of a prompt; so many weights are in a byte."""
         operations = 2 * self.weights * weights_per_byte * rows
         speed = self.bandwidth * _OPERATIONS_PER_BYTE.get(self.kind, 10.0)
-        return max(self.seconds(0.0), operations / speed if speed else 0.0)
+        computing = max(self.seconds(0.0) - self.way(), operations / speed if speed else 0.0)
+        return computing + self.way(rows)
 
 
 @dataclass(frozen=True)

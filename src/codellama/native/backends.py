@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ class Device:
     `pipelines` says that it can work on one part of a prompt while the next device works on the part before,
     for which llama.cpp then keeps four copies of what goes in. With `host_buffer` it borrows the CPU's
     weights for prompts, so llama.cpp leaves them as they are and rearranges none.
+
+    `latency` are the seconds that the way to another machine and back takes, `network` the bytes a second
+    that pass it; 0 where nobody has measured it.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Device:
     pipelines: bool = True
     host_buffer: bool = False
     bandwidth: float = 0.0
+    latency: float = 0.0
+    network: float = 0.0
 
 
 class _Caps(ctypes.Structure):
@@ -174,28 +179,37 @@ def device_at(handle: int, endpoint: str = "") -> Device:
 @functools.cache
 def _ggml() -> ctypes.CDLL:
     """libggml with the types of its device functions."""
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    return ggml_functions(
+        {
+            "ggml_backend_reg_count": (size, []),
+            "ggml_backend_reg_get": (pointer, [size]),
+            "ggml_backend_reg_name": (ctypes.c_char_p, [pointer]),
+            "ggml_backend_reg_by_name": (pointer, [ctypes.c_char_p]),
+            "ggml_backend_reg_get_proc_address": (pointer, [pointer, ctypes.c_char_p]),
+            "ggml_backend_reg_dev_count": (size, [pointer]),
+            "ggml_backend_reg_dev_get": (pointer, [pointer, size]),
+            "ggml_backend_dev_count": (size, []),
+            "ggml_backend_dev_get": (pointer, [size]),
+            "ggml_backend_dev_backend_reg": (pointer, [pointer]),
+            "ggml_backend_dev_get_props": (None, [pointer, ctypes.POINTER(_Props)]),
+            "ggml_backend_cpu_buffer_type": (pointer, []),
+        }
+    )
+
+
+def ggml_functions(signatures: Mapping[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
+    """libggml, in which these functions have results and arguments of these types.
+
+    Raises UnsupportedError if this build lacks one.
+    """
     from llama_cpp._ggml import libggml
 
     ggml: ctypes.CDLL = libggml
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    signatures: dict[str, tuple[Any, list[Any]]] = {
-        "ggml_backend_reg_count": (size, []),
-        "ggml_backend_reg_get": (pointer, [size]),
-        "ggml_backend_reg_name": (ctypes.c_char_p, [pointer]),
-        "ggml_backend_reg_by_name": (pointer, [ctypes.c_char_p]),
-        "ggml_backend_reg_get_proc_address": (pointer, [pointer, ctypes.c_char_p]),
-        "ggml_backend_reg_dev_count": (size, [pointer]),
-        "ggml_backend_reg_dev_get": (pointer, [pointer, size]),
-        "ggml_backend_dev_count": (size, []),
-        "ggml_backend_dev_get": (pointer, [size]),
-        "ggml_backend_dev_backend_reg": (pointer, [pointer]),
-        "ggml_backend_dev_get_props": (None, [pointer, ctypes.POINTER(_Props)]),
-        "ggml_backend_cpu_buffer_type": (pointer, []),
-    }
     try:
         for name, (result, arguments) in signatures.items():
             function = getattr(ggml, name)
             function.restype, function.argtypes = result, arguments
     except AttributeError as error:
-        raise UnsupportedError(f"this build of llama.cpp cannot list devices: {error}") from error
+        raise UnsupportedError(f"this build of llama.cpp cannot use devices: {error}") from error
     return ggml

@@ -124,6 +124,9 @@ class IsolatedCore:
 
         def cancelled(ended: Future[Embeddings]) -> None:
             if ended.cancelled():
+                with self._changed:
+                    self._called.pop(key, None)
+                    self._changed.notify_all()
                 self._process.send(("cancel", key))
 
         future.add_done_callback(cancelled)

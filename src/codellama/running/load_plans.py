@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from codellama.devices.fitting import MARGIN
-from codellama.devices.machine import Machine, this_machine
+from codellama.devices.machine import Machine, this_machine, with_measured_workers
 from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
 from codellama.devices.processors import choose_threads
@@ -81,12 +81,12 @@ def plans(
 
 
 def measured(machine: Machine, header: GGUFHeader, config: ModelConfig) -> Machine:
-    """The machine with the bandwidth of its memory, if the model is one whose speed depends on it."""
+    """The machine with the bandwidths of its memory and of workers, if the model's speed depends on them."""
     if sum(tensor.nbytes for tensor in header.tensors) < _LARGE:
         return machine
     n = config.n_threads
     n = choose_threads(machine.processors).n if n == "auto" else n
-    return replace(machine, bandwidth=read_bandwidth(n))
+    return with_measured_workers(replace(machine, bandwidth=read_bandwidth(n)))
 
 
 def _smaller(
