@@ -158,9 +158,14 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                for ends, counts in (((client, server), True), ((server, client), False)):
-                    threading.Thread(target=self._pass, args=(*ends, counts), daemon=True).start()
+                threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+
+    def _relay(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server:
+            back = threading.Thread(target=self._pass, args=(server, client, False), daemon=True)
+            back.start()
+            self._pass(client, server, True)
+            back.join()
 
     def _pass(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
         with contextlib.suppress(OSError):
