@@ -44,7 +44,7 @@ from codellama.prompts.prompts import Prompts
 from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.collected import n_candidates
 from codellama.running.completion import Completion, Deliver, delivery
-from codellama.running.core import Ask, Core, SlotActions, open_here
+from codellama.running.core import Ask, ModelCore, SlotActions, open_here
 from codellama.running.embedding import Embeddings, checked_pooling, norm_number
 from codellama.running.intake import check_count
 from codellama.running.isolated import IsolatedCore
@@ -87,7 +87,7 @@ class LLM(LlamaCompatible, EmbeddingCompatible, FromPretrained):
         self.metadata = header.metadata
         self.variant: Variant | None = recognise(header.metadata)
         opened = IsolatedCore if self.config.isolated else open_here
-        self._core: Core = opened(header, self.config, progress)
+        self._core: ModelCore = opened(header, self.config, progress)
         self.n_ctx = self._core.plan.n_ctx
         self.tokenizer: Tokenizer = self._core.tokenizer
         self.prompts = Prompts(self.name, self.tokenizer, self.metadata, self.variant, self.config)

@@ -56,9 +56,7 @@ class Engine:
         self._pending = 0  # submitted and not ended; guarded by _changed
         self._draining = self._closing = False
         self._failures = 0
-        self.after_step: Callable[[], None] = lambda: (
-            None
-        )  # on this thread; all sinks have been told
+        self.after_step: Callable[[], None] = lambda: None  # all sinks have been told
         self._dead: BaseException | None = None
         self._totals = EngineStatus(len(scheduler.slots), started=time.monotonic())
         self._thread = threading.Thread(target=self._serve, name="codellama-engine", daemon=True)

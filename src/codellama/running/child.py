@@ -24,7 +24,7 @@ from codellama.errors import CodeLlamaError, DecodeError
 from codellama.files.loadable import read_model
 from codellama.native.heap import share_heap
 from codellama.running.adapters import Adapter, LoraScales
-from codellama.running.core import Ask, LocalCore, Running, open_here
+from codellama.running.core import Ask, LocalCore, Submitted, open_here
 from codellama.running.keep_alive import notice_lost_workers
 from codellama.running.records import Opened, Record, Start, packed, read_record, write_record
 
@@ -82,7 +82,7 @@ class Service:
         self._core = core
         self._outbox = outbox
         self._open: dict[int, int] = {}  # answers of a request that have not ended
-        self._running: dict[int, Running] = {}
+        self._running: dict[int, Submitted] = {}
         self._embedding: dict[int, Future[Any]] = {}
         self._calls: dict[str, Callable[..., Any]] = {
             "check": core.check,

@@ -1,7 +1,7 @@
 """What answers an `LLM`'s requests: weights, contexts, adapters and engine, carried out from one plan.
 
-An `LLM` asks a `Core`. `LocalCore` is one in this process; `running.isolated` has one whose engine runs in a
-process of its own. Prompts are token ids here, and whatever is wrong with a request is raised at once.
+An `LLM` asks a `ModelCore`. `LocalCore` is one in this process; `running.isolated` has one whose engine runs
+in a process of its own. Prompts are token ids here, and whatever is wrong with a request is raised at once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Running:
+class Submitted:
     """What was asked and is being answered: the engine's numbers of the answers, and how to end them."""
 
     tasks: tuple[int, ...]
@@ -71,7 +71,7 @@ class SlotActions(Protocol):
     def erase_slot(self, index: int) -> int: ...
 
 
-class Core(Protocol):
+class ModelCore(Protocol):
     """A loaded model and its engine, as an `LLM` sees it; what each call does is said at `LLM`."""
 
     @property
@@ -94,7 +94,7 @@ class Core(Protocol):
     def problem(self) -> str | None:
         """Why it takes no requests now; None if it does."""
 
-    def submit(self, ask: Ask, deliver: Deliver, hooks: TokenHooks | None = None) -> Running: ...
+    def submit(self, ask: Ask, deliver: Deliver, hooks: TokenHooks | None = None) -> Submitted: ...
     def check(self, ask: Ask) -> None: ...
     def embed(
         self, inputs: Sequence[Sequence[int]], pooling: Pooling, norm: int
@@ -176,7 +176,7 @@ class LocalCore:
         """Why it takes no requests; None if it does."""
         return "the engine has stopped: load the model again" if self.engine.status.dead else None
 
-    def submit(self, ask: Ask, deliver: Deliver, hooks: TokenHooks | None = None) -> Running:
+    def submit(self, ask: Ask, deliver: Deliver, hooks: TokenHooks | None = None) -> Submitted:
         """Queue a request; raises what `LLM.generate` says."""
         prompt = ask.prompt
         with self.model.using():
@@ -195,7 +195,7 @@ class LocalCore:
             for request in requests:
                 self.engine.cancel(request)
 
-        return Running(tuple(request.id for request in requests), cancel)
+        return Submitted(tuple(request.id for request in requests), cancel)
 
     def check(self, ask: Ask) -> None:
         """Raise what `submit` would raise."""

@@ -1,4 +1,4 @@
-"""A `Core` whose engine runs in a process of its own, which is started again when it dies.
+"""A `ModelCore` whose engine runs in a process of its own, which is started again when it dies.
 
 llama.cpp ends its process where a worker on another machine goes away, and so does the system where memory
 runs out. Here that ends no more than the answers that had begun: each gets one final error. The model is
@@ -33,7 +33,7 @@ from codellama.params import ModelConfig, Pooling, Progress
 from codellama.running.adapters import Adapter, LoraScales
 from codellama.running.asked import Asked, Called, settle
 from codellama.running.completion import Deliver
-from codellama.running.core import Ask, Running
+from codellama.running.core import Ask, Submitted
 from codellama.running.embedding import Embeddings
 from codellama.running.engine_process import EngineProcess, gone
 from codellama.running.opening import open_model
@@ -94,7 +94,7 @@ class IsolatedCore:
         """The number of the process that there is now."""
         return self._process.pid
 
-    def submit(self, ask: Ask, deliver: Deliver, hooks: TokenHooks | None = None) -> Running:
+    def submit(self, ask: Ask, deliver: Deliver, hooks: TokenHooks | None = None) -> Submitted:
         """Queue a request; raises what `LLM.generate` says."""
         if hooks is not None:
             raise UnsupportedError(
@@ -109,7 +109,7 @@ class IsolatedCore:
             self._asked[key] = asked
             process = self._process
         process.send(("ask", key, ask))
-        return Running(asked.accepted.result(), partial(self._cancel, key))
+        return Submitted(asked.accepted.result(), partial(self._cancel, key))
 
     def check(self, ask: Ask) -> None:
         """Raise what `submit` would raise."""
