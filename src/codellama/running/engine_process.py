@@ -17,6 +17,7 @@ from codellama.running.records import Record, Start, read_record, write_record
 
 _PROGRAM = "from codellama.running.child import main; main()"
 _LAST_WORDS_S = 5.0
+_SIGKILL = 9  # which some systems do not name
 _LOST_WORKER = "Remote RPC server crashed"
 """What llama.cpp says when it aborts because a worker's connection broke."""
 
@@ -72,7 +73,7 @@ class EngineProcess:
         words = self._said[-1] if self._said else ""
         if any(_LOST_WORKER in line for line in self._said):
             return "the connection to a worker broke"
-        if code == -signal.SIGKILL:
+        if code == -_SIGKILL:
             return "killed, as the system does with a process when memory runs out"
         if code < 0:
             return f"{signal.Signals(-code).name}{': ' if words else ''}{words}"
