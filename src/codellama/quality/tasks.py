@@ -85,18 +85,28 @@ def run_tasks(
                 "see lm_eval ls tasks",
                 name=name,
             )
+    tasks = _load(manager, names)
     with closing(make(str(model), **config)) as harness_model:
-        for name in names:
+        for name, loaded in tasks.items():
             known = TASKS.get(name)
             n_shots = shots if shots is not None else known.shots if known else None
-            try:
-                loaded = manager.load([name])
-            except (OSError, ValueError) as error:  # `datasets` raises them if there are no data
-                raise _missing(name, error) from error
             _set_shots(loaded["tasks"], n_shots)
             # The harness's `simple_evaluate` also lists the machine's packages, which takes a minute.
             found = evaluate(harness_model, loaded, limit=limit, log_samples=False)
             yield _result(name, n_shots, found, known)
+
+
+def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The tasks with their data, all of them before the first is run: an answer takes longer than a look."""
+    found, errors = {}, {}
+    for name in names:
+        try:
+            found[name] = manager.load([name])
+        except (OSError, ValueError) as error:  # `datasets` raises them if there are no data
+            errors[name] = error
+    if errors:
+        raise _missing(errors) from next(iter(errors.values()))
+    return found
 
 
 def _harness(include: Path | None) -> tuple[Any, Any, Any]:
@@ -123,14 +133,16 @@ def _set_shots(tasks: Mapping[str, Any], shots: int | None) -> None:
         task.set_fewshot_seed(seed=_SEED)
 
 
-def _missing(name: str, error: Exception) -> UnsupportedError:
-    known = TASKS.get(name)
-    data = f"data set {known.data}" if known else "data"
-    fetch = f"hf download --repo-type dataset {known.data}" if known else "the task"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _missing(errors: Mapping[str, Exception]) -> UnsupportedError:
+    """One error for all tasks whose data are not here, with the commands that fetch them."""
+    first = next(iter(errors.values()))
+    reason = str(first).splitlines()[0] if str(first) else type(first).__name__
+    known = [TASKS[name].data for name in errors if name in TASKS]
+    fetch = " && ".join(f"hf download --repo-type dataset {data}" for data in known)
+    plural = "s" if len(errors) > 1 else ""
     return UnsupportedError(
-        f"the {data} of task {name} cannot be loaded ({reason})",
-        f"run {fetch} where there is a network, with the hub's cache that is used here",
+        f"the data of task{plural} {', '.join(errors)} cannot be loaded ({reason})",
+        f"run {fetch or 'them'} where there is a network, with the hub's cache that is used here",
     )
 
 
