@@ -30,7 +30,9 @@ ASKED = [
 @pytest.mark.reference
 def test_likelihoods_are_those_of_transformers(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    transformers = pytest.importorskip(
+        "transformers", reason="no transformers that fits this environment", exc_type=ImportError
+    )
     path = tmp_path / "demo.F32.gguf"
     convert(CHECKPOINT, path, "F32")
     reference = transformers.AutoModelForCausalLM.from_pretrained(

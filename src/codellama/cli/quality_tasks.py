@@ -83,7 +83,7 @@ def command(
         limit=limit,
         include=include,
         max_length=max_length,
-        n_threads=n_threads,
+        n_threads=n_threads or "auto",
     ):
         results.append(found)
         if not as_json:
