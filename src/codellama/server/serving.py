@@ -1,7 +1,7 @@
 """The model behind the routes: loading, ready, failed or stopping, and the requests it is answering.
 
-The model is loaded on a thread of its own while the server already answers `/health`, and warmed up there
-when it is ready. All methods but the loader run on the event loop.
+The model is loaded and warmed up on a thread of its own while the server already answers `/health`, and
+serves then. All methods but the loader run on the event loop.
 """
 
 from __future__ import annotations
