@@ -34,6 +34,12 @@ CALL = say("I look.\n[CAL", 'L] weather {"ci', 'ty": "Paris"}')
 TWO = say('[CALL] weather {"city": "Paris"}\n', '[CALL] weather {"city": "Rome"}')
 
 
+@pytest.fixture(autouse=True)
+def room(llm: FakeLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is said of the functions: a token of the script is a byte."""
+    monkeypatch.setattr(llm, "n_ctx", 4096)
+
+
 def asked(llm: FakeLLM) -> str:
     """The prompt of the one request, as text."""
     (call,) = llm.calls

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from codellama.compat.tools import offered
 from codellama.engine.request import FinishReason
+from codellama.prompts.tools import described
+from codellama.protocol.tolerance import HEADER
 from codellama.server.config import ServerConfig
 from tests.fake_llm import FakeLLM, say
 from tests.live_server import Live, running
@@ -18,12 +21,14 @@ CHAT = "/v1/chat/completions"
 TOOLS = [function("get_weather", WEATHER), function("now", None)]
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 CALL = '[CALL] get_weather {"city": "Paris"}'
+ROOM = 4096  # a token of the script is a byte
 PIECES = ("I look", ".\n[CA", "LL] get_", "weather", ' {"city"', ': "Paris', '"}')
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[FakeLLM, Live]]:
     llm = FakeLLM()
+    llm.n_ctx = ROOM
     with running(lambda: llm) as live:
         yield llm, live
 
@@ -227,6 +232,7 @@ def test_messages_that_are_no_dialog(live: Live, llm: FakeLLM, message: Any, sai
 
 def test_a_server_that_answers_in_words_only() -> None:
     llm = FakeLLM(say(CALL))
+    llm.n_ctx = ROOM
     with running(lambda: llm, ServerConfig(port=0, tools=False)) as live:
         assert ask(live, tools=TOOLS)["message"]["content"] == CALL
         assert "get_weather" not in llm.tokenizer.decode(llm.calls[0].prompt.tokens)
@@ -240,6 +246,26 @@ def test_a_server_that_answers_in_words_only() -> None:
             reply = live.post(CHAT, messages=[QUESTION], **body)
             assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
             assert "answers in words only" in reply.json()["error"]["message"]
+
+
+def test_functions_that_would_fill_half_of_the_context_are_left_out_and_named(
+    live: Live, llm: FakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = offered(TOOLS)
+    assert offer is not None
+    monkeypatch.setattr(llm, "n_ctx", 2 * len(described(offer)))
+    body: dict[str, Any] = {"messages": [QUESTION], "tools": TOOLS}
+    reply = live.post(CHAT, **body)
+    assert HEADER not in reply.headers
+    monkeypatch.setattr(llm, "n_ctx", llm.n_ctx - 1)
+    reply = live.post(CHAT, **body)
+    assert reply.headers[HEADER] == "tools"
+    assert reply.json()["choices"][0]["message"]["content"] == "".join(PIECES)
+    assert [call.prompt.tools for call in llm.calls] == [offer, None]
+    assert live.post("/apply-template", **body).json()["prompt"] == f"user: {QUESTION['content']}\n"
+    assert live.post(CHAT, **body, tool_choice="required").json()["choices"][0]["message"][
+        "tool_calls"
+    ]
 
 
 def test_calls_and_results_are_left_out_with_their_question(live: Live, llm: FakeLLM) -> None:

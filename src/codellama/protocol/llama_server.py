@@ -174,7 +174,7 @@ class TemplateRequest(Dialog, ToolFields):
         The text has no BOS, as llama-server's: `/completion` and `/tokenize` put it there. A token has
         its id and its piece, and is marked if it is a control token.
         """
-        messages, tools = self.dialog(), self.offer()
+        messages, tools = self.dialog(), self.offer_to(llm)
         tokenizer = llm.tokenizer
         bos = tokenizer.token_text(tokenizer.bos)
         body: Json = {"prompt": chat_format.render(messages, tools).removeprefix(bos)}

@@ -64,7 +64,7 @@ class ChatRequest(Dialog, ToolFields, SamplingFields):
 
     def prompts(self, llm: LanguageModel) -> list[Prompt]:
         """The one prompt of a chat; `context_policy` may leave old turns out of it."""
-        messages, policy, tools = self.dialog(), self.context_policy, self.offer()
+        messages, policy, tools = self.dialog(), self.context_policy, self.offer_to(llm)
         try:
             prompt = llm.chat_prompt(
                 messages, context_policy=policy, max_tokens=self.limit, tools=tools

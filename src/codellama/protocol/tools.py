@@ -9,8 +9,10 @@ from pydantic import PrivateAttr
 from codellama.compat.tools import offered
 from codellama.errors import InvalidRequestError
 from codellama.params import Tools
+from codellama.prompts.tools import described
 from codellama.protocol.body import Fields
 from codellama.protocol.tolerance import note_ignored
+from codellama.running.language_model import LanguageModel
 
 
 class ToolFields(Fields):
@@ -48,6 +50,16 @@ class ToolFields(Fields):
             note_ignored("functions" if self.functions else "tools")
         return None
 
+    def offer_to(self, llm: LanguageModel) -> Tools | None:
+        """`offer`; but functions that need not be called are left out, and noted as ignored, where telling
+        the model of them takes more than half of its context. Some clients offer dozens with every chat.
+        """
+        offer = self.offer()
+        if offer is None or offer.choice != "auto" or _fits(offer, llm):
+            return offer
+        note_ignored("functions" if self.functions else "tools")
+        return None
+
     def respell_parameters(self, error: InvalidRequestError) -> None:
         """Let an error about a function's schema, which has the function's name, name its place."""
         match (error.param or "").split("."):
@@ -56,6 +68,11 @@ class ToolFields(Fields):
                 offered = self.functions or [tool["function"] for tool in self.tools or ()]
                 i = [function["name"] for function in offered].index(name)
                 error.rename(place.format(i=i, name=name))
+
+
+def _fits(offer: Tools, llm: LanguageModel) -> bool:
+    text, most = described(offer), llm.n_ctx // 2
+    return len(text.encode()) <= most or len(llm.tokenizer.encode(text)) <= most
 
 
 def refuse_forced(offer: Tools | None, param: str) -> None:
