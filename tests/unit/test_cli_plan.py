@@ -87,7 +87,7 @@ def test_a_size_that_is_none_is_an_error() -> None:
 def test_no_network_is_said_within_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     again: list[object] = []
-    monkeypatch.setattr(outlooks, "here", lambda: machine(8))
+    monkeypatch.setattr(outlooks, "here", lambda *_: machine(8))
     monkeypatch.setattr(hub.Repository, "_pause", lambda *_: again.append(_))
     result = plan("codellama/CodeLlama-70b-Instruct-hf")
     assert not again, "nothing is tried again"
