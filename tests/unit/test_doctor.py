@@ -92,6 +92,10 @@ def test_lines_and_json_have_the_devices() -> None:
     assert document["devices"][1]["bandwidth"] is None
 
 
+def test_bandwidth_is_measured_however_late_a_thread_begins() -> None:
+    assert read_bandwidth(2, seconds=0.0, nbytes=2**20) > 1e6
+
+
 def test_the_command_looks_at_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking, "_MEASURING_S", 0.02)
     result = CliRunner().invoke(main, ["doctor", "--json"])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -18,7 +19,7 @@ from codellama.errors import InvalidRequestError, ModelLoadError
 from codellama.server.config import ServerConfig, is_loopback
 from codellama.server.run import bind, build, serve, url_of
 from tests.fake_llm import FakeLLM
-from tests.live_server import Live, running, wait_until
+from tests.live_server import DEADLINE_S, Live, running, wait_until
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 GENERATION = [
@@ -176,10 +177,16 @@ def test_a_silent_stream_is_pinged(endless: tuple[FakeLLM, Live]) -> None:
 def test_pings_are_comments_to_clients() -> None:
     llm = FakeLLM(hold=True)
     with running(lambda: llm, ServerConfig(port=0, ping_interval=0.02)) as live:
-        threading.Timer(0.3, llm.release).start()
-        text = live.post("/completion", prompt="x", stream=True).text
-    assert text.count(":\n\n") > 2
-    data = [line for line in text.splitlines() if line.startswith("data: ")]
+        body = {"prompt": "x", "stream": True}
+        with httpx.stream(
+            "POST", f"{live.url}/completion", json=body, timeout=DEADLINE_S
+        ) as stream:
+            coming, lines = stream.iter_lines(), list[str]()
+            while lines.count(":") < 3:  # for which any time is long enough
+                lines.append(next(coming))
+            llm.release()
+            lines.extend(coming)
+    data = [line for line in lines if line.startswith("data: ")]
     assert "".join(json.loads(line[6:])["content"] for line in data) == "hello"
 
 

@@ -16,14 +16,14 @@ _SECONDS = 0.05
 
 
 def read_bandwidth(threads: int, seconds: float = _SECONDS, nbytes: int = _BYTES) -> float:
-    """Bytes a second that so many threads read together."""
+    """Bytes a second that so many threads read together, all of `nbytes` at least once."""
     numbers = np.ones(nbytes // 8, np.uint64)  # ones, because zeros may share one page
     parts = np.array_split(numbers, threads)
     done = [0] * threads
     begun = time.perf_counter()
 
     def work(index: int) -> None:
-        while time.perf_counter() - begun < seconds:
+        while done[index] == 0 or time.perf_counter() - begun < seconds:
             parts[index].max()
             done[index] += parts[index].nbytes
 
