@@ -16,6 +16,7 @@ from codellama.devices import facts as looking
 from codellama.devices.doctor import MachineFacts, diagnose, facts_json
 from codellama.devices.processors import Core, Processors
 from codellama.native.backends import Device, backend_names
+from codellama.native.bandwidth import read_bandwidth
 from tests.made_up import GIB, machine
 
 EIGHT_CORES = Processors(16, tuple(Core((i, i + 8)) for i in range(8)))
