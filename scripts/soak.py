@@ -135,7 +135,8 @@ def summary(
     looks: Sequence[Look], first: Sequence[tuple[float, float]], seconds: float
 ) -> dict[str, float]:
     """The figures behind the warm-up: memory's slope in MB per hour, and early and late, which is the first
-    and the second half: most files and threads, and the 99th percentile of seconds to the first token."""
+    and the second half: the median of files and threads, as what leaks stays and what a pool lends comes and
+    goes, and the 99th percentile of seconds to the first token."""
     later = [look for look in looks if look.at >= seconds / 6] or list(looks)
     half = len(later) // 2
     slope = 0.0
@@ -153,8 +154,8 @@ def summary(
         ("early", later[:half] or later, waits[: len(waits) // 2]),
         ("late", later[half:], waits[len(waits) // 2 :]),
     ):
-        found[f"files_{when}"] = max(look.files for look in looked)
-        found[f"threads_{when}"] = max(look.threads for look in looked)
+        found[f"files_{when}"] = statistics.median_low(look.files for look in looked)
+        found[f"threads_{when}"] = statistics.median_low(look.threads for look in looked)
         found[f"first_p99_{when}"] = _p99(waited)
     return found
 
