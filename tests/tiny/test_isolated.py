@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from codellama.errors import (
     UnsupportedError,
 )
 from codellama.native.hooks import TokenHooks
+from codellama.running import isolated
+from codellama.running.engine_process import EngineProcess
 from codellama.running.isolated import IsolatedCore
 from codellama.running.kv_file import StaleStateError
+from codellama.running.records import Start
 from codellama.server.config import ServerConfig
 from tests.live_server import Live, running, wait_until
 from tests.lora_file import write_adapter
@@ -198,6 +202,34 @@ def test_a_closed_model_leaves_no_process(tiny_gguf: Path) -> None:
         open_one.result()
     with pytest.raises(EngineDeadError):
         llm.complete("x")
+
+
+def test_a_model_may_be_closed_while_another_process_is_started(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[EngineProcess] = []
+    closing: list[threading.Thread] = []
+
+    def start(what: Start) -> EngineProcess:
+        started.append(EngineProcess(what))
+        if len(started) == 2:
+            closing.append(threading.Thread(target=llm.close))
+            closing[0].start()
+            wait_until(is_closing)
+        return started[-1]
+
+    monkeypatch.setattr(isolated, "EngineProcess", start)
+
+    def is_closing() -> bool:
+        assert isinstance(llm._core, IsolatedCore)
+        return llm._core._stopping.is_set()
+
+    llm = LLM(tiny_gguf, isolate=True, **CONFIG)
+    kill(llm)
+    wait_until(lambda: bool(closing))
+    closing[0].join(20)  # less than `close` waits for a process that does not end
+    assert not closing[0].is_alive()
+    assert not any(is_alive(process.pid) for process in started)
 
 
 def test_the_server_says_why_and_goes_on(tiny_gguf: Path) -> None:

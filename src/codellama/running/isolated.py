@@ -217,6 +217,8 @@ class IsolatedCore:
         process = EngineProcess(Start(self._path, config, levels, sys.getswitchinterval()))
         with self._changed:
             self._process = process
+            if self._stopping.is_set():  # `close` knew only of the process before
+                process.stop()
         try:
             for record in process.records():
                 match record:
