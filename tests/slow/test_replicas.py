@@ -202,7 +202,8 @@ def test_a_client_that_leaves_ends_its_request(served: Served) -> None:
     with httpx.stream(
         "POST", served.url + "/completion", json=ask, headers=headers, timeout=60
     ) as answer:
-        assert next(answer.iter_lines()).startswith("data: ")
+        lines = answer.iter_lines()  # a generator that nobody holds would end the response
+        assert next(lines).startswith("data: ")
         assert any(slot["is_processing"] for slot in served.get("/slots").json())
     wait_until(lambda: not any(s["is_processing"] for s in served.get("/slots").json()), 5)
 
