@@ -30,6 +30,7 @@ from codellama.running.isolated import IsolatedCore
 from codellama.running.kv_file import StaleStateError
 from codellama.running.records import Start
 from codellama.server.config import ServerConfig
+from tests import tiny_model
 from tests.live_server import Live, running, wait_until
 from tests.lora_file import write_adapter
 
@@ -213,9 +214,10 @@ def test_a_model_may_be_closed_while_another_process_is_started(
     def start(what: Start) -> EngineProcess:
         started.append(EngineProcess(what))
         if len(started) == 2:
-            closing.append(threading.Thread(target=llm.close))
-            closing[0].start()
+            thread = threading.Thread(target=llm.close)
+            thread.start()
             wait_until(is_closing)
+            closing.append(thread)
         return started[-1]
 
     monkeypatch.setattr(isolated, "EngineProcess", start)
@@ -232,18 +234,24 @@ def test_a_model_may_be_closed_while_another_process_is_started(
     assert not any(is_alive(process.pid) for process in started)
 
 
-def test_the_server_says_why_and_goes_on(tiny_gguf: Path) -> None:
+def test_the_server_says_why_and_goes_on(tmp_path: Path) -> None:
     """With the official client: a stream gets one final error, a request that waits its answer."""
     made: list[LLM] = []
+    path = write_slow(tmp_path / "slow.gguf")
 
     def load() -> LLM:
-        made.append(LLM(tiny_gguf, isolate=True, n_ctx=256, n_seq_max=1, n_threads=1))
+        made.append(LLM(path, isolate=True, n_ctx=256, n_seq_max=1, n_threads=1))
         return made[-1]
 
     with running(load, ServerConfig(port=0)) as live:
         client = openai.OpenAI(base_url=live.url + "/v1", api_key="none", max_retries=0)
         lost_and_found(live, client, lambda: kill(made[0]))
         assert len(made) == 1, "the model is the same, its process is another"
+
+
+def write_slow(path: Path) -> Path:
+    """A model that writes its answers slowly enough for something to happen meanwhile."""
+    return tiny_model.write(path, ffn=2**15)
 
 
 def lost_and_found(live: Live, client: openai.OpenAI, lose: Any) -> None:

@@ -27,7 +27,7 @@ from codellama.native.rpc_server import CACHED_FROM, drop_doubtful
 from codellama.server.config import ServerConfig
 from tests import tiny_model
 from tests.live_server import running, wait_until
-from tests.tiny.test_isolated import lost_and_found
+from tests.tiny.test_isolated import lost_and_found, write_slow
 
 pytestmark = pytest.mark.skipif(
     RPC not in backend_names(), reason="this llama.cpp was built without its RPC backend"
@@ -89,14 +89,15 @@ def test_somebody_else_at_an_endpoint_is_an_error_in_time(answer: bytes | None, 
         assert time.monotonic() - began < 5
 
 
-def test_a_lost_worker_ends_no_server(tiny_gguf: Path) -> None:
+def test_a_lost_worker_ends_no_server(tmp_path: Path) -> None:
     """With the official client: the worker is killed in the middle of a stream."""
     made: list[LLM] = []
+    path = write_slow(tmp_path / "slow.gguf")
 
     with worker() as (endpoint, process), worker() as (kept, _):
 
         def load() -> LLM:
-            made.append(LLM(tiny_gguf, rpc=[endpoint, kept], n_gpu_layers="all", **CONFIG))
+            made.append(LLM(path, rpc=[endpoint, kept], n_gpu_layers="all", **CONFIG))
             return made[-1]
 
         with running(load, ServerConfig(port=0)) as live:
