@@ -19,6 +19,8 @@ import httpx
 import openai
 import pytest
 
+from tests.live_server import wait_until
+
 ROOT = Path(__file__).parents[2]
 KEY = "one-key-for-all"
 LONG = 900
@@ -138,13 +140,6 @@ def wait_for_url(log: Path, process: subprocess.Popen[str]) -> str:
             return found[1]
         time.sleep(0.2)
     raise AssertionError(log.read_text()[-3000:])
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
 
 
 def counted(page: str, name: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +106,9 @@ def file_verdict(path: Path) -> str:
 
 def here(rpc: Sequence[str] = ()) -> Machine:
     """This machine and what others lend it, with the bandwidths of their memories measured."""
-    from codellama.devices.machine import this_machine, with_measured_workers
-    from codellama.devices.processors import choose_threads
-    from codellama.native.bandwidth import read_bandwidth
+    from codellama.devices.machine import this_machine, with_measured_speeds
 
-    machine = this_machine(rpc)
-    n_threads = choose_threads(machine.processors).n
-    return with_measured_workers(replace(machine, bandwidth=read_bandwidth(n_threads)))
+    return with_measured_speeds(this_machine(rpc))
 
 
 def document(found: Sequence[RunOutlook], machine: Machine, **more: Any) -> dict[str, Any]:

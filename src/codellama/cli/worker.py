@@ -120,7 +120,7 @@ def command(
 
 def _address(host: str, without_authentication: bool) -> str:
     """The IPv4 address of `host`, if it may be listened on."""
-    import ipaddress
+    from codellama.server.config import is_loopback
 
     try:
         address = socket.gethostbyname(host)
@@ -128,7 +128,7 @@ def _address(host: str, without_authentication: bool) -> str:
         raise InvalidRequestError(
             "{param}: {host} has no IPv4 address, and llama.cpp takes no other", "host", host=host
         ) from error
-    if not ipaddress.ip_address(address).is_loopback and not without_authentication:
+    if not is_loopback(address) and not without_authentication:
         raise InvalidRequestError(
             "{host} can be reached by other machines, and the protocol has no authentication: whoever "
             "connects can use this process, read what it computes and end it",
@@ -171,7 +171,9 @@ def _cache_folder(cache: Path | None) -> Path | None:
 
 def _warning(address: str, port: int) -> list[str]:
     """What there is to know of who can connect."""
-    if address.startswith("127."):
+    from codellama.server.config import is_loopback
+
+    if is_loopback(address):
         name = socket.gethostname()
         return [
             "The protocol has no authentication: only this machine can connect. From another, through ssh:",

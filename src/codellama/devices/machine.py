@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from codellama.devices.bandwidth import known_bandwidth
 from codellama.devices.host_memory import host_memory
-from codellama.devices.processors import ONE_CORE, Processors, this_processors
+from codellama.devices.processors import ONE_CORE, Processors, choose_threads, this_processors
 from codellama.devices.speed import GPU_SHARE
 from codellama.native.backends import Device, offload_devices, rpc_devices
+from codellama.native.bandwidth import read_bandwidth
 from codellama.native.library import library
 from codellama.native.rpc_speed import measure_worker
 
@@ -74,6 +75,13 @@ def this_machine(rpc: Sequence[str] = ()) -> Machine:
 def with_measured_workers(machine: Machine) -> Machine:
     """The machine with the speed of what others lend, and of the way there; half a second for each device."""
     return replace(machine, gpus=tuple(map(_measured, machine.gpus)))
+
+
+def with_measured_speeds(machine: Machine, n_threads: int | None = None) -> Machine:
+    """The same with the bandwidth of its own memory too, as so many threads read it (None: as many as a model
+    begins to answer with)."""
+    n = n_threads or choose_threads(machine.processors).n
+    return with_measured_workers(replace(machine, bandwidth=read_bandwidth(n)))
 
 
 def _measured(device: Device) -> Device:

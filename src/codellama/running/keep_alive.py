@@ -12,6 +12,8 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from codellama.native.rpc_link import parsed
+
 SILENCE_S = 10
 """Seconds without a sign of life from a machine until the system asks after it."""
 _OPTIONS = {
@@ -28,7 +30,7 @@ def notice_lost_workers(endpoints: Sequence[str]) -> int:
     """
     if not endpoints:
         return 0
-    ports = {int(endpoint.rpartition(":")[2]) for endpoint in endpoints}
+    ports = {parsed(endpoint)[1] for endpoint in endpoints}
     found = 0
     for entry in Path("/proc/self/fd").glob("*") if Path("/proc/self/fd").is_dir() else ():
         with contextlib.suppress(OSError):

@@ -11,13 +11,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from codellama.devices.fitting import MARGIN
-from codellama.devices.machine import Machine, this_machine, with_measured_workers
+from codellama.devices.machine import Machine, this_machine, with_measured_speeds
 from codellama.devices.plan import LoadPlan
 from codellama.devices.planner import plan_load
-from codellama.devices.processors import choose_threads
 from codellama.errors import CodeLlamaError, ModelLoadError
 from codellama.files.gguf_header import GGUFHeader
-from codellama.native.bandwidth import read_bandwidth
 from codellama.params import ModelConfig
 from codellama.running.adapter_files import AdapterFile, adapter_bytes
 from codellama.running.opening import read_draft
@@ -84,9 +82,7 @@ def measured(machine: Machine, header: GGUFHeader, config: ModelConfig) -> Machi
     """The machine with the bandwidths of its memory and of workers, if the model's speed depends on them."""
     if sum(tensor.nbytes for tensor in header.tensors) < _LARGE:
         return machine
-    n = config.n_threads
-    n = choose_threads(machine.processors).n if n == "auto" else n
-    return with_measured_workers(replace(machine, bandwidth=read_bandwidth(n)))
+    return with_measured_speeds(machine, None if config.n_threads == "auto" else config.n_threads)
 
 
 def _smaller(
