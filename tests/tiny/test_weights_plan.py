@@ -69,6 +69,28 @@ def test_a_gguf_can_be_planned(folder: Path, tmp_path: Path) -> None:
     assert found.plans[0].nbytes == report.nbytes
 
 
+def test_the_demo_and_a_model_here_are_planned_by_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = run("plan", "demo")
+    assert demo.exit_code == 0, demo.output
+    assert "Q4_K_M runs" in demo.output
+    models = tmp_path / "models"
+    models.mkdir()
+    convert(folder, models / "mine.F16.gguf", "F16")
+    monkeypatch.setenv("CODELLAMA_MODELS", str(models))
+    monkeypatch.chdir(tmp_path)
+    by_name, by_path = (
+        run("plan", "mine.F16", "--json"),
+        run("plan", "models/mine.F16.gguf", "--json"),
+    )
+    assert by_name.exit_code == 0, by_name.output
+    assert json.loads(by_name.output)["outputs"] == json.loads(by_path.output)["outputs"]
+    missing = run("plan", "other")
+    assert missing.exit_code == 1
+    assert "no published model has that name" in missing.output
+
+
 def test_a_repository_is_planned_from_its_headers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.core import ParameterSource
 from codellama.cli import outlooks
 from codellama.cli.options import json_option, model_config, running_options
 from codellama.cli.outputs import file_size, quant_options, quantizer_options, type_option
-from codellama.models import find_variant
+from codellama.models import DEMO, demo_checkpoint, find_variant, resolve_model
 from codellama.params import ModelConfig
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def command(
     go where and what speed to expect, on this machine or on the one described. That needs no network and
     no file, and one request at a time is planned for unless --parallel says more.
 
-    Or SOURCE is a checkpoint folder, a repository on the hub or a GGUF. Only headers are read. Sizes are
-    exact to the byte; the time comes from measuring this machine for a second.
+    Or SOURCE is a checkpoint folder, a repository on the hub, a GGUF or the name of one here, or demo. Only
+    headers are read. Sizes are exact to the byte; the time comes from measuring this machine for a second.
     """
     from codellama.devices.outlook import made_up_machine
 
@@ -109,7 +110,7 @@ def command(
         revision=revision,
         options=quantizer_options(conversion),
     )
-    found = make_forecast(source, types, settings)
+    found = make_forecast(_meant(source), types, settings)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
         return
@@ -117,6 +118,13 @@ def command(
         click.echo(line)
     for line in _verdicts(found, config, machine):
         click.echo(line)
+
+
+def _meant(source: str) -> str:
+    """What is planned for: a name that is neither a path nor a repository's is one of the models here."""
+    if "/" in source or Path(source).exists():
+        return source
+    return os.fspath(demo_checkpoint() if source == DEMO else resolve_model(source))
 
 
 def _tell_running(

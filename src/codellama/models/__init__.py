@@ -5,7 +5,7 @@ repository (`TheBloke/CodeLlama-70B-Instruct-GGUF:Q4_K_M`), a model of Ollama (`
 `demo`. `obtain` fetches what is not here, if that is what the caller wants.
 """
 
-from codellama.models.demo import DEMO, demo_gguf, has_demo
+from codellama.models.demo import DEMO, demo_checkpoint, demo_gguf, has_demo
 from codellama.models.folders import cache_folder, models_folders, new_models_folder
 from codellama.models.hub_name import HubName
 from codellama.models.local import LocalModel, local_models, usable
@@ -19,6 +19,7 @@ __all__ = [
     "LocalModel",
     "StoredModel",
     "cache_folder",
+    "demo_checkpoint",
     "demo_gguf",
     "find_variant",
     "has_demo",

@@ -26,18 +26,27 @@ def has_demo() -> bool:
     return (DEMO_CHECKPOINT / "config.json").is_file()
 
 
-def demo_gguf(say: Callable[[str], None] = logger.info) -> Path:
-    """The demo model as a GGUF, converted first if the cache has none of this checkpoint.
+def demo_checkpoint() -> Path:
+    """The folder of the demo checkpoint.
 
-    Raises CheckpointError if this installation has no demo checkpoint.
+    Raises CheckpointError if this installation has none.
     """
     if not has_demo():
         raise CheckpointError(
             f"{DEMO_CHECKPOINT}: no demo checkpoint; it is part of the source checkout and of the wheel"
         )
+    return DEMO_CHECKPOINT
+
+
+def demo_gguf(say: Callable[[str], None] = logger.info) -> Path:
+    """The demo model as a GGUF, converted first if the cache has none of this checkpoint.
+
+    Raises CheckpointError if this installation has no demo checkpoint.
+    """
+    checkpoint = demo_checkpoint()
     from codellama.files.provenance import manifest_path  # with it comes llama.cpp
 
-    folder = cache_folder() / "demo" / _checksum(DEMO_CHECKPOINT)
+    folder = cache_folder() / "demo" / _checksum(checkpoint)
     path = folder / f"codellama-demo.{DEMO_TYPE}.gguf"
     if not path.is_file() or not manifest_path(path).is_file():
         say(f"Converting {DEMO} to {DEMO_TYPE} ...")
