@@ -12,21 +12,22 @@ processes together, which needs no quiet machine. The last line of the output is
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import threading
 import time
 from pathlib import Path
 
 import click
 
+from bench.report import Row, heading, publish, table
+from bench.servers import versions
 from codellama import LLM, SamplingParams
 from codellama.engine.request import Delta
 from codellama.running.child import Outbox
 from codellama.running.records import read_record
 
-KINDS = {"in this process": False, "in its own": True}
+HERE = "in this process"
+KINDS = {"in its own": True, HERE: False}
 
 
 @click.command()
@@ -58,15 +59,14 @@ def main(model: Path, runs: int, streams: int, tokens: int, threads: int | None)
     for llm in loaded.values():
         llm.close()
     relayed_us = 1e6 * relayed(streams)
-    here, apart = found.values()
-    ratios = [b / a for a, b in zip(here, apart, strict=True)]
-    for kind, speeds in found.items():
-        click.echo(f"{kind:<16} {statistics.median(speeds):8.1f} tokens/s")
-    ratio = statistics.median(ratios)
-    click.echo(f"{'ratio':<16} {ratio:8.4f}   ({min(ratios):.4f} to {max(ratios):.4f})")
-    click.echo(f"{'relaying':<16} {relayed_us:8.1f} microseconds of processor time for a token")
-    document = {"model": model.name, "streams": streams, "ratio": ratio, "runs": found}
-    click.echo(json.dumps({**document, "relayed_us": relayed_us}))
+    row = Row("speed", f"{streams} streams", "tokens/s", "more", found, {HERE: 0.99})
+    settings = {"model": model.name, "streams": streams, "tokens": tokens, "runs": runs}
+    document = heading("isolated", settings | {"threads": threads}, versions())
+    publish(
+        document | {"results": [row.to_json()], "relayed_us": relayed_us},
+        [table(f"{runs} runs, medians", [row])],
+    )
+    click.echo(f"relaying a token takes {relayed_us:.1f} microseconds of processor time", err=True)
 
 
 def measured(llm: LLM, params: SamplingParams, streams: int) -> float:

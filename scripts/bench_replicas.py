@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,11 @@ from pathlib import Path
 
 import httpx
 
+from bench.report import Row, heading, publish, table
+from bench.servers import versions
+
+ONE = "one replica"
+SERVERS = {"two replicas": ["--replicas", "2"], ONE: ["--replicas", "1"], "no replica": []}
 REPEATS = 2
 SLOTS = 8
 READY_S = 300.0
@@ -39,23 +43,14 @@ def main() -> None:
     args = parser.parse_args()
     speeds: dict[str, list[float]] = {}
     for round_number in range(args.rounds):
-        for name, options in (
-            ("plain", []),
-            ("1", ["--replicas", "1"]),
-            ("2", ["--replicas", "2"]),
-        ):
+        for name, options in SERVERS.items():
             found = measured(args.model, options, args.clients, args.tokens)
             speeds.setdefault(name, []).extend(found)
             print(f"round {round_number + 1}: {name}: {found} tokens/s", file=sys.stderr)
-    medians = {name: statistics.median(found) for name, found in speeds.items()}
-    print(f"{'server':12}{'tokens/s':>10}{'against one':>14}")
-    for name, speed in medians.items():
-        title = "plain" if name == "plain" else f"{name} replica(s)"
-        print(f"{title:12}{speed:10.1f}{speed / medians['1']:14.2f}")
-    print(
-        json.dumps(
-            {"clients": args.clients, "tokens_per_s": speeds, "ratio": medians["2"] / medians["1"]}
-        )
+    row = Row("speed", f"{args.clients} clients", "tokens/s", "more", speeds, {ONE: 1.7})
+    document = heading("replicas", vars(args), versions())
+    publish(
+        document | {"results": [row.to_json()]}, [table(f"{args.rounds} rounds, medians", [row])]
     )
 
 
