@@ -2,11 +2,15 @@
 
 A step has a part that one thread does alone, a part that all share, and a wait for memory that no thread
 shortens below its bandwidth. All threads meet, so a step takes as long as its slowest thread. A core that
-another program takes gives half of its time, in slices: some steps escape, some wait for a whole one.
+another program takes gives half of its time, in slices: some steps escape, some wait for a whole one. More
+threads than cores get a part of each core, so the slowest shares it with as many as do so most.
+
+Where it `tells`, it says how much of its cores other programs leave.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +18,7 @@ from dataclasses import dataclass, field
 from codellama.engine.threads import ThreadCount
 
 SLICE = 0.004  # seconds that the other program has the core for
+TOLD_S = 0.1  # seconds between two answers to how much is free
 
 
 @dataclass
@@ -31,6 +36,7 @@ class SimulatedMachine:
     noise: float = 0.02
     burst_every: int = 0
     taken: int = 0
+    tells: bool = False
     seed: int = 0
     rng: random.Random = field(init=False)
 
@@ -41,6 +47,8 @@ class SimulatedMachine:
         """What a step with `n` threads takes now."""
         time = self.plain(n, rows)
         contended = max(0, n + self.taken - len(self.speeds))
+        if n > len(self.speeds):
+            return time * max(0.5, self.rng.gauss(1, self.noise))
         if (
             contended
         ):  # the slowest of them: it shares its core, and comes late by what is left of a slice
@@ -54,10 +62,20 @@ class SimulatedMachine:
     def plain(self, n: int, rows: int = 1) -> float:
         """The same on a quiet machine without noise."""
         work = self.work * (0.75 + 0.25 * rows)
-        slowest = self.speeds[n - 1]
+        cores = len(self.speeds)
+        slowest = self.speeds[min(n, cores) - 1]
         shared = work * (1 - self.alone) / min(n * slowest, self.bandwidth)
+        if n > cores:  # a crowd that meets too often wakes its sleepers for nothing
+            return work * self.alone + shared * math.ceil((n + self.taken) / cores) + SLICE
         waits = 0.00001 * n  # of meeting
         return work * self.alone + shared + waits
+
+    def free(self, n: int) -> float:
+        """Cores' worth of time that other programs leave to `n` threads."""
+        cores = len(self.speeds)
+        crowd = math.ceil(max(n + self.taken, cores) / cores)
+        shared = min(self.taken, max(0, n + self.taken - cores))
+        return cores - (self.taken - shared) - shared / max(2, crowd)
 
     def best(self, rows: int = 1) -> int:
         """The number of threads with the shortest steps on a quiet machine, of the cores that are free."""
@@ -88,10 +106,15 @@ def run(
 ) -> Run:
     """Let `count` decide for so many seconds of steps, with rows in turn."""
     found = Run()
+    told = 0.0
     while found.seconds < seconds:
         size = rows[len(found.counts) % len(rows)]
-        time = machine.seconds(count.choose(), size)
-        count.learn(size, time)
+        n = count.choose()
+        time = machine.seconds(n, size)
         found.seconds += time
+        if machine.tells and found.seconds - told >= TOLD_S:
+            told = found.seconds
+            count.heard(machine.free(n) + machine.rng.gauss(0, 0.08))
+        count.learn(size, time)
         found.counts.append((found.seconds, count.n))
     return found

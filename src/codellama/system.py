@@ -111,6 +111,16 @@ def processors() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def clock_tick() -> float:
+    """The seconds that the system counts processor time in; 0.01 where it does not tell."""
+    return 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
+
+
+def is_nice() -> bool:
+    """Whether this process has a lower priority than others; False where the system does not tell."""
+    return hasattr(os, "getpriority") and os.getpriority(os.PRIO_PROCESS, 0) > 0
+
+
 def memory_bytes() -> int:
     """Bytes of main memory, used or not; `ASSUMED_MEMORY` where nobody tells."""
     if hasattr(os, "sysconf"):

@@ -4,7 +4,7 @@
 number is one per core: two hardware threads of a core share its arithmetic. Slower cores are left out,
 because all threads meet many times a token and would wait for them. So are other sockets, whose memory is
 far. And there are no more threads than a quota is good for: one too many uses it up early, and all stand
-still until the next period.
+still until the next period. A trial of a few steps would not show that, so none is made.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from codellama.devices.quota import read_quota
 # Cores with less than this share of the quickest one's capacity or clock are efficiency cores: Intel's have
 # 0.73 to 0.78, ARM's little ones at most 0.5. Clocks of equal cores differ by a few percent.
 LEAST_CAPACITY = 0.8
+# A thread for the last part of a quota is worth it from this part on. With a quota of 1.75 two threads stand
+# still for an eighth of the time. Measured with a quota of 1.5: one thread 241 tokens/s, two 231.
+LAST_PART = 0.75
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class Processors:
     @property
     def most(self) -> int:
         """The most threads worth a try: one per core, of whatever kind, as far as a quota goes."""
-        return _within(len(self.cores), math.ceil(self.quota) if self.quota else None)
+        if self.quota is None:
+            return len(self.cores)
+        return max(1, min(len(self.cores), math.floor(self.quota + 1 - LAST_PART)))
 
 
 ONE_CORE = Processors(1, (Core((0,)),))
@@ -87,7 +92,7 @@ def choose_threads(processors: Processors) -> ThreadChoice:
     elif (nodes := len({core.node for core in quick})) > 1:
         words.append(f"{nodes} NUMA nodes of one socket")
     if processors.quota is not None and processors.quota < n:
-        n = max(1, math.floor(processors.quota))
+        n = min(n, processors.most)
         words.append(f"a quota of {processors.quota:g} cores")
     kind = "performance core" if len(quick) < len(cores) else "core"
     reason = "; ".join([f"one per {kind}", *words])
@@ -161,10 +166,6 @@ def parse_list(text: str) -> list[int]:
             return []
         found += range(int(first), int(last or first) + 1)
     return found
-
-
-def _within(n: int, limit: int | None) -> int:
-    return max(1, n if limit is None else min(n, limit))
 
 
 def _number(path: Path) -> int | None:

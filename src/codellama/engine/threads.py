@@ -5,7 +5,10 @@ steps get slower, a few are therefore tried with a thread fewer, and what is qui
 fewer than to begin with, more are tried again and again, as the core may be free by now. In between, longer
 and longer intervals, it is asked whether the number to begin with was the right one at all.
 
-Steps of different sizes are compared by what steps of their size usually take.
+Steps of different sizes are compared by what steps of their size usually take. Where the system tells how
+much of the processors other programs leave, nothing has to be tried to learn that a core is taken or free.
+And where a core is taken, long steps may get more threads than there are cores: the system then gives this
+program a larger part of them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 log = logging.getLogger("codellama.engine")
 
@@ -35,6 +39,9 @@ FIRST_LOOK, LAST_LOOK, LOOK_STEPS = 0.5, 64.0, 100
 # With more threads than memory feeds steps are this much slower at most, else a core is taken. Where none is,
 # there is no hurry to try more.
 SATURATED, LAST_SATURATED = 1.4, 32.0
+# A processor of which others take more than this is taken. While none is known to be free, more threads are
+# tried after so many seconds at the latest; once one is free, no sooner than so long after the last time.
+TAKEN, LAST_BUSY, AGAIN = 0.3, 6.4, 0.4
 # Steps with so many rows of prompts at most compute as answers do.
 FEW = 32
 # After so many seconds without a step a core that was taken may be free.
@@ -83,13 +90,14 @@ def _median(ratios: Sequence[float]) -> float:
 class _Trial:
     """Steps with `n` threads instead. Below `bar` a step is good; `votes` of them decide.
 
-    `slow` says that steps had become slow before.
+    `slow` says that steps had become slow before, `taken` that other programs take cores.
     """
 
     n: int
     slow: bool
     bar: float
     votes: int
+    taken: bool = False
     good: int = 0
     bad: int = 0
     ratios: list[float] = field(default_factory=list)
@@ -98,7 +106,8 @@ class _Trial:
 class ThreadCount:
     """The number of threads `n` for steps of one kind, between 1 and `most`, and in words `why`.
 
-    Before a step ask `choose`, after it tell `learn`. Without `adapts` the number stays `start`.
+    Before a step ask `choose`, after it tell `learn`. Without `adapts` the number stays `start`. While other
+    programs take cores, long steps may have up to twice `start`.
     """
 
     def __init__(self, start: int, most: int, why: str, *, adapts: bool = True) -> None:
@@ -122,6 +131,10 @@ class ThreadCount:
         self._look_at, self._look_steps, self._look_pause = FIRST_LOOK, LOOK_STEPS, FIRST_LOOK
         self._looks = 0
         self._taken = False
+        self._free: float | None = None  # processors' worth of time, of late
+        self._went_for_more = -AGAIN
+        self._left_at = self._crowd_at = 0.0
+        self._left_pause = self._crowd_pause = FIRST_LOOK
 
     def choose(self) -> int:
         """The number of threads for the next step."""
@@ -130,6 +143,17 @@ class ThreadCount:
     def rested(self) -> None:
         """Nothing has been computed for a while: what was taken may be free again."""
         self._up_at, self._up_pause = self._now, FIRST_PAUSE
+
+    def heard(self, free: float) -> None:
+        """Of late other programs left `free` processors' worth of time, what was used here included."""
+        before, self._free = self._is_free, free
+        if self._is_free and before is False:
+            self._up_at = min(self._up_at, max(self._now, self._went_for_more + AGAIN))
+
+    @property
+    def _is_free(self) -> bool | None:
+        """Whether there is a processor for one thread more, up to the number to begin with; None: unknown."""
+        return None if self._free is None else self._free > min(self.n + 1, self.home) - TAKEN
 
     def learn(self, rows: int, seconds: float) -> None:
         """The step with the threads that were chosen had `rows` rows and took `seconds`."""
@@ -149,7 +173,7 @@ class ThreadCount:
         self._level = _median(self._recent)
         if long or len(self._recent) == WINDOW:
             self._watch(rows, ratio, seconds)
-            self._consider(self._level)
+            self._consider(self._level, long)
 
     def _watch(self, rows: int, ratio: float, seconds: float) -> None:
         """Follow what is usual, and how far steps are off it."""
@@ -164,17 +188,46 @@ class ThreadCount:
         change = _FOLLOW * (level - self._usual)
         self._usual += min(change, _GROW * seconds * self._usual)
 
-    def _consider(self, level: float) -> None:
+    def _consider(self, level: float, long: bool) -> None:
         """Begin a trial if it is time for one."""
         if self._slow_for > BURST and self.n > 1 and self._now >= self._down_at:
             n = max(1, self.n - self._stride)
-            self._trial = _Trial(n, True, BETTER * level, DOWN_VOTES)
-        elif self.n < self.home and self._now >= self._up_at:
-            n = min(self.home, self.n + self._stride)
-            bar = 1 - GAIN * (1 - self.n / n) + self._noise if self._taken else BETTER
+            self._trial = _Trial(n, True, BETTER * level, DOWN_VOTES, taken=True)
+        elif long and self._pressed and self._now >= self._crowd_at:
+            self._trial = _Trial(self._crowd(), False, BETTER * level, UP_VOTES, taken=True)
+        elif self.n == self.home > 1 and self._pressed and self._now >= self._left_at:
+            n = max(1, min(self.n - 1, int((self._free or 0) + TAKEN)))
+            self._trial = _Trial(n, False, BETTER * level, DOWN_VOTES, taken=True)
+        elif self._wants_more():
+            self._went_for_more = self._now
+            n = min(self.home, self.n + self._stride) if self.n < self.home else self.home
+            bar = (
+                1 - GAIN * (1 - self.n / n) + self._noise if self._taken and n > self.n else BETTER
+            )
             self._trial = _Trial(n, False, bar * level, UP_VOTES)
         elif self._now >= self._look_at and self._steps >= self._look_steps:
             self._look(level)
+
+    @property
+    def _pressed(self) -> bool:
+        """Whether other programs are known to take cores, and this has not gone beyond them yet."""
+        return (
+            self._is_free is False and self.n <= self.home and (self._taken or self.n == self.home)
+        )
+
+    def _crowd(self) -> int:
+        """Two threads for each core, less one for each that another program takes.
+
+        With a thread on every core such a program gets half of one, else a whole one."""
+        free = self._free or 0.0
+        return max(
+            self.home + 1, int(TAKEN + (2 * free if self.n == self.home else self.home + free))
+        )
+
+    def _wants_more(self) -> bool:
+        """Whether it is time to try to go back to the number to begin with, or towards it."""
+        crowded = self.n > self.home and self._taken and bool(self._is_free)
+        return (self.n < self.home or crowded) and self._now >= self._up_at
 
     def _look(self, level: float) -> None:
         """Try clearly more or fewer threads, in turns, without a reason to."""
@@ -206,24 +259,29 @@ class ThreadCount:
         self.n = trial.n
         self._recent = deque(trial.ratios, maxlen=WINDOW)
         self._level = _median(self._recent)
-        taken = trial.slow or self._taken or (down and level > SATURATED * self._level)
-        self._taken = taken and self.n < self.home
+        taken = trial.taken or self._taken or (down and level > SATURATED * self._level)
+        self._taken = taken and (self.n < self.home or trial.taken)
         # Fewer threads take at most so much longer; if steps are above that, more cores are taken.
         self._usual = min(self._level, ideal) if trial.slow else self._level
-        self._stride = self._stride * (1 if trial.slow else 2) if self.n != self.home else 1
+        self._stride = self._stride * (1 if trial.taken else 2) if self.n != self.home else 1
         self._down_at, self._down_pause = self._now, FIRST_PAUSE
+        self._left_pause = self._crowd_pause = FIRST_LOOK
         lucky = down and self._now - self._went_up < LUCK
-        self._up_pause = LAST_PAUSE if lucky else FIRST_PAUSE
+        self._up_pause = LAST_PAUSE if lucky or self._is_free is False else FIRST_PAUSE
         self._up_at = self._now + (self._up_pause if down else 0.0)
         self._went_up = self._went_up if down else self._now
+        self.why = self._reason()
+
+    def _reason(self) -> str:
         if self.n == self.home:
-            self.why = self._why
-        elif self.n > self.home:
-            self.why = f"more than the {self.home} to begin with are quicker"
-        elif self._taken:
-            self.why = f"other programs take processors: {self.home} were slower"
-        else:
-            self.why = f"fewer than the {self.home} to begin with are quicker"
+            return self._why
+        if self.n > self.home and self._taken:
+            return "other programs take processors: more threads get a larger part of them"
+        if self.n > self.home:
+            return f"more than the {self.home} to begin with are quicker"
+        if self._taken:
+            return f"other programs take processors: {self.home} were slower"
+        return f"fewer than the {self.home} to begin with are quicker"
 
     def _lost(self, trial: _Trial, loss: float) -> None:
         self._trial = None
@@ -235,10 +293,17 @@ class ThreadCount:
         if trial.slow:
             self._down_at = self._now + self._down_pause
             self._down_pause = min(2 * self._down_pause, LAST_PAUSE)
-        elif trial.n > self.n:
+        elif trial.taken and trial.n > self.home:
+            self._crowd_at = self._now + self._crowd_pause
+            self._crowd_pause = min(2 * self._crowd_pause, LAST_LOOK)
+        elif trial.taken:
+            self._left_at = self._now + self._left_pause
+            self._left_pause = min(2 * self._left_pause, LAST_LOOK)
+        elif trial.n > self.n or self.n > self.home:
             hurry = self._taken or loss > SATURATED
-            self._up_at = self._now + self._up_pause
-            self._up_pause = min(2 * self._up_pause, LAST_PAUSE if hurry else LAST_SATURATED)
+            last = LAST_BUSY if self._is_free is False else LAST_PAUSE if hurry else LAST_SATURATED
+            self._up_at = self._now + min(self._up_pause, last)
+            self._up_pause = min(2 * self._up_pause, last)
 
 
 @dataclass(frozen=True)
@@ -252,6 +317,16 @@ class ThreadStatus:
     changes: int = 0
 
 
+class FreeProcessors(Protocol):
+    """Tells how much of the processors other programs leave (`codellama.devices.processor_time`)."""
+
+    def restart(self) -> None:
+        """Forget what was: the next answer is about the time from now on."""
+
+    def free(self) -> float | None:
+        """Processors' worth of time since the last answer; None: not yet again, or nothing tells."""
+
+
 class Threads:
     """The numbers of threads of an engine: for steps that only decode answers, and for those with prompts.
 
@@ -261,9 +336,15 @@ class Threads:
     """
 
     def __init__(
-        self, answers: ThreadCount, prompts: ThreadCount, *, one_row_varies: bool = False
+        self,
+        answers: ThreadCount,
+        prompts: ThreadCount,
+        *,
+        one_row_varies: bool = False,
+        processors: FreeProcessors | None = None,
     ) -> None:
         self._answers, self._prompts = answers, prompts
+        self._processors = processors
         self._one_row_varies = one_row_varies
         self._count: ThreadCount | None = None  # that learns from this step
         self._changes = 0
@@ -281,6 +362,8 @@ class Threads:
         if now - self._ended > REST:
             self._answers.rested()
             self._prompts.rested()
+            if self._processors:
+                self._processors.restart()
         self._began = now
         count = self._prompts if n_prompt > FEW else self._answers
         if repeats and rows == 1 and self._one_row_varies:
@@ -293,6 +376,10 @@ class Threads:
         """The step took so long, with all around it."""
         self._ended = self._began + seconds
         if self._count is not None:
+            free = self._processors.free() if self._processors else None
+            if free is not None:
+                self._answers.heard(free)
+                self._prompts.heard(free)
             before = self._count.n
             self._count.learn(rows, seconds)
             if self._count.n != before:

@@ -103,7 +103,7 @@ class ModelConfig:
     )
     n_threads: Threads = setting(
         "auto", "CPU threads for answers.", DEVICES,
-        default_text="auto, one per core to begin with, fewer while other programs take cores",
+        default_text="auto, one per core to begin with, then by what other programs take",
     )  # fmt: skip
     n_threads_batch: Threads | None = setting(
         None, "CPU threads for prompts.", DEVICES, default_text="as {n_threads}"

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from codellama import system
 from codellama.devices.plan import LoadPlan, ModelPlan
+from codellama.devices.processor_time import ProcessorTime
+from codellama.devices.quota import read_quota
 from codellama.engine import (
     Drafter,
     Engine,
@@ -166,8 +169,10 @@ def start_engine(
 def engine_threads(plan: LoadPlan) -> Threads:
     """How many threads the engine begins with, and what it may make of that."""
     threads, most = plan.threads, plan.threads.most
+    adapts = most > 1 and (threads.adapts or threads.adapts_batch)
     return Threads(
         ThreadCount(threads.n, most, threads.reason, adapts=threads.adapts),
         ThreadCount(threads.n_batch, most, threads.reason, adapts=threads.adapts_batch),
         one_row_varies=plan.model.context.flash_attn != "off",
+        processors=ProcessorTime(system.processors(), read_quota(Path("/"))) if adapts else None,
     )
