@@ -1,10 +1,13 @@
 """Throughput of two replicas against one: tokens a second of 16 clients that stream at the same time.
 
-    scripts/bench_replicas.py MODEL [--clients 16] [--tokens 96] [--rounds 2]
+    scripts/bench_replicas.py MODEL [--clients 16] [--tokens 96] [--rounds 2] [--share CORES]
 
 Needs the extra ray. A replica computes with one thread, so two of them need two processors; what Ray and the
-front take comes on top. In each round every server is started in turn and measured twice. The table has
-medians, the last line is JSON. The plain server with one thread tells what the front and Ray cost.
+front take comes on top. Where there are no more than two, `--share 0.5` gives each replica so much of one by
+a control group, so that the rest is left to Ray, the front and the clients.
+
+In each round every server is started in turn and measured twice. The table has medians, the last line is
+JSON. The plain server with one thread tells what the front and Ray cost.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 
+from bench.disturbing import limited
 from bench.report import Row, heading, publish, table
 from bench.servers import versions
 
@@ -40,11 +45,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--share", type=float)
     args = parser.parse_args()
+    servers = {name: words for name, words in SERVERS.items() if words or args.share is None}
     speeds: dict[str, list[float]] = {}
     for round_number in range(args.rounds):
-        for name, options in SERVERS.items():
-            found = measured(args.model, options, args.clients, args.tokens)
+        for name, options in servers.items():
+            found = measured(args, options)
             speeds.setdefault(name, []).extend(found)
             print(f"round {round_number + 1}: {name}: {found} tokens/s", file=sys.stderr)
     row = Row("speed", f"{args.clients} clients", "tokens/s", "more", speeds, {ONE: 1.7})
@@ -54,19 +61,32 @@ def main() -> None:
     )
 
 
-def measured(model: str, options: list[str], clients: int, tokens: int) -> list[float]:
+def measured(args: argparse.Namespace, options: list[str]) -> list[float]:
     """Tokens a second of a server with these options, each time that it was measured."""
-    command = [sys.executable, "-m", "codellama", "serve", model, "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "codellama", "serve", args.model, "--port", "0"]
+    command += ["--threads", "1"]
     command += ["--parallel", str(SLOTS), "--no-access-log", "--spec-type", "none", *options]
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        process = subprocess.Popen(command, stderr=(folder / "log").open("w"))
         try:
-            url = address(process, Path(log.name))
-            streamed(url, clients, 4)
-            return [streamed(url, clients, tokens) for _ in range(REPEATS)]
+            url = address(process, folder / "log")
+            if args.share is not None:
+                confine(args.share, stack)
+            streamed(url, args.clients, 4)
+            return [streamed(url, args.clients, args.tokens) for _ in range(REPEATS)]
         finally:
             process.terminate()
             process.wait(90)
+
+
+def confine(share: float, stack: ExitStack) -> None:
+    """Give each replica so much of a core, and no more."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if process.joinpath("cmdline").read_bytes().startswith(b"ray::ServeReplica"):
+                group = stack.enter_context(limited(share))
+                group.joinpath("cgroup.procs").write_text(process.name)
 
 
 def address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -7,6 +7,7 @@ begins with.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from bench.client import BenchError
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 PULSE_S = 3.0
+_NUMBERS = itertools.count()
 COMPUTE = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
@@ -89,11 +91,18 @@ def one_core() -> tuple[str, ...]:
 
 @contextmanager
 def quota(cores: float) -> Iterator[tuple[str, ...]]:
-    """Confined to so many cores' time by a control group of its own.
+    """Confined to so many cores' time by a control group of its own. Raises BenchError as `limited` does."""
+    with limited(cores) as folder:
+        yield ("sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$0" "$@"')
+
+
+@contextmanager
+def limited(cores: float) -> Iterator[Path]:
+    """A new control group whose processes together get so many cores' time.
 
     Raises BenchError where none can be made, as without root.
     """
-    folder = _own_group() / f"bench-busy-{os.getpid()}"
+    folder = _own_group() / f"bench-{os.getpid()}-{next(_NUMBERS)}"
     limit = int(cores * PERIOD_US)
     try:
         folder.mkdir()
@@ -105,7 +114,7 @@ def quota(cores: float) -> Iterator[tuple[str, ...]]:
     except OSError as error:
         raise BenchError(f"no control group with a quota can be made: {error}") from error
     try:
-        yield ("sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$0" "$@"')
+        yield folder
     finally:
         with suppress(OSError):
             folder.rmdir()
