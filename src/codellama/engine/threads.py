@@ -41,7 +41,7 @@ FIRST_LOOK, LAST_LOOK, LOOK_STEPS = 0.5, 64.0, 100
 SATURATED, LAST_SATURATED = 1.4, 32.0
 # A processor of which others take more than this is taken. While none is known to be free, more threads are
 # tried after so many seconds at the latest; once one is free, no sooner than so long after the last time.
-TAKEN, LAST_BUSY, AGAIN = 0.3, 6.4, 0.4
+TAKEN, LAST_BUSY, AGAIN = 0.4, 6.4, 0.4
 # Steps with so many rows of prompts at most compute as answers do.
 FEW = 32
 # After so many seconds without a step a core that was taken may be free.
