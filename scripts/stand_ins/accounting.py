@@ -26,6 +26,7 @@ from codellama.native import context as native_context
 from codellama.native.library import library
 from codellama.native.model import model_params
 from codellama.native.settings import ContextSettings
+from codellama.native.shared_library import libggml
 from make_random_model import made_up
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -127,23 +128,23 @@ def _breakdown(context: Any) -> Iterator[tuple[str, int, int, int]]:
     """Device, and bytes of weights, caches and scratch there, for every type of buffer."""
     if platform.machine() != "x86_64":
         raise Unreadable(platform.machine())
-    from llama_cpp._ggml import libggml
     from llama_cpp.llama_cpp import _lib
 
+    ggml = libggml()
     ask = getattr(_lib, _BREAKDOWN, None)
     if ask is None:
         raise Unreadable(_BREAKDOWN)
     for name, result in _GGML.items():
-        function = getattr(libggml, name)
+        function = getattr(ggml, name)
         function.argtypes, function.restype = [ctypes.c_void_p], result
     answer = ctypes.create_string_buffer(64)
     ask.argtypes, ask.restype = [ctypes.c_void_p, ctypes.c_void_p], None
     ask(ctypes.addressof(answer), context)
     root = (ctypes.c_uint64 * 8).from_buffer(answer)[2]
     for buffer, weights, caches, scratch in _nodes(root):
-        device = libggml.ggml_backend_buft_get_device(buffer)
-        host = libggml.ggml_backend_buft_is_host(buffer) or not device
-        name = CPU if host else libggml.ggml_backend_dev_name(device).decode()
+        device = ggml.ggml_backend_buft_get_device(buffer)
+        host = ggml.ggml_backend_buft_is_host(buffer) or not device
+        name = CPU if host else ggml.ggml_backend_dev_name(device).decode()
         yield name, weights, caches, scratch
 
 

@@ -18,6 +18,7 @@ from codellama.errors import DecodeError, ModelLoadError
 from codellama.native.library import library
 from codellama.native.model import Model
 from codellama.native.settings import WeightSettings
+from codellama.native.shared_library import libggml
 
 Listener = Callable[[str, NDArray[np.float32]], None]
 """Called with the name of a matrix and the rows it is multiplied with, (tokens, columns): a view."""
@@ -149,9 +150,7 @@ class Activations:
 
 
 def _ggml() -> ctypes.CDLL:
-    from llama_cpp._ggml import libggml
-
-    ggml: ctypes.CDLL = libggml
+    ggml = libggml()
     ggml.ggml_op_name.argtypes = [ctypes.c_int]
     ggml.ggml_op_name.restype = ctypes.c_char_p
     ggml.ggml_backend_buffer_is_host.argtypes = [ctypes.c_void_p]

@@ -14,6 +14,7 @@ from typing import Any
 
 from codellama.errors import InvalidRequestError, UnsupportedError
 from codellama.native.rpc_link import greet
+from codellama.native.shared_library import libggml
 
 CPU, RPC = "CPU", "RPC"
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}  # ggml_backend_dev_type
@@ -203,9 +204,7 @@ def ggml_functions(signatures: Mapping[str, tuple[Any, list[Any]]]) -> ctypes.CD
 
     Raises UnsupportedError if this build lacks one.
     """
-    from llama_cpp._ggml import libggml
-
-    ggml: ctypes.CDLL = libggml
+    ggml = libggml()
     try:
         for name, (result, arguments) in signatures.items():
             function = getattr(ggml, name)

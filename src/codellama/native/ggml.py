@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
+from codellama.native.shared_library import libggml
+
 if TYPE_CHECKING:
     from codellama.native.arrays import Bytes, Floats
 
@@ -49,9 +51,7 @@ class _Traits(ctypes.Structure):
 
 @functools.cache
 def _ggml() -> ctypes.CDLL:
-    from llama_cpp._ggml import libggml
-
-    ggml: ctypes.CDLL = libggml
+    ggml = libggml()
     ggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
     ggml.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
     ggml.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
