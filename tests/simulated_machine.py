@@ -15,7 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from codellama.engine.threads import ThreadCount
+from codellama.engine.thread_count import ThreadCount
 
 SLICE = 0.004  # seconds that the other program has the core for
 TOLD_S = 0.1  # seconds between two answers to how much is free
@@ -114,7 +114,8 @@ def run(
         found.seconds += time
         if machine.tells and found.seconds - told >= TOLD_S:
             told = found.seconds
-            count.heard(machine.free(n) + machine.rng.gauss(0, 0.08))
+            free = machine.free(n) + machine.rng.gauss(0, 0.08)
+            count.heard(free, max(0.0, len(machine.speeds) - free))
         count.learn(size, time)
         found.counts.append((found.seconds, count.n))
     return found

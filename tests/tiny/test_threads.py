@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from codellama import LLM
-from codellama.engine.threads import ThreadCount
+from codellama.engine.thread_count import ThreadCount
 from codellama.weights.convert import convert
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"

@@ -62,18 +62,18 @@ def counting(tmp_path: Path) -> Counting:
 def test_a_quiet_machine(counting: Counting) -> None:
     time = counting.time()
     counting.passes(0.2, used=0.2, idle=0.2)
-    assert time.free() == pytest.approx(2.0)
+    assert time.since() == pytest.approx((2.0, 0.0))
     counting.passes(0.2, used=0.4, idle=0)
-    assert time.free() == pytest.approx(2.0)
+    assert time.since() == pytest.approx((2.0, 0.0))
 
 
 def test_another_program(counting: Counting) -> None:
     """It takes one of two processors whole, then half of one."""
     time = counting.time()
     counting.passes(1, used=0.8, idle=0.2)
-    assert time.free() == pytest.approx(1.0)
+    assert time.since() == pytest.approx((1.0, 1.0))
     counting.passes(1, used=1.5, idle=0)
-    assert time.free() == pytest.approx(1.5)
+    assert time.since() == pytest.approx((1.5, 0.0))
 
 
 def test_programs_of_a_lower_priority_give_way(
@@ -81,37 +81,37 @@ def test_programs_of_a_lower_priority_give_way(
 ) -> None:
     time = counting.time()
     counting.passes(1, used=1, idle=0, nice=1)
-    assert time.free() == pytest.approx(2.0)
+    assert time.since() == pytest.approx((2.0, 0.0))
     monkeypatch.setattr(system, "is_nice", lambda: True)
     time = counting.time()
     counting.passes(1, used=1, idle=0, nice=2)
-    assert time.free() == pytest.approx(1.0), "what is used here is counted once"
+    assert time.since() == pytest.approx((1.0, 1.0)), "what is used here is counted once"
 
 
 def test_waiting_for_a_disk_is_free(counting: Counting) -> None:
     time = counting.time()
     counting.passes(1, used=0.5, idle=0.5, waits=1)
-    assert time.free() == pytest.approx(2.0)
+    assert time.since() == pytest.approx((2.0, 0.0))
 
 
 def test_a_quota_bounds_it(counting: Counting) -> None:
     time = counting.time(quota=1.5)
     counting.passes(1, used=1, idle=1)
-    assert time.free() == pytest.approx(1.5)
+    assert time.since() == pytest.approx((1.5, 0.0))
 
 
 def test_only_the_processors_that_are_allowed(counting: Counting) -> None:
     time = counting.time(cpus=(1,))
     counting.passes(1, used=0, idle=1)
-    assert time.free() == pytest.approx(0.5)
+    assert time.since() == pytest.approx((0.5, 0.5))
 
 
 def test_not_before_there_is_something_to_tell(counting: Counting) -> None:
     time = counting.time()
     counting.passes(0.08, used=0.16, idle=0)
-    assert time.free() is None
+    assert time.since() is None
     counting.passes(0.08, used=0, idle=0)
-    assert time.free() == pytest.approx(1.0)
+    assert time.since() == pytest.approx((1.0, 1.0))
 
 
 def test_what_was_before_a_restart_is_forgotten(counting: Counting) -> None:
@@ -119,15 +119,19 @@ def test_what_was_before_a_restart_is_forgotten(counting: Counting) -> None:
     counting.passes(5, used=0, idle=0)
     time.restart()
     counting.passes(0.2, used=0.4, idle=0)
-    assert time.free() == pytest.approx(2.0)
+    assert time.since() == pytest.approx((2.0, 0.0))
 
 
 def test_reading_that_takes_long_is_done_seldom(counting: Counting) -> None:
     """A millisecond on machines of many processors: once in a second."""
-    clock = iter([0.0, 0.001, 0.5, 1.1, 1.1, 1.101])
-    time = ProcessorTime((0, 1), None, counting.root, lambda: next(clock), lambda: 0.0)
-    assert time.free() is None
-    assert time.free() == 0.0
+    cost = iter(n / 1000 for n in range(9))
+    time = ProcessorTime(
+        (0, 1), None, counting.root, lambda: counting.now, lambda: 0.0, lambda: next(cost)
+    )
+    counting.passes(0.9, used=0, idle=0)
+    assert time.since() is None
+    counting.passes(0.2, used=0, idle=0)
+    assert time.since() == (0.0, 2.0)
 
 
 @pytest.mark.parametrize("text", [None, "", "cpu 1 2 3 4 5", "cpu0 1 2\ncpu1 1 2"])
@@ -138,10 +142,10 @@ def test_a_system_that_does_not_tell(tmp_path: Path, text: str | None) -> None:
     moments = iter(range(100))
     time = ProcessorTime((0, 1), None, tmp_path, lambda: float(next(moments)))
     time.restart()
-    assert time.free() is None
+    assert time.since() is None
 
 
 def test_this_machine() -> None:
     time = ProcessorTime(system.processors())
-    answer = time.free()
+    answer = time.since()
     assert answer is None, "too early"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from codellama.engine.threads import ThreadCount, Threads
+from codellama.engine.thread_count import ThreadCount
+from codellama.engine.threads import Threads
 from tests.simulated_machine import Run, SimulatedMachine, run
 
 SIZES = [2, 3, 4, 6, 8, 12, 16, 32, 64]
@@ -150,6 +151,19 @@ def test_long_steps_get_a_crowd_where_cores_are_taken(cores: int, taken: int, cr
     assert count.why == "one per core"
 
 
+def test_a_prompt_that_gets_longer_is_no_reason_to_change() -> None:
+    """Its later steps take half as long again, on a machine that is known to do nothing else."""
+    machine, count = long_steps(2)
+    spent = plain = 0.0
+    for i in range(80):
+        longer = 1 + 0.125 * (i % 5)
+        time = machine.seconds(count.choose()) * longer
+        spent, plain = spent + time, plain + machine.plain(2) * longer
+        count.heard(2.0, 0.0)
+        count.learn(512, time)
+    assert spent / plain < 1.03, "looks into it now and then"
+
+
 def test_short_steps_get_no_crowd() -> None:
     machine, count = machine_of(2, tells=True), counting(2)
     machine.taken = 1
@@ -286,27 +300,27 @@ def test_a_row_that_rounds_by_the_number_of_threads_keeps_it() -> None:
 class Told:
     """What is free, as told."""
 
-    def __init__(self, *answers: float | None) -> None:
+    def __init__(self, *answers: tuple[float, float] | None) -> None:
         self.answers = [*answers]
         self.restarts = 0
 
     def restart(self) -> None:
         self.restarts += 1
 
-    def free(self) -> float | None:
+    def since(self) -> tuple[float, float] | None:
         return self.answers.pop(0) if self.answers else None
 
 
 def test_what_is_free_is_told_to_both() -> None:
-    told = Told(None, 2.5)
+    told = Told(None, (2.5, 1.5))
     threads, answers, prompts = both(processors=told)
-    heard: list[tuple[str, float]] = []
-    answers.heard = lambda free: heard.append(("answers", free))  # type: ignore[method-assign]
-    prompts.heard = lambda free: heard.append(("prompts", free))  # type: ignore[method-assign]
+    heard: list[tuple[str, float, float]] = []
+    answers.heard = lambda *said: heard.append(("answers", *said))  # type: ignore[method-assign]
+    prompts.heard = lambda *said: heard.append(("prompts", *said))  # type: ignore[method-assign]
     for now in (5.0, 5.1, 5.2, 9.0):
         threads.choose(now, 1, 0, False)
         threads.learn(1, 0.1)
-    assert heard == [("answers", 2.5), ("prompts", 2.5)]
+    assert heard == [("answers", 2.5, 1.5), ("prompts", 2.5, 1.5)]
     assert told.restarts == 2, "what was before a rest says nothing about now"
 
 

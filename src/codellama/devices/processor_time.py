@@ -22,7 +22,8 @@ _NICE, _IDLE, _IOWAIT = 2, 4, 5
 class ProcessorTime:
     """Of the processors `cpus`, of which a container may use `quota` processors' worth of time.
 
-    `root` has the folder proc; `clock` and `own` give seconds, of any clock and of this process's use.
+    `root` has the folder proc. `clock`, `own` and `cost` give seconds: of any clock, and of processor time of
+    this process and this thread.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class ProcessorTime:
         root: Path = Path("/"),
         clock: Callable[[], float] = time.perf_counter,
         own: Callable[[], float] = time.process_time,
+        cost: Callable[[], float] = time.thread_time,
     ) -> None:
         self._names = frozenset(f"cpu{cpu}".encode() for cpu in cpus)
         self._most = min(len(cpus), quota or len(cpus))
         self._file = root / "proc" / "stat"
-        self._clock, self._own = clock, own
+        self._clock, self._own, self._cost = clock, own, cost
         self._interval = LEAST_S
         self._fields = (_IDLE, _IOWAIT) if system.is_nice() else (_NICE, _IDLE, _IOWAIT)
         self._tick = system.clock_tick()
@@ -46,19 +48,23 @@ class ProcessorTime:
         """Forget what was: the next answer is about the time from now on."""
         self._last = self._read()
 
-    def free(self) -> float | None:
-        """Processors' worth of time since the last answer; None: not yet again, or nothing tells."""
+    def since(self) -> tuple[float, float] | None:
+        """Processors' worth of time since the last answer: what was left here, and what others took.
+
+        None: not yet again, or nothing tells.
+        """
         if self._last is None or self._clock() - self._last[0] < self._interval:
             return None
         now, before = self._read(), self._last
         self._last = now
         if now is None:
             return None
-        return min(self._most, (now[1] - before[1]) / (now[0] - before[0]))
+        left = (now[1] - before[1]) / (now[0] - before[0])
+        return min(self._most, left), max(0.0, len(self._names) - left)
 
     def _read(self) -> tuple[float, float] | None:
         """The time, and seconds that were left to this process until then."""
-        began = self._clock()
+        began, cost = self._clock(), self._cost()
         try:
             lines = self._file.read_bytes().splitlines()
         except OSError:
@@ -70,5 +76,5 @@ class ProcessorTime:
             if parts and parts[0] in self._names and len(parts) > _IOWAIT:
                 left += sum(int(parts[field]) for field in self._fields) * self._tick
                 found += 1
-        self._interval = max(LEAST_S, (self._clock() - began) / MOST_COST)
+        self._interval = max(LEAST_S, (self._cost() - cost) / MOST_COST)
         return (began, left) if found == len(self._names) else None

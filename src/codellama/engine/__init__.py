@@ -75,7 +75,8 @@ from codellama.engine.scheduler import Scheduler
 from codellama.engine.slot import Slot
 from codellama.engine.speculator import Speculator
 from codellama.engine.status import EngineStatus
-from codellama.engine.threads import ThreadCount, Threads, ThreadStatus
+from codellama.engine.thread_count import ThreadCount
+from codellama.engine.threads import Threads, ThreadStatus
 
 __all__ = [
     "Batch",
