@@ -73,7 +73,7 @@ def test_another_program(counting: Counting) -> None:
     counting.passes(1, used=0.8, idle=0.2)
     assert time.since() == pytest.approx((1.0, 1.0))
     counting.passes(1, used=1.5, idle=0)
-    assert time.since() == pytest.approx((1.5, 0.0))
+    assert time.since() == pytest.approx((1.5, 0.5))
 
 
 def test_programs_of_a_lower_priority_give_way(
