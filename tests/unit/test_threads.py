@@ -171,6 +171,17 @@ def test_short_steps_get_no_crowd() -> None:
     assert count.n == 1
 
 
+def test_a_short_step_that_had_to_wait_is_not_long() -> None:
+    machine, count = machine_of(2, tells=True), counting(2)
+    settled(machine, count)
+    numbers = set()
+    for i in range(400):
+        numbers.add(count.choose())
+        count.heard(1.5, 0.5)
+        count.learn(1, machine.seconds(count.choose()) * (60 if i % 40 == 0 else 1))
+    assert numbers == {1, 2}
+
+
 def test_a_crowd_that_does_not_help_is_left() -> None:
     """Programs on every core, more than a crowd could push aside."""
     machine, count = long_steps(2, taken=1)

@@ -127,7 +127,7 @@ class ThreadCount:
         self._taken = False
         self._free: float | None = None  # processors' worth of time, of late
         self._alone = False
-        self._step = 0.0  # seconds of the latest
+        self._step = 0.0  # seconds that one like the latest usually takes
         self._went_for_more = -AGAIN
         self._busy_pause = FIRST_BUSY
         self._left_at = self._crowd_at = 0.0
@@ -158,11 +158,11 @@ class ThreadCount:
         if not self._adapts:
             return
         self._now += seconds
-        self._step = seconds
         self._steps += 1
         level = self._level
         ratio = self._times.ratio(rows, seconds, level)
         long = seconds > LONG_STEP
+        self._step = seconds / ratio
         if self._trial:
             self._vote(self._trial, ratio, level, 1 if long else self._trial.votes)
             return
@@ -172,7 +172,7 @@ class ThreadCount:
         self._level = _median(self._recent)
         if long or len(self._recent) == WINDOW:
             self._watch(rows, ratio, seconds)
-            self._consider(self._level, long)
+            self._consider(self._level)
 
     def _watch(self, rows: int, ratio: float, seconds: float) -> None:
         """Follow what is usual, and how far steps are off it."""
@@ -187,9 +187,9 @@ class ThreadCount:
         change = _FOLLOW * (level - self._usual)
         self._usual += min(change, _GROW * seconds * self._usual)
 
-    def _consider(self, level: float, long: bool) -> None:
+    def _consider(self, level: float) -> None:
         """Begin a trial if it is time for one."""
-        if long and self._pressed and self._now >= self._crowd_at:
+        if self._step > LONG_STEP and self._pressed and self._now >= self._crowd_at:
             self._trial = _Trial(self._crowd(), False, BETTER * level, UP_VOTES, taken=True)
         elif self._is_slow and self.n > 1 and self._now >= self._down_at:
             n = max(1, self.n - self._stride)
