@@ -68,7 +68,8 @@ def measured(args: argparse.Namespace, options: list[str]) -> list[float]:
     command += ["--parallel", str(SLOTS), "--no-access-log", "--spec-type", "none", *options]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        process = subprocess.Popen(command, stderr=(folder / "log").open("w"))
+        log = stack.enter_context((folder / "log").open("w"))
+        process = subprocess.Popen(command, stderr=log)
         try:
             url = address(process, folder / "log")
             if args.share is not None:

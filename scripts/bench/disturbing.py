@@ -7,12 +7,12 @@ begins with.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -22,7 +22,6 @@ from bench.client import BenchError
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 PULSE_S = 3.0
-_NUMBERS = itertools.count()
 COMPUTE = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
@@ -102,10 +101,9 @@ def limited(cores: float) -> Iterator[Path]:
 
     Raises BenchError where none can be made, as without root.
     """
-    folder = _own_group() / f"bench-{os.getpid()}-{next(_NUMBERS)}"
     limit = int(cores * PERIOD_US)
     try:
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir=_own_group()))
         if (folder / "cpu.max").exists():
             (folder / "cpu.max").write_text(f"{limit} {PERIOD_US}")
         else:
