@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -149,6 +150,55 @@ def test_long_steps_get_a_crowd_where_cores_are_taken(cores: int, taken: int, cr
     machine.taken = 0
     assert run(machine, count, 10.0).reached(cores, cores) < 3.0
     assert count.why == "one per core"
+
+
+def prompts(times: dict[int, float], n: int, noise: float, seed: int) -> tuple[float, list[int]]:
+    """`n` prompts of four long steps and a short one while one of two cores is taken.
+
+    A row takes longer by what it attends to, a step by its number of threads. The best number's seconds ÷
+    those that were taken, and the number after each prompt."""
+    count, rng = counting(2), random.Random(seed)
+    spent = best = 0.0
+    numbers = []
+    for _ in range(n):
+        for depth, rows in ((256, 512), (768, 512), (1280, 512), (1792, 512), (2083, 70)):
+            plain = 0.5 * (1 + depth / 1300) * (1 if rows == 512 else 0.25)
+            seconds = plain * times[count.choose()] * rng.lognormvariate(0, noise)
+            spent, best = spent + seconds, best + plain * min(times.values())
+            others = (1.0 if count.choose() == 1 else 0.7) + rng.gauss(0, 0.06)
+            count.heard(2 - others, others)
+            count.learn(rows, seconds, depth)
+        numbers.append(count.n)
+    return best / spent, numbers
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_steps_at_different_places_of_a_prompt_are_compared(seed: int) -> None:
+    """The last takes twice as long as the first; what gains a seventh is found by the second prompt."""
+    share, numbers = prompts({1: 0.98, 2: 1.0, 3: 0.86}, 20, noise=0.02, seed=seed)
+    assert set(numbers[1:]) == {3}
+    assert share > 0.98
+
+
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_noise_does_not_decide_about_long_steps(best: int) -> None:
+    """An eighth of deviation, where the best number is as much quicker than the others."""
+    times = {n: 0.86 if n == best else 1.0 for n in (1, 2, 3)}
+    found = [prompts(times, 40, noise=0.125, seed=seed)[0] for seed in range(20)]
+    assert sum(found) / len(found) > 0.93
+
+
+def test_very_long_steps_are_tried_as_rarely_as_long_ones() -> None:
+    """A minute each, as of large models: pauses are counted in steps."""
+    machine, count = long_steps(2, taken=1)
+    machine.seconds = lambda n, rows=1: {1: 60.0, 2: 60.0}.get(n, 80.0)  # type: ignore[method-assign]
+    tried = 0
+    for _ in range(100):
+        n = count.choose()
+        tried += n != count.n
+        count.heard(1.5 if n > 1 else 1.0, 0.5 if n > 1 else 1.0)
+        count.learn(512, machine.seconds(n), 256.0)
+    assert tried < 25
 
 
 def test_a_prompt_that_gets_longer_is_no_reason_to_change() -> None:

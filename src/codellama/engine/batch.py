@@ -94,6 +94,11 @@ class Batch:
         self.positions += range(position, position + n)
         self.seq_ids += [seq_id] * n
 
+    @property
+    def depth(self) -> float:
+        """The mean position of the rows: what they attend to takes time."""
+        return sum(self.positions) / max(1, len(self.positions))
+
 
 @dataclass(frozen=True)
 class TokenLogprob:

@@ -223,7 +223,7 @@ class Engine:
                 self._cache.prompt_cache.clear()
                 self._recover(error)
                 return
-            self._threads.learn(rows, time.perf_counter() - began)
+            self._threads.learn(rows, time.perf_counter() - began, step.batch.depth)
             if self._speculator.active and not step.n_prompt:
                 self._speculator.learn_time(rows, time.perf_counter() - started)
 

@@ -5,79 +5,49 @@ steps get slower, a few are therefore tried with a thread fewer, and what is qui
 fewer than to begin with, more are tried again and again, as the core may be free by now. In between, longer
 and longer intervals, it is asked whether the number to begin with was the right one at all.
 
-Steps of different sizes are compared by what steps of their size usually take. Where the system tells how
-much of the processors other programs leave, nothing has to be tried to learn that a core is taken or free.
-And where a core is taken, long steps may get more threads than there are cores: the system then gives this
-program a larger part of them.
+Steps of different sizes, and at different places of a prompt, are compared by what such steps usually take
+(`codellama.engine.usual_times`). Where the system tells how much of the processors other programs leave,
+nothing has to be tried to learn that a core is taken or free. And where a core is taken, long steps may get
+more threads than there are cores: the system then gives this program a larger part of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass, field
 
-# What steps take now is the median of so many of the latest; of long ones, in seconds, the latest alone.
-WINDOW, LONG_STEP = 3, 0.15
+from codellama.engine.usual_times import FOLLOW, UsualTimes, median, size_of
+
+# What steps take now is the median of so many of the latest. A step that is long, in seconds, and so far off
+# the ones before speaks for itself: what they took no longer counts.
+WINDOW, LONG_STEP, CLEAR = 3, 0.15, 1.5
 # A trial is decided when so many of its steps agree: of fewer threads after steps got slower, of more because
-# a core may be free, and of others without such a reason.
-DOWN_VOTES, UP_VOTES, LOOK_VOTES = 2, 3, 5
+# a core may be free, and of others without such a reason. Of long steps so many, or one that is so far off.
+DOWN_VOTES, UP_VOTES, LOOK_VOTES, LONG_VOTES = 2, 3, 5, 3
 # Steps are slow above this much of what they usually take, and twice their usual deviation more, but not more
 # than that. For so many seconds it may be a burst of another program.
 SLOW, MOST_NOISE, BURST = 1.15, 0.2, 0.08
 # A step of a trial is good below this much of the time before it: what wins must win clearly. Threads whose
 # cores other programs took must gain this part of what they could at best. Above the last the trial ends.
 BETTER, GAIN, GIVE_UP = 0.96, 1 / 3, 1.1
-# Seconds of decoding between two trials, doubled each time until the last: of fewer threads while steps are
-# slow and of more while a core is taken; of others without a reason, with so many steps at least.
+# Seconds between two trials, doubled each time until the last: of fewer threads while steps are slow and of
+# more while a core is taken; of others without a reason, with so many steps at least. Where steps are longer
+# than long ones, as much more.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 0.8
 FIRST_LOOK, LAST_LOOK, LOOK_STEPS = 0.5, 64.0, 100
 # With more threads than memory feeds steps are this much slower at most, else a core is taken. Where none is,
 # there is no hurry to try more.
 SATURATED, LAST_SATURATED = 1.4, 32.0
-# A processor of which others take more than this is taken. After a trial that lost so many long steps pass.
+# A processor of which others take more than this is taken. After a trial that lost, and before a crowd is
+# asked whether fewer would do, so many long steps pass.
 TAKEN, PATIENCE = 0.4, 16
 # Seconds between two trials of more threads while none is known to be free, doubled each time until the last:
 # a step that waits for a core may take fifty times as long. Once one is free, so long after the last time.
 FIRST_BUSY, LAST_BUSY, AGAIN = 3.2, 25.6, 0.4
 # A core that is taken again within so many seconds was hardly free.
 LUCK = 1.0
-# How far a step moves what is usual, and the most that this may grow in a second: a slow time is not usual.
-_FOLLOW, _GROW = 0.02, 0.05
-_LARGEST_EXACT = 16  # rows; more of them are alike if they are so within a power of two
-
-
-@dataclass
-class UsualTimes:
-    """What steps take at a level of 1, by their number of rows. The first ones of a size move it most."""
-
-    seconds: dict[int, float] = field(default_factory=dict)
-    counts: Counter[int] = field(default_factory=Counter)
-
-    def ratio(self, rows: int, seconds: float, level: float) -> float:
-        """The step's time against the usual one; a step of a new size is taken to be as the others were."""
-        size, unit = _size(rows)
-        usual = self.seconds.setdefault(size, seconds / unit / level)
-        return seconds / unit / usual
-
-    def learn(self, rows: int, off: float) -> None:
-        """Steps of this size took `off` times what others of the same time did."""
-        size, _ = _size(rows)
-        self.counts[size] += 1
-        share = max(_FOLLOW, 1 / (1 + self.counts[size]))
-        most = max(0.1, share)
-        self.seconds[size] *= 1 + share * max(-most, min(off - 1, most))
-
-
-def _size(rows: int) -> tuple[int, int]:
-    """A key for steps that are alike, and the rows by which their times are divided."""
-    if rows <= _LARGEST_EXACT:
-        return rows, 1
-    return -rows.bit_length(), rows
-
-
-def _median(ratios: Sequence[float]) -> float:
-    return sorted(ratios)[len(ratios) // 2]
+# The most that what is usual may grow in a second: a slow time is not usual.
+_GROW = 0.05
 
 
 @dataclass
@@ -111,6 +81,7 @@ class ThreadCount:
         self._adapts = adapts and most > 1
         self._times = UsualTimes()
         self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._size = 0  # of the steps that the level is from
         self._level = 1.0  # what steps take now, against what is usual
         self._usual = 0.0  # level; 0 before the first steps
         self._noise = 0.05
@@ -123,7 +94,7 @@ class ThreadCount:
         self._went_up = -LUCK
         self._down_pause = self._up_pause = FIRST_PAUSE
         self._look_at, self._look_steps, self._look_pause = FIRST_LOOK, LOOK_STEPS, FIRST_LOOK
-        self._looks = 0
+        self._looks = self._turns = 0
         self._taken = False
         self._free: float | None = None  # processors' worth of time, of late
         self._alone = False
@@ -153,23 +124,32 @@ class ThreadCount:
         """Whether there is a processor for one thread more, up to the number to begin with; None: unknown."""
         return None if self._free is None else self._free > min(self.n + 1, self.home) - TAKEN
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """The step with the threads that were chosen had `rows` rows and took `seconds`."""
+    def learn(self, rows: int, seconds: float, depth: float = 0.0) -> None:
+        """The step with the threads that were chosen took `seconds`, had `rows` rows, at position `depth` on
+        average."""
         if not self._adapts:
             return
         self._now += seconds
         self._steps += 1
-        level = self._level
-        ratio = self._times.ratio(rows, seconds, level)
-        long = seconds > LONG_STEP
+        self._times.compare(self.choose(), rows, depth, seconds)
+        ratio, long = self._times.ratio(rows, depth, seconds), seconds > LONG_STEP
+        if ratio is None:
+            if self._trial:
+                return  # nobody knows what it would have taken without
+            self._times.begin(rows, depth, seconds, self._level)
+            ratio = self._level
         self._step = seconds / ratio
+        clear = long and not 1 / CLEAR < ratio / self._level < CLEAR
         if self._trial:
-            self._vote(self._trial, ratio, level, 1 if long else self._trial.votes)
+            alone = clear and size_of(rows) == self._size
+            votes = LONG_VOTES if long else self._trial.votes
+            self._vote(self._trial, ratio, 1 if alone else votes)
             return
-        if long:
+        if clear:
             self._recent.clear()
         self._recent.append(ratio)
-        self._level = _median(self._recent)
+        self._size = size_of(rows)
+        self._level = median(self._recent)
         if long or len(self._recent) == WINDOW:
             self._watch(rows, ratio, seconds)
             self._consider(self._level)
@@ -183,20 +163,21 @@ class ThreadCount:
             self._slow_for += seconds
         else:
             self._slow_for = 0.0
-            self._noise += _FOLLOW * (min(abs(ratio / self._usual - 1), 0.3) - self._noise)
-        change = _FOLLOW * (level - self._usual)
+            self._noise += FOLLOW * (min(abs(ratio / self._usual - 1), 0.3) - self._noise)
+        change = FOLLOW * (level - self._usual)
         self._usual += min(change, _GROW * seconds * self._usual)
 
     def _consider(self, level: float) -> None:
         """Begin a trial if it is time for one."""
+        if self._step > LONG_STEP and self._times.seen(self._size) < 2:
+            return  # what it takes at another place of a prompt is not known yet
         if self._step > LONG_STEP and self._pressed and self._now >= self._crowd_at:
             self._trial = _Trial(self._crowd(), False, BETTER * level, UP_VOTES, taken=True)
         elif self._is_slow and self.n > 1 and self._now >= self._down_at:
             n = max(1, self.n - self._stride)
             self._trial = _Trial(n, True, BETTER * level, DOWN_VOTES, taken=True)
-        elif self.n == self.home > 1 and self._pressed and self._now >= self._left_at:
-            n = max(1, min(self.n - 1, int((self._free or 0) + TAKEN)))
-            self._trial = _Trial(n, False, BETTER * level, DOWN_VOTES, taken=True)
+        elif self.n >= self.home > 1 and self._is_free is False and self._now >= self._left_at:
+            self._trial = _Trial(self._fewer(), False, BETTER * level, DOWN_VOTES, taken=True)
         elif self._wants_more():
             self._went_for_more = self._now
             n = min(self.home, self.n + self._stride) if self.n < self.home else self.home
@@ -219,6 +200,11 @@ class ThreadCount:
             self._is_free is False and self.n <= self.home and (self._taken or self.n == self.home)
         )
 
+    @property
+    def _scale(self) -> float:
+        """How much longer pauses are than stated."""
+        return max(1.0, self._step / LONG_STEP)
+
     def _crowd(self) -> int:
         """Two threads for each core, less one for each that another program takes.
 
@@ -228,10 +214,19 @@ class ThreadCount:
             self.home + 1, int(TAKEN + (2 * free if self.n == self.home else self.home + free))
         )
 
+    def _fewer(self) -> int:
+        """As many threads as processors are left; instead of a crowd in turns the number to begin with."""
+        self._turns += 1
+        if self.n > self.home and self._turns % 2:
+            return self.home
+        return max(1, min(self.home - 1, int((self._free or 0) + TAKEN)))
+
     def _wants_more(self) -> bool:
         """Whether it is time to try to go back to the number to begin with, or towards it."""
         crowded = self.n > self.home and self._taken and bool(self._is_free)
-        busy_until = self._went_for_more + self._busy_pause if self._is_free is False else 0.0
+        busy_until = (
+            self._went_for_more + self._busy_pause * self._scale if self._is_free is False else 0.0
+        )
         return (self.n < self.home or crowded) and self._now >= max(self._up_at, busy_until)
 
     def _look(self, level: float) -> None:
@@ -247,7 +242,8 @@ class ThreadCount:
             n = wanted[self._looks % len(wanted)]
             self._trial = _Trial(n, False, BETTER * level, LOOK_VOTES)
 
-    def _vote(self, trial: _Trial, ratio: float, level: float, votes: int) -> None:
+    def _vote(self, trial: _Trial, ratio: float, votes: int) -> None:
+        level = self._level
         trial.ratios.append(ratio)
         if ratio < trial.bar:
             trial.good += 1
@@ -263,7 +259,7 @@ class ThreadCount:
         down, ideal = trial.n < self.n, self._usual * self.n / trial.n
         self.n = trial.n
         self._recent = deque(trial.ratios, maxlen=WINDOW)
-        self._level = _median(self._recent)
+        self._level = median(self._recent)
         taken = trial.taken or self._taken or (down and level > SATURATED * self._level)
         self._taken = taken and (self.n < self.home or trial.taken)
         # Fewer threads take at most so much longer; if steps are above that, more cores are taken.
@@ -271,6 +267,8 @@ class ThreadCount:
         self._stride = self._stride * (1 if trial.taken else 2) if self.n != self.home else 1
         self._down_at, self._down_pause = self._now, FIRST_PAUSE
         self._left_pause = self._crowd_pause = FIRST_LOOK
+        if self.n > self.home:
+            self._left_at = self._now + PATIENCE * self._step
         lucky = down and self._now - self._went_up < LUCK
         self._up_pause = LAST_PAUSE if lucky else FIRST_PAUSE
         self._up_at = self._now + (self._up_pause if down else 0.0)
@@ -302,13 +300,13 @@ class ThreadCount:
             self._down_at = self._now + max(self._down_pause, patience)
             self._down_pause = min(2 * self._down_pause, LAST_PAUSE)
         elif trial.taken and trial.n > self.home:
-            self._crowd_at = self._now + self._crowd_pause
+            self._crowd_at = self._now + self._crowd_pause * self._scale
             self._crowd_pause = min(2 * self._crowd_pause, LAST_LOOK)
         elif trial.taken:
-            self._left_at = self._now + self._left_pause
+            self._left_at = self._now + self._left_pause * self._scale
             self._left_pause = min(2 * self._left_pause, LAST_LOOK)
         elif trial.n > self.n or self.n > self.home:
             hurry = self._taken or loss > SATURATED
-            self._up_at = self._now + self._up_pause
+            self._up_at = self._now + self._up_pause * self._scale
             self._up_pause = min(2 * self._up_pause, LAST_PAUSE if hurry else LAST_SATURATED)
             self._busy_pause = min(2 * self._busy_pause, LAST_BUSY)

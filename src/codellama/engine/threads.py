@@ -87,8 +87,8 @@ class Threads:
         self._count = count
         return count.choose()
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """The step took so long, with all around it."""
+    def learn(self, rows: int, seconds: float, depth: float = 0.0) -> None:
+        """The step took so long, with all around it. Its rows had position `depth` on average."""
         self._ended = self._began + seconds
         if self._count is not None:
             found = self._processors.since() if self._processors else None
@@ -96,7 +96,7 @@ class Threads:
                 self._answers.heard(*found)
                 self._prompts.heard(*found)
             before = self._count.n
-            self._count.learn(rows, seconds)
+            self._count.learn(rows, seconds, depth)
             if self._count.n != before:
                 self._changes += 1
                 log.info("%d threads instead of %d: %s", self._count.n, before, self._count.why)
