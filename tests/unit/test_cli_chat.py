@@ -16,7 +16,7 @@ from codellama.cli import clipboard, main
 from codellama.cli.attachments import MOST_BYTES, read_file
 from codellama.cli.keeper import Keeper
 from codellama.cli.questions import own_templates
-from codellama.cli.repl import PlainStream, Repl
+from codellama.cli.repl import Repl, plain_stream
 from codellama.cli.talk import Talk
 from codellama.engine.request import Delta, FinishReason, Usage
 from codellama.errors import ContextLengthError, DecodeError, QueueFullError, UnsupportedError
@@ -69,7 +69,7 @@ def test_bytes_that_are_no_text_are_bad_usage(monkeypatch: pytest.MonkeyPatch) -
 def test_a_failing_answer_is_one_line_after_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     failure = Delta(finish_reason=FinishReason.ERROR, error=DecodeError("llama.cpp failed"))
     result = invoke(monkeypatch, ScriptedLLM([Delta("so far"), failure]), "m", "-p", "hi")
-    assert (result.exit_code, result.stdout) == (1, "so far")
+    assert (result.exit_code, result.stdout) == (1, "so far\n")
     assert result.stderr == "Error: llama.cpp failed\n"
 
 
@@ -190,7 +190,7 @@ def talk(
         session = Session(llm, context_policy=context_policy)
     else:
         session = keeper.open_session(llm, None)
-    Repl(Talk(session, console, PlainStream, {}, keeper), next_line).run()
+    Repl(Talk(session, console, plain_stream, {}, keeper), next_line).run()
     return file.getvalue()
 
 

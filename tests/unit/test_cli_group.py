@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,22 @@ def test_completion_is_printed_and_installed(
     checker = shutil.which(shell)
     if checker is not None:
         subprocess.run([checker, "-n", completion.place(shell)], check=True)
+
+
+def test_fish_shows_descriptions_whole() -> None:
+    """Commas are in many of them, and in names of files."""
+    script = completion.completion_script("fish")
+    assert 'string split --max 1 "," $completion' in script
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed: the script's text alone was looked at")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    asked = f"{script}\ncomplete --do-complete 'codellama '"
+    done = subprocess.run([fish, "-c", asked], env=env, capture_output=True, text=True, check=True)
+    said = {name: command.get_short_help_str() for name, command in commands()}
+    shown = dict(line.split("\t") for line in done.stdout.splitlines())
+    assert any("," in text for text in said.values())
+    assert shown == said
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

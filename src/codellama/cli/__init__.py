@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from codellama.cli.streams import Line
 from codellama.errors import CodeLlamaError
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -141,10 +142,17 @@ def spelled(error: CodeLlamaError, more: Mapping[str, str] | None = None) -> str
 
 
 class StderrHandler(logging.Handler):
-    """Log records as lines on what stderr is at that moment, above a bar if there is one."""
+    """Log records as lines on what stderr is at that moment: above a bar if there is one, and not in the
+    middle of an answer's `line`."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self._line = line
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{self.format(record)}\n")
+        before = "\n" if self._line.is_open else ""
+        self._line.is_open = False
+        sys.stderr.write(f"{before}{self.format(record)}\n")
 
 
 def set_level(ctx: click.Context, log: logging.Logger, level: int) -> None:
@@ -155,7 +163,7 @@ def set_level(ctx: click.Context, log: logging.Logger, level: int) -> None:
 
 def log_to_stderr(ctx: click.Context, level: int) -> None:
     """Show this package's log (llama.cpp's is part of it) on stderr until the command ends."""
-    handler = StderrHandler()
+    handler = StderrHandler(Line.of_command())
     logger.addHandler(handler)
     ctx.call_on_close(partial(logger.removeHandler, handler))
     set_level(ctx, logger, level)

@@ -51,7 +51,9 @@ def completion_script(shell: str) -> str:
 
     kind = get_completion_class(shell)
     assert kind is not None, "click completes for these shells"
-    return kind(main, {}, "codellama", "_CODELLAMA_COMPLETE").source()
+    script = kind(main, {}, "codellama", "_CODELLAMA_COMPLETE").source()
+    # In click 8.5 a comma divides what a completion is from itself; those in a text are not meant.
+    return script.replace('string split ","', 'string split --max 1 ","')
 
 
 def place(shell: str) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
 from codellama.cli import slash
+from codellama.cli.streams import TextStream
 from codellama.cli.talk import Talk, Writer
 from codellama.session import Session
 
@@ -46,7 +47,7 @@ def start(
     console.print(f"{llm.name}, {llm.n_ctx} tokens of context; /help lists the commands")
     session = Session(llm, system) if keeper is None else keeper.open_session(llm, system)
     plain = plain or console.is_dumb_terminal
-    writer: Callable[[Console], Writer] = PlainStream if plain else MarkdownStream
+    writer: Callable[[Console], Writer] = plain_stream if plain else MarkdownStream
     talk = Talk(session, console, writer, sampling, keeper)
     talk.attached += attached
     remind(talk)
@@ -113,22 +114,6 @@ class Repl:
                 talk.begun = None
 
 
-class PlainStream:
+def plain_stream(console: Console) -> TextStream:
     """Text as it comes, for `--plain`."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last = "\n"
-
-    def __enter__(self) -> PlainStream:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        if not self._last.endswith("\n"):
-            self._console.file.write("\n")
-
-    def push(self, text: str) -> None:
-        """Write `text`."""
-        self._console.file.write(text)
-        self._console.file.flush()
-        self._last = text or self._last
+    return TextStream(console.file)

@@ -6,7 +6,8 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -48,16 +49,52 @@ def read_stdin() -> str:
         raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
 
 
+@dataclass
+class Line:
+    """The last line on the terminal: `is_open` while an answer goes on in it."""
+
+    is_open: bool = False
+
+    @classmethod
+    def of_command(cls) -> Line:
+        """That of the running command, which its answers and its log share."""
+        ctx = click.get_current_context(silent=True)
+        line: Line = ctx.meta.setdefault(f"{__name__}.line", cls()) if ctx else cls()
+        return line
+
+
+class TextStream:
+    """Writes text to `file` as it comes, and behind it a line end if it had none. A context manager."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._is_terminal = file.isatty()
+        self._line = Line.of_command() if self._is_terminal and sys.stderr.isatty() else Line()
+        self._last = ""
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def push(self, text: str) -> None:
+        """Write `text`, for a terminal without control characters."""
+        if self._is_terminal:
+            text = printable(text)
+        self._last = text or self._last
+        self._line.is_open = bool(self._last) and not self._last.endswith("\n")
+        click.echo(text, nl=False, file=self._file)
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._line.is_open = False
+        failed_at_once = bool(kind) and not self._last
+        if not (failed_at_once or self._last.endswith("\n")):
+            click.echo(file=self._file)
+
+
 def stream_text(pieces: Iterable[str]) -> None:
     """Write pieces to stdout as they come, and a line end if the last one had none."""
-    is_terminal = sys.stdout.isatty()
-    last = ""
-    for piece in pieces:
-        text = printable(piece) if is_terminal else piece
-        click.echo(text, nl=False)
-        last = text or last
-    if not last.endswith("\n"):
-        click.echo()
+    with TextStream(sys.stdout) as stream:
+        for piece in pieces:
+            stream.push(piece)
 
 
 def print_completion(completion: Completion, *, as_json: bool) -> None:
