@@ -9,7 +9,8 @@
 # - MLX puts neighbours in one UINT32, the first in the low half. Which weight is 0 depends on the group: where
 #   the highest lies farther from zero than the lowest, the scale is negative and the highest is 0.
 #
-# Of our own: files/quantized.py tells such tensors apart by name, and checkpoints of the last three are refused.
+# Of our own: weights/prequantized.py tells such tensors apart by their names, and weights/dequantizers.py and
+# weights/blockwise.py read each in its own order.
 #
 # Seen with gguf 0.19.0, compressed-tensors 0.20.0, bitsandbytes 0.50.2, mlx 0.32.4, torch 2.13.0, as bytes:
 #   gguf Q4_0            80 81 82 83 84 85 86 87 88 89 8a 8b 8c 8d 8e 8f

@@ -137,6 +137,7 @@ VOCABULARIES: list[tuple[Callable[[GGUFHeader], dict[str, Value | None]], str]] 
     (column("token_type", ValueType.INT32, lambda n: [1] * (n - 1)), "in tokenizer.ggml.token_type"),
     (column("token_type", ValueType.INT32, lambda n: [7] * n), "must hold 0 to 6"),
     (column("tokens", U32, lambda n: [7] * n), "UINT32 array, not STRING array"),
+    (column("token_type", U32, lambda n: [1] * n), "array: mlx-lm writes that"),
     (lambda good: {"tokenizer__ggml__tokens": number(1)}, "is of type UINT32, not STRING array"),
     (lambda good: {"tokenizer__ggml__model": Value(TEXT, "no_vocab")}, "its tokenizer is 'no_vocab'"),
     (lambda good: {"tokenizer__ggml__model": None}, "its tokenizer is None"),

@@ -44,13 +44,11 @@ class UsualTimes:
 
     def __init__(self) -> None:
         self._usual: dict[int, _Usual] = {}
-        self._slope = (
-            0.0  # what a row takes longer for each that it attends to, in times of the first row
-        )
+        # What a row takes longer for each that it attends to, in times of what the first row takes.
+        self._slope = 0.0
         self._slopes: deque[float] = deque(maxlen=_SLOPES)
-        self._latest: dict[
-            tuple[int, int], tuple[float, float]
-        ] = {}  # depth, seconds by threads and size
+        # Depth and seconds of the latest step, by its number of threads and its size.
+        self._latest: dict[tuple[int, int], tuple[float, float]] = {}
 
     def ratio(self, rows: int, depth: float, seconds: float) -> float | None:
         """The time of a step of `rows` rows at mean position `depth` against the usual one; None: unknown."""

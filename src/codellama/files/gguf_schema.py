@@ -55,6 +55,14 @@ _MODEL_TYPES: Mapping[str, ValueType] = {
 }
 
 
+_OF_TOOLS: Mapping[tuple[str, str], str] = {
+    # mlx-lm 0.32.2, `mlx_lm fuse --export-gguf`; llama.cpp refuses it too
+    ("tokenizer.ggml.token_type", "UINT32 array"): "mlx-lm writes that, and llama.cpp "
+    "refuses it; convert the folder of safetensors that mlx-lm saves beside it (codellama convert FOLDER)",
+}
+"""What helps where a tool is known to write a key, as the first, with a type, as the second."""
+
+
 def check_types(header: GGUFHeader) -> None:
     """Refuse a file in which a key that means something has a type that it cannot have.
 
@@ -68,7 +76,8 @@ def check_types(header: GGUFHeader) -> None:
             found = value.type.name if value.item_type is None else f"{value.item_type.name} array"
             wanted = f"{item.name} array" if item else expected.name
             raise ModelLoadError(
-                f"{header.path}: damaged GGUF: {shown(key)} is of type {found}, not {wanted}"
+                f"{header.path}: damaged GGUF: {shown(key)} is of type {found}, not {wanted}",
+                _OF_TOOLS.get((key, found), ""),
             )
 
 
