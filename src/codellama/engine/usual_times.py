@@ -83,7 +83,7 @@ class UsualTimes:
             return
         at_none = (
             quick * deep - slow * shallow
-        )  # what the line through both has there, times their distance
+        )  # times the distance: the line through both, without depth
         slope = (slow - quick) / at_none if at_none > 0 else _STEEPEST
         self._slopes.append(max(0.0, min(slope, _STEEPEST)))
         self._slope = median(self._slopes)
