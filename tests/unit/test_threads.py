@@ -188,6 +188,17 @@ def test_noise_does_not_decide_about_long_steps(best: int) -> None:
     assert sum(found) / len(found) > 0.93
 
 
+def test_a_trial_ends_where_only_steps_of_another_size_follow() -> None:
+    """Nobody knows what those take otherwise, so the number stays as it was."""
+    _, count = long_steps(2, taken=1)
+    while count.choose() == count.n:
+        count.heard(1.5, 0.5)
+        count.learn(512, 1.0)
+    for _ in range(8):
+        count.learn(100, 0.2)
+    assert count.choose() == count.n == 2
+
+
 def test_very_long_steps_are_tried_as_rarely_as_long_ones() -> None:
     """A minute each, as of large models: pauses are counted in steps."""
     machine, count = long_steps(2, taken=1)

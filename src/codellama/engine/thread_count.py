@@ -133,9 +133,7 @@ class ThreadCount:
         self._steps += 1
         self._times.compare(self.choose(), rows, depth, seconds)
         ratio, long = self._times.ratio(rows, depth, seconds), seconds > LONG_STEP
-        if ratio is None:
-            if self._trial:
-                return  # nobody knows what it would have taken without
+        if ratio is None:  # a step of a new size is taken to be as the others were
             self._times.begin(rows, depth, seconds, self._level)
             ratio = self._level
         self._step = seconds / ratio

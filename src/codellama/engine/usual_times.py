@@ -81,9 +81,8 @@ class UsualTimes:
         self._latest[key] = step
         if rows <= _LARGEST_EXACT or deep < max(shallow * _TIMES, shallow + _APART):
             return
-        at_none = (
-            quick * deep - slow * shallow
-        )  # times the distance: the line through both, without depth
+        # Where the line through both is without depth, times their distance.
+        at_none = quick * deep - slow * shallow
         slope = (slow - quick) / at_none if at_none > 0 else _STEEPEST
         self._slopes.append(max(0.0, min(slope, _STEEPEST)))
         self._slope = median(self._slopes)
